@@ -1,0 +1,107 @@
+"""`data_loader: {type: QwenVLDataLoader}`: Qwen-VL conversation files for MindFormers' `ModalToTextSFTDataset`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore.dataset import GeneratorDataset, Sampler
+
+from mindformers_qwenvl.data.annotations import AnnotationFile, SampleNote, encode_sample
+
+
+class QwenVLDataLoader:
+    """Makes a MindSpore dataset of one column, `conversations` (a string scalar, see `annotations.encode_sample`).
+
+    Unlike the stock `BaseMultiModalDataLoader` it reads JSONL too, and carries file, number and id of every sample,
+    so that errors name them.
+
+    Args:
+        annotation_file: JSON list or JSONL of conversations; relative to `dataset_dir` if it is not found as it stands.
+        shuffle: another order in each epoch.
+        seed: order of the shuffle, the same on every rank. None: MindSpore's dataset seed (`train_dataset.seed`).
+        num_samples: use the first so many samples of the file only.
+        dataset_dir: folder of the pictures; takes the place of the template's `dataset_dir`. It is what
+            `run_mindformer.py --train_dataset_dir` sets, so it may also be the annotation file itself.
+        data_field, from_keyword, value_keyword: keys of the conversation, of its roles and of its texts.
+        kwargs: for `mindspore.dataset.GeneratorDataset`.
+
+    Raises:
+        FileNotFoundError: no annotation file.
+        AnnotationError: it is not JSON or holds no samples. A record of another form raises when it is read.
+    """
+
+    def __new__(
+        cls,
+        annotation_file: str | os.PathLike[str] | None = None,
+        shuffle: bool = True,
+        seed: int | None = None,
+        num_samples: int | None = None,
+        dataset_dir: str | os.PathLike[str] | None = None,
+        data_field: str = "conversations",
+        from_keyword: str = "from",
+        value_keyword: str = "value",
+        **kwargs: Any,
+    ) -> GeneratorDataset:
+        path, root = _find(annotation_file, dataset_dir)
+        file = AnnotationFile(path, data_field=data_field, from_keyword=from_keyword, value_keyword=value_keyword)
+        source = _Samples(file, root, num_samples)
+        if shuffle and seed is not None:
+            kwargs["sampler"] = SeededShuffle(len(source), seed)
+        else:
+            kwargs["shuffle"] = bool(shuffle)
+        return GeneratorDataset(source, ["conversations"], **kwargs)
+
+
+class SeededShuffle(Sampler):
+    """Numbers 0..size-1 in an order that depends on `seed` and the epoch alone; MindFormers shards behind it."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        super().__init__(None)
+        self.size = size
+        self.seed = int(seed)
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        self.epoch += 1
+        return iter(order.tolist())
+
+
+class _Samples:
+    """Random access to the samples, as `GeneratorDataset` wants it."""
+
+    def __init__(self, file: AnnotationFile, root: str | None, num_samples: int | None) -> None:
+        if num_samples is not None and num_samples <= 0:
+            raise ValueError(f"num_samples must be above 0 or left out, got {num_samples}")
+        self.file = file
+        self.root = root
+        self.size = len(file) if num_samples is None else min(len(file), num_samples)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray]:
+        index = int(index)
+        where, turns = self.file.sample(index)
+        return (np.array(encode_sample(turns, SampleNote(where, self.root))),)
+
+
+def _find(
+    annotation_file: str | os.PathLike[str] | None, dataset_dir: str | os.PathLike[str] | None
+) -> tuple[Path, str | None]:
+    """(annotation file, folder of the pictures or None)."""
+    root = Path(dataset_dir) if dataset_dir else None
+    if root is not None and root.is_file():
+        return root, str(root.parent)
+    if root is not None and not root.is_dir():
+        raise FileNotFoundError(f"dataset_dir {root}: no such folder")
+    if not annotation_file:
+        raise ValueError("QwenVLDataLoader: give annotation_file, the JSON or JSONL file of the conversations")
+    path = Path(annotation_file)
+    if root is not None and not path.is_absolute() and not path.is_file():
+        path = root / path
+    return path, None if root is None else str(root)

@@ -1,0 +1,235 @@
+"""Annotation files (no MindSpore needed) and the data loader over them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mindformers_qwenvl.data.annotations import (
+    AnnotationError,
+    AnnotationFile,
+    SampleNote,
+    encode_sample,
+    split_note,
+)
+
+
+def record(number: int, **more) -> dict:
+    turns = [
+        {"from": "user", "value": f'问题 {number}\n\t"q"'},
+        {"from": "assistant", "value": f"a{number} 😀"},
+    ]
+    return {"id": f"identity_{number}", "conversations": turns, **more}
+
+
+def write_list(path, records):
+    path.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def write_lines(path, records, end="\n"):
+    path.write_bytes(end.join(json.dumps(item, ensure_ascii=False) for item in records).encode())
+    return path
+
+
+@pytest.fixture(params=["list", "indented", "bom", "jsonl", "jsonl_crlf", "jsonl_blank_lines", "jsonl_bom"])
+def annotations(request, tmp_path):
+    """The same seven records in every form that is read."""
+    records = [record(number) for number in range(7)]
+    path = tmp_path / "data.json"
+    if request.param == "indented":
+        path.write_text("\n\n " + json.dumps(records, indent=2), encoding="utf-8")
+    elif request.param == "jsonl_crlf":
+        write_lines(path, records, end="\r\n")
+    elif request.param == "jsonl_blank_lines":
+        write_lines(path, records, end="\n\n  \n")
+        path.write_bytes(b"\n" + path.read_bytes() + b"\n\n")
+    else:
+        (write_lines if request.param.startswith("jsonl") else write_list)(path, records)
+    if request.param.endswith("bom"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    return path
+
+
+def test_every_form_reads_the_same(annotations):
+    file = AnnotationFile(annotations)
+    assert len(file) == 7
+    for number in (6, 0, 3):
+        where, turns = file.sample(number)
+        assert turns == [("user", f'问题 {number}\n\t"q"'), ("assistant", f"a{number} 😀")]
+        assert str(annotations) in where and f"sample {number}" in where and f"id 'identity_{number}'" in where
+    with pytest.raises(IndexError):
+        file.record(7)
+
+
+def test_jsonl_names_the_line(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [record(0), record(1)], end="\n\n\n")
+    assert "sample 1 (line 4), id 'identity_1'" in AnnotationFile(path).sample(1)[0]
+
+
+def test_a_record_without_id_is_named_by_number(tmp_path):
+    path = write_list(tmp_path / "a.json", [{"conversations": []}])
+    assert AnnotationFile(path).sample(0) == (f"annotation file {path}, sample 0", [])
+
+
+def test_other_keys(tmp_path):
+    path = write_list(tmp_path / "a.json", [{"talk": [{"role": "user", "text": "hi"}]}])
+    file = AnnotationFile(path, data_field="talk", from_keyword="role", value_keyword="text")
+    assert file.sample(0)[1] == [("user", "hi")]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"  \n", "empty"),
+        (b"[]", "no samples"),
+        (b"hello", "starts with b'h'"),
+        (b'[{"conversations": [}]', "not valid JSON: .* line 1 column"),
+        (b'[{"conversations": []}', "not valid JSON"),
+        (b'["\xff"]', "not UTF-8"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, content, reason):
+    path = tmp_path / "bad.json"
+    path.write_bytes(content)
+    with pytest.raises(AnnotationError, match=rf"bad\.json: {reason}"):
+        AnnotationFile(path)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no\.json: no such file"):
+        AnnotationFile(tmp_path / "no.json")
+    with pytest.raises(FileNotFoundError, match="a folder"):
+        AnnotationFile(tmp_path)
+
+
+@pytest.mark.parametrize("line", [b'{"id": 1, "conversations": [', b'{"a": "\xff"}', b"nonsense"])
+def test_a_bad_line_is_named(tmp_path, line):
+    path = write_lines(tmp_path / "bad.jsonl", [record(0)])
+    path.write_bytes(path.read_bytes() + b"\n" + line + b"\n")
+    file = AnnotationFile(path)
+    assert file.sample(0)[1][0][0] == "user"
+    with pytest.raises(AnnotationError, match=r"bad\.jsonl, sample 1 \(line 2\): not valid JSON"):
+        file.sample(1)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ([], "found list"),
+        ({"id": 3}, r"id 3: expected an object with a list 'conversations', found .*\['id'\]"),
+        ({"id": 3, "conversations": "hi"}, "a list 'conversations'"),
+        ({"id": 3, "conversations": ["hi"]}, "turn 0: .* found 'hi'"),
+        (
+            {"id": 3, "conversations": [{"from": "user", "value": "x"}, {"from": "user"}]},
+            "turn 1: .*'from' and 'value'",
+        ),
+        ({"id": 3, "conversations": [{"from": "user", "value": 5}]}, "turn 0"),
+        ({"id": 3, "conversations": [{"from": "user", "value": ["x" * 5000]}]}, r"turn 0: .{0,400}$"),
+    ],
+)
+def test_bad_records_are_named(tmp_path, bad, reason):
+    file = AnnotationFile(write_list(tmp_path / "data.json", [record(0), bad]))
+    with pytest.raises(AnnotationError, match=rf"data\.json, sample 1.*{reason}"):
+        file.sample(1)
+
+
+def test_note_round_trip():
+    turns = [("user", "a\0b\n\u2028é"), ("assistant", "")]
+    note = SampleNote("file é.json, sample 3", "/pictures")
+    stock = [[turn["from"], turn["value"]] for turn in json.loads(encode_sample(turns, note))]
+    assert split_note(stock) == (note, turns)
+    assert split_note(np.array([["user", "q"], ["assistant", "r"]])) == (None, [("user", "q"), ("assistant", "r")])
+    assert split_note([]) == (None, [])
+
+
+# ---------------------------------------------------------------- with MindSpore
+
+
+def loader(*args, **kwargs):
+    from mindformers_qwenvl.data.loader import QwenVLDataLoader
+
+    return QwenVLDataLoader(*args, **kwargs)
+
+
+def epochs(dataset, count: int = 1) -> list[list[int]]:
+    """The numbers of the samples in the order of `count` epochs."""
+    rows = dataset.create_tuple_iterator(num_epochs=count, output_numpy=True)
+    return [[int(json.loads(str(row[0]))[1]["value"].split()[1]) for row in rows] for _ in range(count)]
+
+
+def test_the_stock_transform_reads_the_column(annotations):
+    from mindformers.models.multi_modal import BaseXModalToTextTransform
+
+    rows = list(loader(annotations, shuffle=False).create_tuple_iterator(num_epochs=1, output_numpy=True))
+    assert len(rows) == 7
+    for number, (column,) in enumerate(rows):
+        assert column.shape == ()
+        note, turns = split_note(BaseXModalToTextTransform.process_conversation(column))
+        assert turns == [("user", f'问题 {number}\n\t"q"'), ("assistant", f"a{number} 😀")]
+        assert f"id 'identity_{number}'" in note.where and note.root is None
+
+
+@pytest.fixture
+def ten(tmp_path):
+    return write_list(tmp_path / "ten.json", [record(number) for number in range(10)])
+
+
+def test_order(ten):
+    import mindspore.dataset as ds
+
+    everything = list(range(10))
+    assert epochs(loader(ten, shuffle=False)) == [everything]
+    ds.config.set_seed(11)
+    by_host_seed = epochs(loader(ten), 2)
+    first, second = epochs(loader(ten, seed=3), 2)
+    for order in (first, second, *by_host_seed):
+        assert sorted(order) == everything and order != everything
+    assert first != second
+    ds.config.set_seed(12)
+    assert epochs(loader(ten, seed=3), 2) == [first, second]
+    assert epochs(loader(ten, seed=4)) != [first]
+    assert sorted(epochs(loader(ten, num_samples=4, seed=1))[0]) == [0, 1, 2, 3]
+    assert len(epochs(loader(ten, num_samples=40))[0]) == 10
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_shards_of_the_host_cover_everything_once(ten, seed):
+    import mindspore.dataset as ds
+
+    parts = []
+    for shard in range(2):
+        ds.config.set_seed(1)
+        dataset = loader(ten, seed=seed)
+        assert dataset.get_dataset_size() == 10
+        dataset.add_sampler(ds.DistributedSampler(num_shards=2, shard_id=shard, shuffle=False))
+        assert dataset.get_dataset_size() == 5
+        parts.append(epochs(dataset, 2))
+    for epoch in range(2):
+        assert sorted(parts[0][epoch] + parts[1][epoch]) == list(range(10))
+
+
+def test_dataset_dir(tmp_path, ten):
+    def note(dataset):
+        row = next(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True))
+        return json.loads(json.loads(str(row[0]))[0]["value"])
+
+    assert note(loader("ten.json", dataset_dir=tmp_path))["root"] == str(tmp_path)
+    assert note(loader(ten, dataset_dir=str(tmp_path / "..")))["root"] == str(tmp_path / "..")
+    assert note(loader(dataset_dir=ten))["root"] == str(tmp_path)  # --train_dataset_dir data.json
+    assert note(loader(ten, dataset_dir=""))["root"] is None
+    with pytest.raises(FileNotFoundError, match=r"dataset_dir .*: no such folder"):
+        loader(ten, dataset_dir=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="annotation_file"):
+        loader(dataset_dir=tmp_path)
+    with pytest.raises(ValueError, match="num_samples"):
+        loader(ten, num_samples=0)
+
+
+def test_a_bad_record_stops_the_dataset_with_its_name(tmp_path):
+    path = write_list(tmp_path / "data.json", [record(0), {"id": "x7", "conversations": None}])
+    with pytest.raises(RuntimeError, match=r"data\.json, sample 1, id 'x7': expected an object with a list"):
+        epochs(loader(path, shuffle=False))
