@@ -1,0 +1,80 @@
+"""Where the vocabulary file is, and what it says. Plain Python.
+
+The file is tiktoken's: one line a token, its bytes in base64 and its rank.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import os
+from functools import lru_cache
+from pathlib import Path
+
+__all__ = ["FILE_NAME", "find_vocabulary", "parse_ranks"]
+
+FILE_NAME = "qwen.tiktoken"
+
+
+def find_vocabulary(vocab_file: str | os.PathLike | None = None) -> Path:
+    """Path of the vocabulary file: `vocab_file` (a file, or a folder that holds qwen.tiktoken), or else the copy that
+    the package dashscope carries. dashscope is located, never imported.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message says how to get one.
+    """
+    how = (
+        "It is qwen.tiktoken in the model's folder at huggingface.co/Qwen/Qwen-VL; "
+        "`pip install 'mindformers-qwenvl[vocab]'` brings the same file, found when no vocab_file is given."
+    )
+    if vocab_file is not None and os.fspath(vocab_file) != "":
+        path = Path(vocab_file)
+        if path.is_dir():
+            path = path / FILE_NAME
+        if not path.is_file():
+            raise FileNotFoundError(f"vocabulary file {str(path)!r} does not exist. {how}")
+        return path
+    try:
+        spec = importlib.util.find_spec("dashscope")
+    except (ImportError, ValueError):  # ValueError: a half-made module of that name is in sys.modules
+        spec = None
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "resources" / FILE_NAME
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"no vocab_file was given and the package dashscope, which carries one, is not here. {how}")
+
+
+@lru_cache(maxsize=8)
+def parse_ranks(source: bytes, name: str) -> dict[bytes, int]:
+    """Token bytes -> rank from the content of a tiktoken file: lines `base64 rank`, ranks 0, 1, 2, … in order.
+
+    Raises:
+        ValueError: a line is not of that form, repeats a token or breaks the order, or a byte has no token of its own;
+            the message names `name` and the line.
+    """
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(source.splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"vocabulary file {name!r}, line {number}"
+        try:
+            text, rank = line.split()
+            token, rank = base64.b64decode(text, validate=True), int(rank)
+        except ValueError as error:  # binascii.Error is one
+            hint = " (a git-lfs pointer: run `git lfs pull`)" if source.startswith(b"version https://git-lfs") else ""
+            raise ValueError(f"{where}: expected `base64 rank`, got {line[:60]!r}{hint}") from error
+        if not token:
+            raise ValueError(f"{where}: the token is empty")
+        if rank != len(ranks):
+            raise ValueError(f"{where}: expected rank {len(ranks)}, got {rank}; ranks must be 0, 1, 2, … in order")
+        if token in ranks:
+            raise ValueError(f"{where}: token {token!r} is there already, with rank {ranks[token]}")
+        ranks[token] = rank
+    missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if missing:
+        raise ValueError(
+            f"vocabulary file {name!r}: {len(missing)} of the 256 single bytes have no token "
+            f"(the first is 0x{missing[0]:02x}); the file is empty or cut short"
+        )
+    return ranks
