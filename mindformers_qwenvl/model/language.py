@@ -1,0 +1,252 @@
+"""The language model, Qwen-7B (original file: modeling_qwen.py)."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindformers.models.modeling_utils import PreTrainedModel
+from mindformers.modules.layers import Linear
+from mindformers.parallel_core.training_graph.transformer.utils import LayerSetting
+from mindspore import Parameter, Tensor, nn
+from mindspore import ops as P
+from mindspore.common.initializer import Normal, initializer
+
+from mindformers_qwenvl.config import QwenConfig
+from mindformers_qwenvl.model.layers import column_linear, row_linear
+from mindformers_qwenvl.model.ops import Attention, RMSNorm, Rotary
+from mindformers_qwenvl.model.positions import inverse_frequencies, log_n_scale, ntk_limits
+
+__all__ = ["QwenForCausalLM", "QwenModel"]
+
+
+class Embedding(nn.Cell):
+    """Rows of a table [vocab, H] by token id; the vocabulary is split over the model-parallel cards."""
+
+    def __init__(self, config: QwenConfig):
+        super().__init__()
+        parallel = config.parallel_config
+        dp, mp = parallel.data_parallel, parallel.model_parallel
+        self.embedding_weight = Parameter(
+            initializer(
+                Normal(config.initializer_range), (config.vocab_size, config.hidden_size), config.param_init_type
+            ),
+            name="embedding_weight",
+        )
+        split = (1, 1) if parallel.vocab_emb_dp else (mp, 1)
+        self.gather = P.Gather().shard((split, (dp, 1)))
+
+    def construct(self, input_ids):
+        return self.gather(self.embedding_weight, input_ids, 0)
+
+
+class RotaryAngles(nn.Cell):
+    """cos and sin [B, 1, S, D] for positions [B, S], and the query's logn scale [B, 1, S, 1].
+
+    In prediction each row takes the base that dynamic NTK gives its prompt length [B]; in training base and scale
+    are the plain ones (original: QWenModel.forward and RotaryEmbedding).
+    """
+
+    def __init__(self, config: QwenConfig):
+        super().__init__()
+        dp = config.parallel_config.data_parallel
+        limits = ntk_limits(config.train_seq_length, config.seq_length) if config.use_dynamic_ntk else []
+        self.levels = len(limits) + 1
+        self.frequencies = Tensor(inverse_frequencies(config.kv_channels, config.rotary_emb_base, self.levels))
+        if self.levels > 1:
+            self.limits = Tensor(limits)
+        self.scales = config.use_logn_attn and config.seq_length > config.train_seq_length
+        if self.scales:
+            self.log_n = Tensor(log_n_scale(config.train_seq_length, config.seq_length))
+        self.cast = P.Cast()
+        self.gather = P.Gather()
+        self.greater = P.Greater()
+        self.sum = P.ReduceSum()
+        self.mul = P.Mul().shard(((dp, 1, 1, 1), (dp, 1, 1, 1)))
+        self.concat = P.Concat(axis=-1).shard(((dp, 1, 1, 1), (dp, 1, 1, 1)))
+        self.cos = P.Cos().shard(((dp, 1, 1, 1),))
+        self.sin = P.Sin().shard(((dp, 1, 1, 1),))
+        self.reshape = P.Reshape()
+
+    def construct(self, positions, prompt_length):
+        batch, length = positions.shape
+        if self.training or self.levels == 1:
+            frequencies = self.reshape(self.frequencies[0], (1, 1, 1, -1))
+        else:
+            beyond = self.greater(self.reshape(prompt_length, (-1, 1)), self.reshape(self.limits, (1, -1)))
+            level = self.cast(self.sum(self.cast(beyond, ms.float32), 1), ms.int32)
+            frequencies = self.reshape(self.gather(self.frequencies, level, 0), (batch, 1, 1, -1))
+        angles = self.mul(self.reshape(self.cast(positions, ms.float32), (batch, 1, length, 1)), frequencies)
+        angles = self.concat((angles, angles))
+        log_n = None
+        if self.scales and not self.training:
+            log_n = self.reshape(self.gather(self.log_n, positions, 0), (batch, 1, length, 1))
+        return self.cos(angles), self.sin(angles), log_n
+
+
+class QwenAttention(nn.Cell):
+    """Causal self-attention; the original's c_attn is wq, wk, wv (each with a bias), its c_proj is wo."""
+
+    def __init__(self, config: QwenConfig):
+        super().__init__()
+        dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel
+        width = config.hidden_size
+        self.heads, self.head_dim = config.num_heads, config.kv_channels
+        self.wq = column_linear(width, width, config)
+        self.wk = column_linear(width, width, config)
+        self.wv = column_linear(width, width, config)
+        self.wo = row_linear(width, width, config, has_bias=False)
+        self.rotary = Rotary(config.rotary_dtype, dp, mp)
+        self.attention = Attention(
+            self.heads,
+            self.head_dim,
+            causal=True,
+            use_flash_attention=config.use_flash_attention,
+            softmax_type=config.softmax_compute_type,
+            parallel_config=config.parallel_config,
+        )
+        self.reshape = P.Reshape()
+        self.transpose = P.Transpose().shard(((dp, 1, mp, 1),))
+        self.mul = P.Mul().shard(((dp, mp, 1, 1), (dp, 1, 1, 1)))
+        self.cast = P.Cast()
+
+    def split_heads(self, x):
+        x = self.reshape(x, (x.shape[0], x.shape[1], self.heads, self.head_dim))
+        return self.transpose(x, (0, 2, 1, 3))
+
+    def construct(self, x, cos, sin, log_n):
+        q = self.rotary(self.split_heads(self.wq(x)), cos, sin)
+        k = self.rotary(self.split_heads(self.wk(x)), cos, sin)
+        v = self.split_heads(self.wv(x))
+        if log_n is not None:
+            q = self.mul(q, self.cast(log_n, q.dtype))
+        return self.wo(self.attention(q, k, v))
+
+
+class QwenMLP(nn.Cell):
+    """w2(w1(x) * silu(w3(x))); the original calls them w1, w2 (here w3) and c_proj (here w2)."""
+
+    def __init__(self, config: QwenConfig):
+        super().__init__()
+        dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel
+        self.w1 = column_linear(config.hidden_size, config.intermediate_size, config, has_bias=False)
+        self.w3 = column_linear(config.hidden_size, config.intermediate_size, config, has_bias=False)
+        self.w2 = row_linear(config.intermediate_size, config.hidden_size, config, has_bias=False)
+        self.sigmoid = P.Sigmoid().shard(((dp, 1, mp),))
+        self.mul = P.Mul().shard(((dp, 1, mp), (dp, 1, mp)))
+
+    def construct(self, x):
+        gate = self.w3(x)
+        gate = self.mul(gate, self.sigmoid(gate))
+        return self.w2(self.mul(self.w1(x), gate))
+
+
+class QwenDecoderLayer(nn.Cell):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); x: [B, S, H]."""
+
+    def __init__(self, config: QwenConfig):
+        super().__init__()
+        dp = config.parallel_config.data_parallel
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.layernorm_compute_type, dp)
+        self.attention = QwenAttention(config)
+        self.ffn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.layernorm_compute_type, dp)
+        self.feed_forward = QwenMLP(config)
+        self.add = P.Add().shard(((dp, 1, 1), (dp, 1, 1)))
+
+    def construct(self, x, cos, sin, log_n):
+        x = self.add(x, self.attention(self.attention_norm(x), cos, sin, log_n))
+        return self.add(x, self.feed_forward(self.ffn_norm(x)))
+
+
+class QwenModel(nn.Cell):
+    """Embeddings [B, S, H] to hidden states [B, S, H] after the final norm.
+
+    `positions` [B, S] and `prompt_length` [B] are int32; the latter chooses the rotary base in prediction.
+    """
+
+    def __init__(self, config: QwenConfig):
+        super().__init__()
+        parallel = config.parallel_config
+        self.compute_dtype = config.compute_dtype
+        self.wte = Embedding(config)
+        self.angles = RotaryAngles(config)
+        place = LayerSetting(
+            config.num_layers,
+            config.offset,
+            parallel,
+            start_stage=config.start_stage,
+            stage_num=config.stage_num,
+        )
+        self.layers = nn.CellList()
+        for index in range(config.num_layers):
+            layer = QwenDecoderLayer(config)
+            place(layer, index)
+            self.layers.append(layer)
+        self.ln_f = RMSNorm(
+            config.hidden_size, config.rms_norm_eps, config.layernorm_compute_type, parallel.data_parallel
+        )
+        self.cast = P.Cast()
+
+    def embed(self, input_ids):
+        return self.cast(self.wte(input_ids), self.compute_dtype)
+
+    def construct(self, x, positions, prompt_length):
+        cos, sin, log_n = self.angles(positions, prompt_length)
+        for layer in self.layers:
+            x = layer(x, cos, sin, log_n)
+        return self.ln_f(x)
+
+
+class QwenForCausalLM(PreTrainedModel):
+    """Qwen-7B with its head.
+
+    Inputs:
+        input_ids: int32 [B, S].
+
+    Outputs:
+        logits [B, S, V] in config.compute_dtype.
+    """
+
+    config_class = QwenConfig
+    base_model_prefix = "llm_model"
+    _support_list: list[str] = []
+
+    def __init__(self, config: QwenConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        parallel = config.parallel_config
+        dp, mp = parallel.data_parallel, parallel.model_parallel
+        self.transformer = QwenModel(config)
+        self.lm_head = Linear(
+            config.hidden_size,
+            config.vocab_size,
+            has_bias=False,
+            init_method_std=config.initializer_range,
+            compute_dtype=config.compute_dtype,
+            param_init_type=config.param_init_type,
+        )
+        self.lm_head.shard(
+            strategy_matmul=((dp * mp, 1), (1, 1)) if parallel.vocab_emb_dp else ((dp, 1), (mp, 1))
+        )
+        if parallel.pipeline_stage > 1:
+            self.transformer.wte.pipeline_stage = config.start_stage
+            self.transformer.ln_f.pipeline_stage = parallel.pipeline_stage - 1
+            self.lm_head.pipeline_stage = parallel.pipeline_stage - 1
+        self.pad_token_id = config.pad_token_id
+        self.reshape = P.Reshape()
+        self.not_equal = P.NotEqual()
+        self.cast = P.Cast()
+        self.mul = P.Mul()
+        self.max = P.ReduceMax()
+
+    def valid_length(self, input_ids):
+        """Tokens of each row before its right padding, int32 [B]."""
+        counted = P.arange(1, input_ids.shape[1] + 1, 1).reshape((1, -1))
+        real = self.cast(self.not_equal(input_ids, self.pad_token_id), ms.float32)
+        return self.cast(self.max(self.mul(real, self.cast(counted, ms.float32)), 1), ms.int32)
+
+    def positions(self, input_ids):
+        batch, length = input_ids.shape
+        return P.tile(P.arange(0, length, 1).reshape((1, -1)), (batch, 1))
+
+    def construct(self, input_ids):
+        x = self.transformer.embed(input_ids)
+        x = self.transformer(x, self.positions(input_ids), self.valid_length(input_ids))
+        return self.lm_head(x)

@@ -1,0 +1,70 @@
+"""Layers that vision tower and language model share, each with its sharding strategy."""
+
+from __future__ import annotations
+
+from mindformers.modules.layers import LayerNorm, Linear
+from mindspore import Tensor, nn
+from mindspore import ops as P
+
+from mindformers_qwenvl.model.positions import resize_matrix
+
+__all__ = ["Norm", "ResizedTable", "column_linear", "row_linear"]
+
+
+def column_linear(in_channels: int, out_channels: int, config, has_bias: bool = True) -> Linear:
+    """y = x W^T (+ b), W's rows (the outputs) split over the model-parallel cards."""
+    dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel
+    linear = _linear(in_channels, out_channels, config, has_bias)
+    linear.shard(strategy_matmul=((dp, 1), (mp, 1)), strategy_bias=((dp, mp), (mp,)) if has_bias else None)
+    return linear
+
+
+def row_linear(in_channels: int, out_channels: int, config, has_bias: bool = True) -> Linear:
+    """y = x W^T (+ b), W's columns (the inputs) split over the model-parallel cards: the other half of a pair."""
+    dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel
+    linear = _linear(in_channels, out_channels, config, has_bias)
+    linear.shard(strategy_matmul=((dp, mp), (1, mp)), strategy_bias=((dp, 1), (1,)) if has_bias else None)
+    return linear
+
+
+def _linear(in_channels: int, out_channels: int, config, has_bias: bool) -> Linear:
+    return Linear(
+        in_channels,
+        out_channels,
+        has_bias=has_bias,
+        init_method_std=config.initializer_range,
+        compute_dtype=config.compute_dtype,
+        param_init_type=config.param_init_type,
+    )
+
+
+class Norm(LayerNorm):
+    """LayerNorm over the last axis in config.layernorm_compute_type; result in x's dtype. `strategy`: that of x."""
+
+    def __init__(self, dim: int, config, strategy: tuple[int, ...]):
+        super().__init__((dim,), eps=config.layer_norm_eps, param_init_type=config.layernorm_compute_type)
+        self.shard((strategy,))
+        self.compute_type = config.layernorm_compute_type
+        self.cast = P.Cast()
+
+    def construct(self, x):
+        normed, _, _ = self.layer_norm(self.cast(x, self.compute_type), self.gamma, self.beta)
+        return self.cast(normed, x.dtype)
+
+
+class ResizedTable(nn.Cell):
+    """A square position table [rows, dim] resized to `target_rows` positions; the table as it is where they agree."""
+
+    def __init__(self, rows: int, target_rows: int):
+        super().__init__()
+        matrix = resize_matrix(rows, target_rows)
+        self.resizes = matrix is not None
+        if self.resizes:
+            self.matrix = Tensor(matrix)
+            self.matmul = P.MatMul().shard(((1, 1), (1, 1)))
+            self.cast = P.Cast()
+
+    def construct(self, table):
+        if self.resizes:
+            return self.cast(self.matmul(self.matrix, self.cast(table, self.matrix.dtype)), table.dtype)
+        return table

@@ -1,0 +1,179 @@
+"""The device seam: the operators that differ between Ascend (fused) and CPU (plain). Nothing else asks for the device.
+
+Every cell computes in the shapes its docstring gives, on either device, and takes its sharding strategy as `dp`, `mp`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mindspore as ms
+import numpy as np
+from mindformers.modules.flash_attention import FlashAttention
+from mindspore import Parameter, Tensor, mint, nn
+from mindspore import dtype as mstype
+from mindspore import ops as P
+from mindspore.common.initializer import initializer
+
+__all__ = ["Attention", "Gelu", "RMSNorm", "Rotary", "greedy_argmax", "on_ascend"]
+
+FLASH_MASK = 2048  # side of the compressed causal mask that FlashAttentionScore takes in sparse mode 2
+
+
+def on_ascend() -> bool:
+    return ms.get_context("device_target") == "Ascend"
+
+
+class RMSNorm(nn.Cell):
+    """x / rms(x) * weight, computed in `compute_type`; x and result: [B, S, H] of one dtype.
+
+    Original: modeling_qwen.py, RMSNorm (norm in float32, cast back, then times weight).
+    """
+
+    def __init__(self, dim: int, eps: float, compute_type: mstype.Type, dp: int = 1):
+        super().__init__()
+        self.weight = Parameter(initializer("ones", (dim,), compute_type), name="weight", parallel_optimizer=False)
+        self.compute_type = compute_type
+        self.eps = eps
+        self.cast = P.Cast()
+        self.fused = on_ascend()
+        if self.fused:
+            self.norm = P.RmsNorm(eps).shard(((dp, 1, 1), (1,)))
+        else:
+            self.square = P.Square().shard(((dp, 1, 1),))
+            self.mean = P.ReduceMean(keep_dims=True).shard(((dp, 1, 1),))
+            self.add = P.Add().shard(((dp, 1, 1), ()))
+            self.rsqrt = P.Rsqrt().shard(((dp, 1, 1),))
+            self.scale = P.Mul().shard(((dp, 1, 1), (dp, 1, 1)))
+            self.mul = P.Mul().shard(((dp, 1, 1), (1,)))
+
+    def construct(self, x):
+        dtype = x.dtype
+        x = self.cast(x, self.compute_type)
+        if self.fused:
+            x = self.norm(x, self.weight)[0]
+        else:
+            x = self.scale(x, self.rsqrt(self.add(self.mean(self.square(x), -1), self.eps)))
+            x = self.mul(x, self.weight)
+        return self.cast(x, dtype)
+
+
+class Rotary(nn.Cell):
+    """Half-rotation rotary embedding of x [B, N, S, D] by cos, sin [B, 1, S, D] (original: apply_rotary_pos_emb)."""
+
+    def __init__(self, compute_type: mstype.Type, dp: int = 1, mp: int = 1):
+        super().__init__()
+        self.compute_type = compute_type
+        self.cast = P.Cast()
+        heads, angles = (dp, mp, 1, 1), (dp, 1, 1, 1)
+        self.fused = on_ascend()
+        if self.fused:
+            self.rotate = P.auto_generate.RotaryPositionEmbedding().shard((heads, angles, angles))
+        else:
+            self.split = P.Split(axis=-1, output_num=2).shard((heads,))
+            self.neg = P.Neg().shard((heads,))
+            self.concat = P.Concat(axis=-1).shard((heads, heads))
+            self.mul = P.Mul().shard((heads, angles))
+            self.add = P.Add().shard((heads, heads))
+
+    def construct(self, x, cos, sin):
+        dtype = x.dtype
+        x = self.cast(x, self.compute_type)
+        if self.fused:
+            x = self.rotate(x, cos, sin, 0)
+        else:
+            first, second = self.split(x)
+            turned = self.concat((self.neg(second), first))
+            x = self.add(self.mul(x, cos), self.mul(turned, sin))
+        return self.cast(x, dtype)
+
+
+class Gelu(nn.Cell):
+    """Exact GELU, x * (1 + erf(x / sqrt(2))) / 2, in `compute_type` (the original never uses the tanh form)."""
+
+    def __init__(self, compute_type: mstype.Type, strategy: tuple[int, ...]):
+        super().__init__()
+        self.compute_type = compute_type
+        self.cast = P.Cast()
+        self.erf = P.Erf().shard((strategy,))
+        self.scale = P.Mul().shard((strategy, ()))
+        self.shift = P.Add().shard((strategy, ()))
+        self.mul = P.Mul().shard((strategy, strategy))
+
+    def construct(self, x):
+        dtype = x.dtype
+        x = self.cast(x, self.compute_type)
+        gate = self.shift(self.erf(self.scale(x, math.sqrt(0.5))), 1.0)
+        return self.cast(self.mul(self.scale(x, 0.5), gate), dtype)
+
+
+class Attention(nn.Cell):
+    """softmax(q k^T / sqrt(D)) v with q [B, N, S, D], k and v [B, N, T, D]; result [B, S, N * D].
+
+    Args:
+        num_heads: N.
+        head_dim: D.
+        causal: position s sees positions t <= s only. S must equal T.
+        use_flash_attention: the fused operator on Ascend (float16 and bfloat16 only); ignored on CPU.
+        softmax_type: dtype of the softmax of the plain form.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_dim: int,
+        causal: bool = False,
+        use_flash_attention: bool = False,
+        softmax_type: mstype.Type = mstype.float32,
+        parallel_config=None,
+    ):
+        super().__init__()
+        dp = parallel_config.data_parallel if parallel_config else 1
+        mp = parallel_config.model_parallel if parallel_config else 1
+        heads = (dp, mp, 1, 1)
+        self.hidden = num_heads * head_dim
+        self.causal = causal
+        self.softmax_type = softmax_type
+        self.cast = P.Cast()
+        self.reshape = P.Reshape()
+        self.transpose = P.Transpose().shard((heads,))
+        self.flash = use_flash_attention and on_ascend()
+        scale = 1.0 / math.sqrt(head_dim)
+        if self.flash:
+            self.flash_attention = FlashAttention(
+                head_num=num_heads,
+                scale_value=scale,
+                input_layout="BNSD",
+                sparse_mode=2 if causal else 0,
+                use_attention_mask=causal,
+            )
+            self.flash_attention.shard(parallel_config)
+            if causal:
+                self.mask = Tensor(np.triu(np.ones((FLASH_MASK, FLASH_MASK), np.uint8), 1))
+        else:
+            self.scale = Tensor(scale, softmax_type)
+            self.scores = P.BatchMatMul(transpose_b=True).shard((heads, heads))
+            self.mul = P.Mul().shard((heads, ()))
+            self.greater = P.Greater().shard(((1, 1), (1, 1)))
+            self.masked_fill = P.MaskedFill().shard((heads, (1, 1), ()))
+            self.softmax = P.Softmax(axis=-1).shard((heads,))
+            self.context = P.BatchMatMul().shard((heads, heads))
+            self.lowest = Tensor(-1e9 if softmax_type != mstype.float16 else -6e4, softmax_type)
+
+    def construct(self, q, k, v):
+        if self.flash:
+            out = self.flash_attention(q, k, v, self.mask if self.causal else None)
+        else:
+            scores = self.mul(self.cast(self.scores(q, k), self.softmax_type), self.scale)
+            if self.causal:
+                position = P.arange(0, q.shape[2], 1)
+                later = self.greater(position.reshape((1, -1)), position.reshape((-1, 1)))
+                scores = self.masked_fill(scores, later, self.lowest)
+            out = self.context(self.cast(self.softmax(scores), v.dtype), v)
+        out = self.transpose(out, (0, 2, 1, 3))
+        return self.reshape(out, (out.shape[0], out.shape[1], self.hidden))
+
+
+def greedy_argmax():
+    """The argmax of greedy search: the host's `mint.argmax` has no CPU kernel."""
+    return mint.argmax if on_ascend() else P.argmax

@@ -1,0 +1,145 @@
+"""Qwen-VL: images and text in, loss or logits out (original: QWenModel.forward and QWenLMHeadModel)."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindformers.core.loss import CrossEntropyLoss
+from mindformers.models.modeling_utils import PreTrainedModel
+from mindspore import nn
+from mindspore import ops as P
+
+from mindformers_qwenvl.config import QwenVLConfig
+from mindformers_qwenvl.model.language import QwenForCausalLM
+from mindformers_qwenvl.model.ops import greedy_argmax
+from mindformers_qwenvl.model.vision import QwenVLVisionModel
+
+__all__ = ["QwenVL"]
+
+
+class ImageMerge(nn.Cell):
+    """Put image vectors into the text embeddings.
+
+    Inputs:
+        text: [B, S, H].
+        images: [B, N, Q, H].
+        positions: int32 [B, N, Q, 2] of (row, position). A negative position marks an image that is only there to fill
+            the batch: it changes nothing and its gradient is zero.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.cast = P.Cast()
+        self.reshape = P.Reshape()
+        self.less = P.Less().shard(((1, 1, 1, 1), ()))
+        self.select = P.Select().shard(((1, 1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1)))
+        self.concat = P.Concat(axis=1).shard(((1, 1, 1), (1, 1, 1)))
+        self.scatter = P.TensorScatterUpdate().shard(((1, 1, 1), (1, 1, 1), (1, 1, 1)))
+        self.slice = P.StridedSlice().shard(((1, 1, 1),))
+
+    def construct(self, text, images, positions):
+        batch, length, hidden = text.shape
+        # One column more than the text takes what must not land in it, and is cut off again.
+        spare = P.zeros((batch, 1, hidden), text.dtype)
+        padded = self.concat((text, spare))
+        outside = self.less(positions, 0)
+        positions = self.select(outside, P.full_like(positions, length), positions)
+        positions = self.reshape(positions, (-1, positions.shape[-2], 2))
+        images = self.reshape(self.cast(images, text.dtype), (-1, images.shape[-2], hidden))
+        padded = self.scatter(padded, positions, images)
+        return self.slice(padded, (0, 0, 0), (batch, length, hidden), (1, 1, 1))
+
+
+class QwenVL(PreTrainedModel):
+    """The whole network.
+
+    Inputs:
+        input_ids: int32 [B, S], right-padded; in training [B, S + 1] with `labels` of the same shape.
+        images: float [B, N, 3, H, W], normalised pixels. None: text only.
+        image_context_pos: int32 [B, N, Q, 2] of (row, position) where each of the Q vectors of an image goes; a
+            negative position marks a filler.
+        labels: int32 [B, S + 1], -100 where nothing is to be learnt. Given: the loss is returned.
+        prompt_length: int32 [B], chooses the rotary base (dynamic NTK). None: the length of each row.
+        batch_valid_length: int32 [B], length of each row; given, only the logits after its last token are computed.
+
+    Outputs:
+        loss, float32 scalar, averaged over the label tokens; or logits [B, S, V]; or, with `batch_valid_length`,
+        logits [B, V].
+    """
+
+    config_class = QwenVLConfig
+    base_model_prefix = "qwenvl"
+    _support_list: list[str] = []
+
+    def __init__(self, config: QwenVLConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.vision_encoder = QwenVLVisionModel(config.vision)
+        self.llm_model = QwenForCausalLM(config.llm)
+        self.merge = ImageMerge()
+        self.loss = CrossEntropyLoss(parallel_config=config.parallel_config)
+        self.argmax = greedy_argmax()
+        self.use_past = config.use_past
+        self.pad_token_id = config.pad_token_id
+        self.ignore_token_id = config.ignore_token_id
+        self.cast = P.Cast()
+        self.reshape = P.Reshape()
+        self.slice = P.StridedSlice().shard(((config.parallel_config.data_parallel, 1),))
+        self.not_equal = P.NotEqual()
+        self.select = P.Select()
+        self._freeze(config)
+
+    def _freeze(self, config: QwenVLConfig) -> None:
+        for parameter in self.vision_encoder.trainable_params():
+            resampler = ".attn_pool." in f".{parameter.name}"
+            if config.freeze_resampler if resampler else config.freeze_vision:
+                parameter.requires_grad = False
+        if config.freeze_llm:
+            for parameter in self.llm_model.trainable_params():
+                parameter.requires_grad = False
+
+    def encode_images(self, images):
+        """Pixels [B, N, 3, H, W] to vectors [B, N, Q, H] in one pass of the vision tower."""
+        batch, count = images.shape[:2]
+        vectors = self.vision_encoder(self.reshape(images, (batch * count, *images.shape[2:])))
+        return self.reshape(vectors, (batch, count, *vectors.shape[1:]))
+
+    def construct(
+        self,
+        input_ids,
+        images=None,
+        image_context_pos=None,
+        labels=None,
+        prompt_length=None,
+        batch_valid_length=None,
+    ):
+        if labels is not None:
+            batch, length = input_ids.shape
+            labels = self.slice(labels, (0, 1), (batch, length), (1, 1))
+            input_ids = self.slice(input_ids, (0, 0), (batch, length - 1), (1, 1))
+        hidden = self._hidden_states(input_ids, images, image_context_pos, prompt_length)
+        if batch_valid_length is not None:
+            hidden = self._last_token(hidden, batch_valid_length)
+        logits = self.llm_model.lm_head(hidden)
+        if labels is None:
+            return logits
+        return self._loss(logits, labels)
+
+    def _hidden_states(self, input_ids, images, image_context_pos, prompt_length):
+        language = self.llm_model
+        x = language.transformer.embed(input_ids)
+        if images is not None:
+            x = self.merge(x, self.encode_images(images), image_context_pos)
+        if prompt_length is None:
+            prompt_length = language.valid_length(input_ids)
+        return language.transformer(x, language.positions(input_ids), prompt_length)
+
+    def _last_token(self, hidden, batch_valid_length):
+        batch, length, width = hidden.shape
+        last = self.reshape(batch_valid_length, (-1,)) - 1 + P.arange(0, batch * length, length)
+        return P.gather(self.reshape(hidden, (-1, width)), last, 0)
+
+    def _loss(self, logits, labels):
+        labels = self.reshape(labels, (-1,))
+        trained = self.not_equal(labels, self.ignore_token_id)
+        targets = self.select(trained, labels, P.full_like(labels, self.pad_token_id))
+        logits = self.cast(self.reshape(logits, (-1, logits.shape[-1])), ms.float32)
+        return self.loss(logits, targets, self.cast(trained, ms.float32))
