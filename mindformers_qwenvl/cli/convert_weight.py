@@ -1,0 +1,91 @@
+"""Convert Qwen-VL weights between the original HuggingFace layout and MindFormers, both ways."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mindformers_qwenvl.weights.convert import DEFAULT_SHARD, Progress, convert
+from mindformers_qwenvl.weights.dtypes import CODES
+from mindformers_qwenvl.weights.writer import parse_size
+
+EPILOG = """examples:
+  # one file for `load_checkpoint:` in a YAML
+  mindformers-qwenvl convert-weight --model qwenvl --input_path Qwen-VL-Chat --output_path qwenvl.ckpt --dtype fp16
+
+  # a folder of shards; needs neither MindSpore nor much memory
+  mindformers-qwenvl convert-weight --input_path Qwen-VL-Chat --output_path qwenvl_ms --dtype bf16 --verify
+
+  # a finetuned checkpoint back to the original layout
+  mindformers-qwenvl convert-weight --reverse --input_path finetuned.ckpt --config Qwen-VL-Chat --output_path mine
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command. The first four are those of MindFormers' own convert_weight.py."""
+    parser.add_argument("--model", choices=["qwenvl"], default="qwenvl", help="the model (default: qwenvl)")
+    parser.add_argument(
+        "--input_path",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="original HuggingFace folder (safetensors or .bin shards) or file; with --reverse, one of ours",
+    )
+    parser.add_argument(
+        "--output_path",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="OUT.safetensors, OUT.ckpt, or a folder for safetensors shards with an index",
+    )
+    parser.add_argument("--dtype", choices=list(CODES), help="dtype of the result (default: each tensor keeps its own)")
+    parser.add_argument(
+        "--reverse", "--reversed", action="store_true", help="from MindFormers back to the original layout"
+    )
+    parser.add_argument("--verify", action="store_true", help="read the result back and compare it with the source")
+    parser.add_argument(
+        "--max_shard_size",
+        default=str(DEFAULT_SHARD),
+        metavar="SIZE",
+        help="size of a shard when the output is a folder: 5GB (default), 500MB, 2GiB ...",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="PATH",
+        help="the original config.json, or its folder, when it is not beside the input",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, print the report; returns 0. Faults in the input are raised as ValueError or OSError."""
+    try:
+        report = convert(
+            args.input_path,
+            args.output_path,
+            dtype=args.dtype,
+            reverse=args.reverse,
+            verify=args.verify,
+            max_shard_size=parse_size(args.max_shard_size),
+            config=args.config,
+            progress=_progress_bar,
+        )
+    except ImportError as error:  # PyTorch shards without PyTorch: the message says what to install
+        raise ValueError(str(error)) from error
+    print(report, file=sys.stderr if report.overflow else sys.stdout)
+    return 0
+
+
+def _progress_bar(total: int) -> Progress:
+    from tqdm import tqdm
+
+    bar = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1000, desc="converting", mininterval=0.2)
+
+    def tick(name: str, count: int) -> None:
+        bar.set_postfix_str(name.rpartition("transformer.")[2][-40:], refresh=False)
+        bar.update(count)
+        if bar.n >= total:
+            bar.close()
+
+    return tick

@@ -1,0 +1,86 @@
+"""What stock MindFormers asks a network for when a YAML loads an original checkpoint (`load_ckpt_format: safetensors`).
+
+Host: mindformers/utils/load_checkpoint_utils.py and utils/safetensors (1.9). It lists a folder's names, calls
+`convert_name` on each to learn whether the folder is an original one, then `convert_weight_dict` on what it has read.
+The network's class methods of these names only call these functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mindformers_qwenvl.weights.names import layout, to_ours
+from mindformers_qwenvl.weights.shapes import listed
+
+__all__ = ["convert_map_dict", "convert_name", "convert_weight_dict", "obtain_name_map"]
+
+
+def convert_name(name: str) -> str:
+    """Our (first) name for an original tensor; any other name, ours and optimizer state included, unchanged.
+
+    The host takes a folder for an original one as soon as one name changes here, so names of ours must not.
+    """
+    try:
+        return (to_ours(name) or (name,))[0]
+    except ValueError:
+        return name
+
+
+def _split(source: Mapping[str, Any]) -> Iterable[tuple[str, Any, tuple[str, ...]]]:
+    unknown, known = [], []
+    for name, value in source.items():
+        try:
+            known.append((name, value, to_ours(name)))
+        except ValueError:
+            unknown.append(name)
+    if unknown:
+        raise ValueError(f"{len(unknown)} tensors are not of an original Qwen-VL checkpoint: {listed(sorted(unknown))}")
+    return known
+
+
+def convert_weight_dict(source_dict: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+    """Rename and split a dict of original tensors (numpy arrays or MindSpore Parameters).
+
+    Raises:
+        ValueError: names the original does not have, all listed.
+    """
+    result = {}
+    for _name, value, parts in _split(source_dict):
+        rows = value.shape[0] // len(parts) if parts else 0
+        for index, part in enumerate(parts):
+            piece = value if len(parts) == 1 else value[index * rows : (index + 1) * rows]
+            result[part] = _as_parameter(piece, part) if hasattr(value, "asnumpy") else piece
+    return result
+
+
+def _as_parameter(value: Any, name: str) -> Any:
+    from mindspore import Parameter
+
+    # load_param_into_net names the parameter in its messages, so a renamed one must know its new name.
+    return Parameter(value, name=name)
+
+
+def convert_map_dict(source_dict: Mapping[str, str], **_: Any) -> dict[str, str]:
+    """The same for an index: original name -> file becomes our name -> file."""
+    return {part: file for _name, file, parts in _split(source_dict) for part in parts}
+
+
+def obtain_name_map(load_checkpoint_files: Iterable[str]) -> dict[str, str]:
+    """Our name -> name in the files, for the host's distributed loading.
+
+    Raises:
+        ValueError: the files are original ones: some of their tensors are three of ours, which no map of names can say.
+    """
+    from safetensors import safe_open
+
+    names: list[str] = []
+    for file in load_checkpoint_files:
+        with safe_open(file, framework="np") as opened:
+            names.extend(opened.keys())
+    if layout(names, "the checkpoint to load") == "original":
+        raise ValueError(
+            "distributed loading cannot split the original's fused q, k, v: convert the checkpoint first, with "
+            "`mindformers-qwenvl convert-weight --input_path HF_DIR --output_path OUT_DIR`, and load OUT_DIR"
+        )
+    return {name: name for name in names}
