@@ -112,6 +112,7 @@ class Vocabulary:
         self.ranks = parse_ranks(source, name)
         self.specials = {token: index for index, token in enumerate(specials, len(self.ranks))}
         self.image_specials = frozenset(self.tags)
+        self._allowed = {"all": frozenset(self.specials), "image": self.image_specials, "none": frozenset()}
         self.size = len(self.ranks) + len(self.specials)
         self.eod_id, self.im_start_id, self.im_end_id = (self.specials[t] for t in (ENDOFTEXT, IM_START, IM_END))
         for field in fields(self.tags):
@@ -142,9 +143,8 @@ class Vocabulary:
             ValueError: another word, or a token that is not a special of this vocabulary.
         """
         if isinstance(allowed_special, str):
-            named = {"all": frozenset(self.specials), "image": self.image_specials, "none": frozenset()}
-            if allowed_special in named:
-                return named[allowed_special]
+            if allowed_special in self._allowed:
+                return self._allowed[allowed_special]
             raise ValueError(f"allowed_special is 'all', 'image', 'none' or a list of tokens, got {allowed_special!r}")
         unknown = [token for token in allowed_special if token not in self.specials]
         if unknown:
