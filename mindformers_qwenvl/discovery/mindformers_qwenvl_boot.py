@@ -1,0 +1,87 @@
+"""Lets `import mindformers` load its plugins, for MindFormers itself looks for none.
+
+Installed at the top of site-packages, next to `mindformers_qwenvl_boot.pth`, whose one line imports this file at every
+start of Python. So it costs about 0.1 ms and no import: everything else waits until MindFormers has been imported.
+With MINDFORMERS_PLUGINS set to the empty string it does nothing at all.
+
+Where Python reads no `.pth` (`python -S`, `pip install --target`), `import mindformers_qwenvl_boot` does the same.
+"""
+
+import os
+import sys
+
+HOST = "mindformers"
+OURS = "mindformers_qwenvl."
+
+
+class PluginHook:
+    """First of `sys.meta_path`. It finds nothing itself, it shadows `exec_module` of the loader the others find.
+
+    Modules of this package count as well: one that is imported before MindFormers imports MindFormers half-way through
+    itself, and must be complete before it can be registered. So plugins are loaded when the outermost import is over.
+    """
+
+    def __init__(self):
+        self.depth = 0  # imports of MindFormers and of this package that are under way
+        self.done = False  # a flag: leaving sys.meta_path during an import makes Python skip the next finder
+
+    def find_spec(self, name, path=None, target=None):
+        if self.done or not (name == HOST or name.startswith(OURS)):
+            return None
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            find = getattr(finder, "find_spec", None)
+            spec = find(name, path, target) if find else None
+            if spec is not None:
+                self.shadow(spec.loader)
+                return spec
+        return None
+
+    def shadow(self, loader):
+        """Run `loaded` after `loader.exec_module`. On the instance, so that the loader keeps its type."""
+        run = getattr(loader, "exec_module", None)
+        if run is None:  # a namespace, or an extension of the old kind
+            return
+
+        def exec_module(module):
+            self.depth += 1
+            try:
+                run(module)
+            finally:
+                self.depth -= 1
+            if self.depth == 0 and HOST in sys.modules and not self.done:
+                self.load()
+
+        loader.exec_module = exec_module
+
+    def load(self):
+        """Load the plugins. Nothing they do can break the import of MindFormers, unless MINDFORMERS_PLUGINS_STRICT=1."""
+        self.done = True
+        try:
+            from mindformers_qwenvl.discovery.manager import load_plugins
+
+            load_plugins()
+        except Exception as error:
+            if os.environ.get("MINDFORMERS_PLUGINS_STRICT") == "1":
+                self.done = False
+                raise
+            from mindformers.tools.logger import logger
+
+            logger.warning(
+                "No MindFormers plugin was loaded, because mindformers_qwenvl.discovery failed: %s: %s. Set "
+                "MINDFORMERS_PLUGINS to nothing to do without plugins, MINDFORMERS_PLUGINS_STRICT=1 to see the trace.",
+                type(error).__name__,
+                " ".join(str(error).split()),
+            )
+
+
+def arm():
+    """Put the hook in place; load at once if MindFormers is there already. A second call changes nothing."""
+    if os.environ.get("MINDFORMERS_PLUGINS") == "" or any(isinstance(finder, PluginHook) for finder in sys.meta_path):
+        return
+    hook = PluginHook()
+    sys.meta_path.insert(0, hook)
+    if HOST in sys.modules:
+        hook.load()
+
+
+arm()
