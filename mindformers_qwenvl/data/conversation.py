@@ -75,7 +75,8 @@ def training_sample(
 
     `<|im_start|>`, `<|im_end|>` and the newline after it are trained in every turn, the text in the assistant's turns
     only, role names in none. The newline after a role is tokenised apart from the text. A first turn that is not the
-    user's is left out. All special tokens in the text count as such, as in the original.
+    user's is left out. Which special tokens in the text count as such is the tokenizer's `allowed_special`: all, unless
+    it was made otherwise.
 
     Args:
         conversations: turns `(role, value)`, or dicts with `from` and `value`.
@@ -150,15 +151,15 @@ def _check_cut(row: Encoded, limit: int) -> None:
 
 
 def query_sample(
-    elements: Sequence[dict[str, Any]], tokenizer, *, allowed_special: str | Iterable[str] = "all"
+    elements: Sequence[dict[str, Any]], tokenizer, *, allowed_special: str | Iterable[str] | None = None
 ) -> Sample:
     """Prompt of a query in list form (see `from_list_format`), as the base model takes it: no chat frame.
 
     Args:
         elements: the query.
         tokenizer: see the module.
-        allowed_special: which special tokens in the text count as such ("all" as in the original; "image" lets a
-            user's text bring in image and grounding tags alone).
+        allowed_special: which special tokens in the text count as such; None means as the tokenizer was made: "all", as
+            in the original, if nothing else was said. "image" recognises image and grounding tags alone.
 
     Raises:
         ValueError: an element is of no known form, or an image tag is unclosed or nested.

@@ -91,8 +91,9 @@ class Vocabulary:
     """Text to ids and back. Does not change after it is made, so copies share it; pickles without needing the file.
 
     The specials follow the ranks, n of them: eod n, im_start n+1, im_end n+2, 205 extras, then the tags in the order of
-    `Tags`. Attributes: eod_id, im_start_id, im_end_id, ref_start_id, ref_end_id, box_start_id, box_end_id,
-    quad_start_id, quad_end_id, img_start_id, img_end_id, img_pad_id; `size` counts ranks and specials.
+    `Tags`. Attributes (and keys of `special_ids`): eod_id, im_start_id, im_end_id, ref_start_id, ref_end_id,
+    box_start_id, box_end_id, quad_start_id, quad_end_id, img_start_id, img_end_id, img_pad_id. `size` counts ranks and
+    specials.
 
     Args:
         source: content of a tiktoken file.
@@ -112,18 +113,27 @@ class Vocabulary:
         self.ranks = parse_ranks(source, name)
         self.specials = {token: index for index, token in enumerate(specials, len(self.ranks))}
         self.image_specials = frozenset(self.tags)
-        self._allowed = {"all": frozenset(self.specials), "image": self.image_specials, "none": frozenset()}
+        self._allowed = {
+            None: frozenset(self.specials),
+            "all": frozenset(self.specials),
+            "image": self.image_specials,
+            "none": frozenset(),
+        }
         self.size = len(self.ranks) + len(self.specials)
-        self.eod_id, self.im_start_id, self.im_end_id = (self.specials[t] for t in (ENDOFTEXT, IM_START, IM_END))
-        for field in fields(self.tags):
-            attribute = field.name.replace("image", "img") + "_id"
-            setattr(self, attribute, self.specials[getattr(self.tags, field.name)])
+        named = {"eod": ENDOFTEXT, "im_start": IM_START, "im_end": IM_END}
+        named |= {f.name.replace("image", "img"): getattr(self.tags, f.name) for f in fields(self.tags)}
+        self.special_ids = {f"{name}_id": self.specials[token] for name, token in named.items()}
+        self.__dict__.update(self.special_ids)
 
     @classmethod
     def from_file(cls, vocab_file: str | os.PathLike | None = None, **kwargs) -> Vocabulary:
         """Read `vocab_file` (see `find_vocabulary`); further arguments are those of the class."""
         path = find_vocabulary(vocab_file)
         return cls(path.read_bytes(), str(path), **kwargs)
+
+    def with_image_slots(self, image_slots: int) -> Vocabulary:
+        """The same vocabulary with images of another size."""
+        return _rebuild(self.source, self.name, image_slots, self.tags)
 
     def __reduce__(self):
         return _rebuild, (self.source, self.name, self.image_slots, self.tags)
@@ -136,13 +146,13 @@ class Vocabulary:
 
     # ---- text to ids
 
-    def allowed(self, allowed_special: str | Collection[str]) -> frozenset[str]:
-        """Which specials are recognised in text: "all", "image" (the nine tags), "none", or a collection of them.
+    def allowed(self, allowed_special: str | Collection[str] | None) -> frozenset[str]:
+        """Which specials are recognised in text: "all" (or None), "image" (the nine tags), "none", or a collection.
 
         Raises:
             ValueError: another word, or a token that is not a special of this vocabulary.
         """
-        if isinstance(allowed_special, str):
+        if allowed_special is None or isinstance(allowed_special, str):
             if allowed_special in self._allowed:
                 return self._allowed[allowed_special]
             raise ValueError(f"allowed_special is 'all', 'image', 'none' or a list of tokens, got {allowed_special!r}")
@@ -154,7 +164,7 @@ class Vocabulary:
     def encode_with_images(
         self,
         text: str,
-        allowed_special: str | Collection[str] = "all",
+        allowed_special: str | Collection[str] | None = None,
         disallowed_special: str | Collection[str] = (),
     ) -> Encoded:
         """Ids of `text` after NFC. `<img>path</img>` becomes start tag, `image_slots` pads, end tag.
@@ -193,7 +203,7 @@ class Vocabulary:
     def encode_text(
         self,
         text: str,
-        allowed_special: str | Collection[str] = "all",
+        allowed_special: str | Collection[str] | None = None,
         disallowed_special: str | Collection[str] = (),
     ) -> list[int]:
         """The ids of `encode_with_images` alone, as a list."""

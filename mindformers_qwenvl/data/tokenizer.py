@@ -1,0 +1,329 @@
+"""`QwenVLTokenizer`: the vocabulary of `vocabulary.py` in the dress of a MindFormers tokenizer."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import fields
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from mindformers.models.tokenization_utils import PreTrainedTokenizer
+from mindformers.models.tokenization_utils_base import AddedToken
+
+from mindformers_qwenvl.data import list_format
+from mindformers_qwenvl.data.vocabulary import ENDOFTEXT, Encoded, Tags, Vocabulary
+from mindformers_qwenvl.data.vocabulary_file import FILE_NAME, find_vocabulary
+
+__all__ = ["QwenVLTokenizer"]
+
+
+class QwenVLTokenizer(PreTrainedTokenizer):
+    """Tokenizer of Qwen-VL.
+
+    `tokenizer(text)["input_ids"]` normalises to NFC, recognises special tokens and fills images: `<img>path</img>`
+    becomes `img_start_id`, `image_slots` times `img_pad_id`, `img_end_id`. The ids of the special tokens are attributes
+    (`eod_id`, `im_start_id`, `im_end_id`, `img_start_id`, `img_end_id`, `img_pad_id`, `ref_start_id`, ...); they follow
+    the ranks of the vocabulary, whatever its size. Padding and end of text are both `eod_id`.
+
+    Args:
+        vocab_file: a qwen.tiktoken, or a folder that holds one; None or "" takes the copy in the package dashscope.
+        image_slots: positions of one image. `num_queries` and `n_queries` are other names for it.
+        errors: what decoding does with bytes that are no UTF-8: "replace", "ignore" or "strict".
+        allowed_special: special tokens recognised in text: "all", "image" (image and grounding tags only, so that a
+            user's text cannot bring in `<|im_start|>`), "none", or a list of tokens. A call may choose otherwise.
+        pad_token, eos_token: `<|endoftext|>`; another special token of the vocabulary may be named.
+        image_start_tag, image_end_tag, image_pad_tag, ref_start_tag, ref_end_tag, box_start_tag, box_end_tag,
+            quad_start_tag, quad_end_tag: spelling of the tags.
+        **kwargs: those of the host's tokenizer (`model_max_length`, `padding_side`, ...). Others of old YAMLs, such as
+            `max_length`, are accepted and change nothing.
+
+    Raises:
+        FileNotFoundError: there is no vocabulary file; says how to get one.
+        ValueError: the file is corrupt (names file and line), or an argument makes no sense.
+    """
+
+    vocab_files_names = {"vocab_file": FILE_NAME}  # noqa: RUF012 - the host's base class declares it so
+    VOCAB_FILES = vocab_files_names
+    FILE_LIST = ["tokenizer_config.json"]  # noqa: RUF012
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        vocab_file: str | os.PathLike | None = None,
+        image_slots: int | None = None,
+        errors: str = "replace",
+        allowed_special: str | Collection[str] = "all",
+        pad_token: str | AddedToken = ENDOFTEXT,
+        eos_token: str | AddedToken = ENDOFTEXT,
+        **kwargs,
+    ):
+        kwargs.pop("auto_map", None)  # names code of the original repository, which a saved copy would not have
+        spelled = {f.name: kwargs.pop(f"{f.name}_tag") for f in fields(Tags) if f"{f.name}_tag" in kwargs}
+        slots = {"image_slots": image_slots, "num_queries": kwargs.pop("num_queries", None)}
+        slots["n_queries"] = kwargs.pop("n_queries", None)
+        given = {name: value for name, value in slots.items() if value is not None}
+        if len(set(given.values())) > 1:
+            raise ValueError(f"image_slots and its other names must agree, got {given}")
+        self.vocabulary = Vocabulary.from_file(
+            vocab_file, image_slots=next(iter(given.values()), 256), tags=Tags(**spelled)
+        )
+        self.vocabulary.allowed(allowed_special)  # raises here rather than at the first text
+        self.allowed_special = allowed_special if isinstance(allowed_special, str) else sorted(allowed_special)
+        self.errors = errors
+        self.vocab_file, self.tags = self.vocabulary.name, self.vocabulary.tags
+        self.__dict__.update(self.vocabulary.special_ids)
+        self.__dict__.update({f"{f.name}_tag": getattr(self.tags, f.name) for f in fields(Tags)})
+        super().__init__(
+            image_slots=self.image_slots,
+            errors=errors,
+            allowed_special=self.allowed_special,
+            pad_token=pad_token,
+            eos_token=eos_token,
+            **{f"{name}_tag": tag for name, tag in spelled.items()},
+            **kwargs,
+        )
+
+    @property
+    def image_slots(self) -> int:
+        """Positions of one image. May be set: the network decides it, and a YAML may say it there alone."""
+        return self.vocabulary.image_slots
+
+    @image_slots.setter
+    def image_slots(self, value: int) -> None:
+        self.vocabulary = self.vocabulary.with_image_slots(value)
+        self.init_kwargs["image_slots"] = value
+
+    # ---- size and tokens
+
+    @property
+    def vocab_size(self) -> int:
+        """Ranks and special tokens: 151,860 for the published vocabulary."""
+        return self.vocabulary.size
+
+    def __len__(self) -> int:
+        return self.vocabulary.size
+
+    @property
+    def IMAGE_ST(self) -> tuple[str, ...]:
+        """The nine image and grounding tags, under the name the original has for them."""
+        return tuple(self.tags)
+
+    def get_vocab(self) -> dict[bytes | str, int]:
+        """Token -> id: bytes of ranks, text of specials."""
+        return {**self.vocabulary.ranks, **self.vocabulary.specials}
+
+    def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
+        """The vocabulary is what it is: tokens it has are fine and count as none added, others are an error."""
+        unknown = [str(token) for token in new_tokens or () if str(token) not in self.vocabulary.specials]
+        if unknown:
+            raise ValueError(f"tokens cannot be added to this vocabulary, and it has no special tokens {unknown}")
+        return 0
+
+    def convert_tokens_to_ids(self, tokens: str | bytes | Iterable[str | bytes] | None) -> int | list[int] | None:
+        """Ids of tokens as `tokenize` gives them.
+
+        Raises:
+            ValueError: a token is unknown.
+        """
+        if tokens is None:
+            return None
+        if isinstance(tokens, (str, bytes)):
+            return self.vocabulary.id(tokens)
+        return [self.vocabulary.id(token) for token in tokens]
+
+    def convert_ids_to_tokens(
+        self, ids: int | Iterable[int], skip_special_tokens: bool = False
+    ) -> bytes | str | list[bytes | str]:
+        """Tokens of ids: bytes of ranks, text of specials.
+
+        Raises:
+            ValueError: an id is unknown.
+        """
+        if isinstance(ids, Integral):
+            return self.vocabulary.token(int(ids))
+        return [self.vocabulary.token(int(i)) for i in ids if not (skip_special_tokens and i >= self.eod_id)]
+
+    def convert_tokens_to_string(self, tokens: Iterable[str | bytes]) -> str:
+        """The text of tokens."""
+        data = b"".join(token.encode() if isinstance(token, str) else token for token in tokens)
+        return data.decode("utf-8", self.errors)
+
+    # ---- text to ids
+
+    def encode_with_images(
+        self,
+        text: str,
+        allowed_special: str | Collection[str] | None = None,
+        disallowed_special: str | Collection[str] = (),
+    ) -> Encoded:
+        """Ids with the images among them, see `Vocabulary.encode_with_images`; None means as the tokenizer was made."""
+        allowed = self.allowed_special if allowed_special is None else allowed_special
+        return self.vocabulary.encode_with_images(text, allowed, disallowed_special)
+
+    def encode_text(
+        self,
+        text: str,
+        allowed_special: str | Collection[str] | None = None,
+        disallowed_special: str | Collection[str] = (),
+    ) -> list[int]:
+        """The ids of `encode_with_images` alone."""
+        return self.encode_with_images(text, allowed_special, disallowed_special).ids
+
+    def tokenize(
+        self,
+        text: str,
+        pair: str | None = None,
+        add_special_tokens: bool = False,
+        allowed_special: str | Collection[str] | None = None,
+        disallowed_special: str | Collection[str] = (),
+        **kwargs,
+    ) -> list[bytes | str]:
+        """Tokens of `text`: bytes of ranks, text of specials."""
+        return self.convert_ids_to_tokens(self.encode_text(text, allowed_special, disallowed_special))
+
+    def _encode_plus(self, text, text_pair=None, **kwargs):
+        if not kwargs.get("is_split_into_words"):
+            specials = _take_specials(kwargs)
+            text, text_pair = (self._as_ids(part, specials) for part in (text, text_pair))
+        return super()._encode_plus(text, text_pair, **kwargs)
+
+    def _batch_encode_plus(self, batch_text_or_text_pairs, **kwargs):
+        if not kwargs.get("is_split_into_words"):
+            specials = _take_specials(kwargs)
+            # Always pairs: the host would take a bare list of ids for one.
+            pairs = (item if isinstance(item, (list, tuple)) else (item, None) for item in batch_text_or_text_pairs)
+            batch_text_or_text_pairs = [tuple(self._as_ids(part, specials) for part in pair) for pair in pairs]
+        return super()._batch_encode_plus(batch_text_or_text_pairs, **kwargs)
+
+    def _as_ids(self, part: Any, specials: dict[str, Any]) -> Any:
+        """Text straight to ids, which the host takes as they are; left to itself it goes by way of tokens, slower.
+        It refuses an empty list, so text without tokens stays text."""
+        return (self.encode_text(part, **specials) or "") if isinstance(part, str) else part
+
+    # ---- ids to text
+
+    def decode(self, token_ids, skip_special_tokens: bool = False, clean_up_tokenization_spaces=None, **kwargs):
+        """Text of ids (an int, a list, a numpy array, a MindSpore tensor); a list of texts for a list of lists.
+
+        An image reads `<img></img>`, see `Vocabulary.decode`. `errors` and `keep_image_special` may be given.
+
+        Raises:
+            ValueError: an id is unknown, or an image span is not whole.
+        """
+        if isinstance(token_ids, Integral) or getattr(token_ids, "ndim", None) == 0:
+            token_ids = [int(token_ids)]  # the host looks for a first item
+        return super().decode(token_ids, skip_special_tokens, clean_up_tokenization_spaces, **kwargs)
+
+    def _decode(
+        self,
+        token_ids: Sequence[int],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        errors: str | None = None,
+        keep_image_special: bool = False,
+        **kwargs,
+    ) -> str:
+        return self.vocabulary.decode(token_ids, skip_special_tokens, errors or self.errors, keep_image_special)
+
+    # ---- list format
+
+    def from_list_format(self, elements: Sequence[dict[str, Any]]) -> str:
+        """Text of `[{"image": path}, {"text": ...}, ...]`, see `list_format.from_list_format`."""
+        return list_format.from_list_format(elements, self.tags)
+
+    def to_list_format(self, text: str) -> list[dict[str, str]]:
+        """Elements of a text, see `list_format.to_list_format`."""
+        return list_format.to_list_format(text, self.tags)
+
+    # ---- files
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, *args, **kwargs) -> QwenVLTokenizer:
+        """A tokenizer from a folder: one of ours (`save_pretrained`), or an original HuggingFace one.
+
+        Where nothing else says how many slots an image has, config.json of the model does (`visual.n_queries`).
+
+        Raises:
+            FileNotFoundError: the folder has no qwen.tiktoken, and no `vocab_file` is given.
+        """
+        folder = Path(kwargs.pop("pretrained_model_name_or_path", None) or name_or_path)
+        if not folder.is_dir():
+            return super().from_pretrained(str(folder), *args, **kwargs)
+        if not kwargs.keys() & {"image_slots", "num_queries", "n_queries"}:
+            slots = _slots_of_model(folder)
+            if slots is not None:
+                kwargs["image_slots"] = slots
+        names = [file.name for file in folder.iterdir()]
+        if not any(name.endswith(".yaml") for name in names):  # a YAML may name a vocabulary elsewhere
+            if "vocab_file" not in kwargs:  # not the published one in its place: the ids of a small model are others
+                kwargs["vocab_file"] = str(find_vocabulary(folder))
+            if not {"config.json", "tokenizer_config.json"} & set(names):
+                return cls(**kwargs)  # the host would look the class up in its registry, and has nothing to add
+        return super().from_pretrained(str(folder), *args, **kwargs)
+
+    @classmethod
+    def read_files_according_specific_by_tokenizer(cls, name_or_path):
+        """The host's reading of a folder that holds a YAML; the original's class name in it means this class."""
+        vocab_files, files = super().read_files_according_specific_by_tokenizer(name_or_path)
+        for content in files.values():
+            content["tokenizer_class"] = cls.__name__
+        return vocab_files, files
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        save_name: str = "mindspore_model",
+        file_format: str = "json",
+        save_json: bool = False,
+        **kwargs,
+    ) -> None:
+        """Write tokenizer_config.json, special_tokens_map.json and qwen.tiktoken (the very bytes that were read).
+
+        Args:
+            save_directory: made if it is not there.
+            save_name, file_format: "yaml" writes the host's `save_name`.yaml too. It is not the default, because a YAML
+                in a folder makes MindFormers overlook its config.json.
+            save_json: accepted; the JSON files are written in any case.
+            **kwargs: `filename_prefix`.
+        """
+        if file_format not in ("json", "yaml"):
+            raise ValueError(f"file_format is 'json' or 'yaml', got {file_format!r}")
+        super().save_pretrained(str(save_directory), save_json=True, **kwargs)
+        if file_format == "yaml":
+            self.save_origin_pretrained(str(save_directory), save_name, file_format)
+
+    def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
+        """Write qwen.tiktoken, byte for byte what was read."""
+        path = Path(save_directory) / (f"{filename_prefix}-{FILE_NAME}" if filename_prefix else FILE_NAME)
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        unfinished.write_bytes(self.vocabulary.source)
+        unfinished.replace(path)
+        return (str(path),)
+
+
+def _take_specials(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: kwargs.pop(name) for name in ("allowed_special", "disallowed_special") if name in kwargs}
+
+
+def _slots_of_model(folder: Path) -> int | None:
+    """Slots of one image by the folder's config.json, unless its tokenizer_config.json says so itself."""
+    contents = []
+    for name in ("tokenizer_config.json", "config.json"):
+        try:
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            content = {}
+        except ValueError as error:
+            raise ValueError(f"{folder / name} is no JSON: {error}") from error
+        contents.append(content if isinstance(content, dict) else {})
+    tokenizer, model = contents
+    if tokenizer.keys() & {"image_slots", "num_queries", "n_queries"}:
+        return None
+    for part in (model, model.get("visual"), model.get("vision_config"), model.get("vision_model")):
+        for key in ("num_queries", "n_queries"):
+            if isinstance(part, dict) and isinstance(part.get(key), int):
+                return part[key]
+    return None
