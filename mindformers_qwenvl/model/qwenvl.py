@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import mindspore as ms
 from mindformers.core.loss import CrossEntropyLoss
 from mindformers.models.modeling_utils import PreTrainedModel
-from mindspore import nn
+from mindspore import Tensor, nn
 from mindspore import ops as P
 
 from mindformers_qwenvl.config import QwenVLConfig
+from mindformers_qwenvl.model.generation import GenerationInputs
 from mindformers_qwenvl.model.language import QwenForCausalLM
 from mindformers_qwenvl.model.ops import greedy_argmax
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
+from mindformers_qwenvl.weights import hooks
+from mindformers_qwenvl.weights.convert import load_original
 
 __all__ = ["QwenVL"]
 
@@ -49,7 +55,7 @@ class ImageMerge(nn.Cell):
         return self.slice(padded, (0, 0, 0), (batch, length, hidden), (1, 1, 1))
 
 
-class QwenVL(PreTrainedModel):
+class QwenVL(GenerationInputs, PreTrainedModel):
     """The whole network.
 
     Inputs:
@@ -143,3 +149,33 @@ class QwenVL(PreTrainedModel):
         targets = self.select(trained, labels, P.full_like(labels, self.pad_token_id))
         logits = self.cast(self.reshape(logits, (-1, logits.shape[-1])), ms.float32)
         return self.loss(logits, targets, self.cast(trained, ms.float32))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_dir: str, *args: Any, **kwargs: Any) -> QwenVL:
+        """Build the network and load its weights, from an original HuggingFace directory or as the host does.
+
+        Args:
+            pretrained_model_name_or_dir: directory with config.json and weight shards (original names or ours); or
+                what the host takes: a directory with a YAML and a .ckpt, a registered name.
+            **kwargs: keys that replace those of config.json, such as `compute_dtype="float32"`; or `config=`.
+
+        Raises:
+            FileNotFoundError, ValueError: nothing to load there, or tensors are missing, unknown or wrong-shaped; all
+                of them are listed.
+        """
+        directory = Path(kwargs.pop("pretrained_model_name_or_path", None) or pretrained_model_name_or_dir)
+        if not (directory / "config.json").is_file():
+            return super().from_pretrained(str(pretrained_model_name_or_dir), *args, **kwargs)
+        config = kwargs.pop("config", None) or QwenVLConfig.from_pretrained(str(directory), **kwargs)
+        weights = load_original(directory)
+        network = cls(config)
+        parameters = {parameter.name: parameter for parameter in network.get_parameters()}
+        for name, array in weights:
+            parameters[name].set_data(Tensor(array, parameters[name].dtype))
+        return network
+
+    # The host's hooks for `load_checkpoint: <original directory>` with `load_ckpt_format: safetensors`.
+    convert_name = staticmethod(hooks.convert_name)
+    convert_weight_dict = staticmethod(hooks.convert_weight_dict)
+    convert_map_dict = staticmethod(hooks.convert_map_dict)
+    obtain_name_map = staticmethod(hooks.obtain_name_map)
