@@ -40,14 +40,13 @@ def from_list_format(elements: Sequence[dict[str, Any]], tags: Tags | None = Non
         else:
             if "ref" in element:
                 text.append(f"{tags.ref_start}{_text(element, 'ref', number)}{tags.ref_end}")
-            for box in element["box"]:
-                try:
-                    x1, y1, x2, y2 = (int(value) for value in box)
-                except (TypeError, ValueError) as error:
-                    raise ValueError(
-                        f"element {number}: box takes a list of [x1, y1, x2, y2], got {element['box']!r}"
-                    ) from error
-                text.append(f"{tags.box_start}({x1},{y1}),({x2},{y2}){tags.box_end}")
+            try:
+                boxes = [tuple(int(value) for value in box) for box in element["box"]]
+            except (TypeError, ValueError, OverflowError):
+                boxes = [()]
+            if any(len(box) != 4 for box in boxes):
+                raise ValueError(f"element {number}: box takes a list of [x1, y1, x2, y2], got {element['box']!r}")
+            text += (f"{tags.box_start}({x1},{y1}),({x2},{y2}){tags.box_end}" for x1, y1, x2, y2 in boxes)
     return "".join(text)
 
 
