@@ -19,6 +19,16 @@ from mindformers_qwenvl.data.vocabulary_file import FILE_NAME, find_vocabulary
 
 __all__ = ["QwenVLTokenizer"]
 
+SLOT_NAMES = ("image_slots", "num_queries", "n_queries")
+# What a tokenizer_config.json and the callers of from_pretrained say beside the arguments of the class.
+NOT_ARGUMENTS = frozenset(
+    (
+        *("tokenizer_class", "auto_map", "added_tokens_decoder", "tokenizer_file", "name_or_path", "_from_auto"),
+        *("_from_pipeline", "_commit_hash", "trust_remote_code", "cache_dir", "force_download", "resume_download"),
+        *("proxies", "token", "use_auth_token", "revision", "subfolder", "local_files_only", "use_fast"),
+    )
+)
+
 
 class QwenVLTokenizer(PreTrainedTokenizer):
     """Tokenizer of Qwen-VL.
@@ -62,8 +72,7 @@ class QwenVLTokenizer(PreTrainedTokenizer):
     ):
         kwargs.pop("auto_map", None)  # names code of the original repository, which a saved copy would not have
         spelled = {f.name: kwargs.pop(f"{f.name}_tag") for f in fields(Tags) if f"{f.name}_tag" in kwargs}
-        slots = {"image_slots": image_slots, "num_queries": kwargs.pop("num_queries", None)}
-        slots["n_queries"] = kwargs.pop("n_queries", None)
+        slots = {name: kwargs.pop(name, None) for name in SLOT_NAMES[1:]} | {"image_slots": image_slots}
         given = {name: value for name, value in slots.items() if value is not None}
         if len(set(given.values())) > 1:
             raise ValueError(f"image_slots and its other names must agree, got {given}")
@@ -252,17 +261,21 @@ class QwenVLTokenizer(PreTrainedTokenizer):
         folder = Path(kwargs.pop("pretrained_model_name_or_path", None) or name_or_path)
         if not folder.is_dir():
             return super().from_pretrained(str(folder), *args, **kwargs)
-        if not kwargs.keys() & {"image_slots", "num_queries", "n_queries"}:
-            slots = _slots_of_model(folder)
-            if slots is not None:
-                kwargs["image_slots"] = slots
-        names = [file.name for file in folder.iterdir()]
-        if not any(name.endswith(".yaml") for name in names):  # a YAML may name a vocabulary elsewhere
-            if "vocab_file" not in kwargs:  # not the published one in its place: the ids of a small model are others
-                kwargs["vocab_file"] = str(find_vocabulary(folder))
-            if not {"config.json", "tokenizer_config.json"} & set(names):
-                return cls(**kwargs)  # the host would look the class up in its registry, and has nothing to add
-        return super().from_pretrained(str(folder), *args, **kwargs)
+        config = _read_json(folder / "tokenizer_config.json")
+        slots_given = bool(kwargs.keys() & set(SLOT_NAMES))
+        if not slots_given and not config.keys() & set(SLOT_NAMES):
+            slots = _slots_of_model(_read_json(folder / "config.json"))
+            kwargs |= {} if slots is None else {"image_slots": slots}
+        if any(folder.glob("*.yaml")):  # it may hold arguments, and a path of a vocabulary elsewhere
+            return super().from_pretrained(str(folder), *args, **kwargs)
+        # The host's way to read JSON would ask a hub for each file that is not there.
+        config = {name: value for name, value in config.items() if not (slots_given and name in SLOT_NAMES)}
+        config = {name: value for name, value in {**config, **kwargs}.items() if name not in NOT_ARGUMENTS}
+        for name, value in config.items():
+            if isinstance(value, dict) and "content" in value:  # an AddedToken in JSON
+                config[name] = value["content"]
+        # Without a vocabulary in the folder, not the published one in its place: the ids of a small model are others.
+        return cls(config.pop("vocab_file", None) or find_vocabulary(folder), *args, **config)
 
     @classmethod
     def read_files_according_specific_by_tokenizer(cls, name_or_path):
@@ -308,22 +321,20 @@ def _take_specials(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: kwargs.pop(name) for name in ("allowed_special", "disallowed_special") if name in kwargs}
 
 
-def _slots_of_model(folder: Path) -> int | None:
-    """Slots of one image by the folder's config.json, unless its tokenizer_config.json says so itself."""
-    contents = []
-    for name in ("tokenizer_config.json", "config.json"):
-        try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            content = {}
-        except ValueError as error:
-            raise ValueError(f"{folder / name} is no JSON: {error}") from error
-        contents.append(content if isinstance(content, dict) else {})
-    tokenizer, model = contents
-    if tokenizer.keys() & {"image_slots", "num_queries", "n_queries"}:
-        return None
-    for part in (model, model.get("visual"), model.get("vision_config"), model.get("vision_model")):
-        for key in ("num_queries", "n_queries"):
-            if isinstance(part, dict) and isinstance(part.get(key), int):
-                return part[key]
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _slots_of_model(config: dict[str, Any]) -> int | None:
+    """Slots of one image by a model's config.json, the original's or ours."""
+    for part in (config, config.get("visual"), config.get("vision_config"), config.get("vision_model")):
+        for name in SLOT_NAMES:
+            if isinstance(part, dict) and isinstance(part.get(name), int):
+                return part[name]
     return None
