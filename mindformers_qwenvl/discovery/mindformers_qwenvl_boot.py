@@ -54,7 +54,7 @@ class PluginHook:
         loader.exec_module = exec_module
 
     def load(self):
-        """Load the plugins. Nothing they do can break the import of MindFormers, unless MINDFORMERS_PLUGINS_STRICT=1."""
+        """Load the plugins. Unless MINDFORMERS_PLUGINS_STRICT=1, no failure breaks the import of MindFormers."""
         self.done = True
         try:
             from mindformers_qwenvl.discovery.manager import load_plugins

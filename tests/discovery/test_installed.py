@@ -1,0 +1,179 @@
+"""The installed project with the real MindFormers, every case in a fresh process."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from tests.installed import PROJECT, new_environment
+
+FOUND = """
+from mindformers import MindFormerRegister
+print("FOUND", MindFormerRegister.get_cls("models", "QwenVL").__name__)
+"""
+GOOD = "def mindformers_register(): print('GOOD called')\n"
+
+
+def code(text: str) -> tuple[str, str]:
+    return "-c", textwrap.dedent(text)
+
+
+def lines(done, word: str) -> list[str]:
+    return [line for line in done.stdout.splitlines() if word in line]
+
+
+def test_a_process_that_never_names_us(installed, tmp_path):
+    """A submodule of the host first, isolated from user and environment, Python warnings as errors in our own code."""
+    text = """
+    from mindformers.tools.register import MindFormerRegister
+    print("FOUND", MindFormerRegister.get_cls("models", "QwenVL").__module__)
+    import mindformers_qwenvl, sys
+    print("FROM", mindformers_qwenvl.__file__)
+    """
+    done = installed.run("-I", *code(text), cwd=tmp_path)
+    assert lines(done, "FOUND") == ["FOUND mindformers_qwenvl.model.qwenvl"]
+    assert lines(done, "FROM") == [f"FROM {installed.packages / 'mindformers_qwenvl' / '__init__.py'}"]
+
+
+def test_off_switch(installed, tmp_path):
+    text = """
+    from mindformers import MindFormerRegister
+    import sys
+    print("FOUND", MindFormerRegister.is_exist("models", "QwenVL"), "mindformers_qwenvl" in sys.modules)
+    """
+    assert lines(installed.run(*code(text), cwd=tmp_path, MINDFORMERS_PLUGINS=""), "FOUND") == ["FOUND False False"]
+
+
+@pytest.mark.parametrize(
+    "first", ["from mindformers_qwenvl import QwenVL", "from mindformers_qwenvl.data.processor import QwenVLProcessor"]
+)
+def test_our_package_before_mindformers(installed, tmp_path, first):
+    name = first.split()[-1]
+    text = f"""
+    {first}
+    from mindformers import MindFormerRegister
+    kinds = [kind for kind, classes in MindFormerRegister.registry.items() if {name} in classes.values()]
+    print("FOUND", *kinds)
+    """
+    kind = {"QwenVL": "models", "QwenVLProcessor": "processor"}[name]
+    assert lines(installed.run(*code(text), cwd=tmp_path), "FOUND") == [f"FOUND {kind}"]
+
+
+def test_spawned_and_forked_processes(installed, tmp_path):
+    """The parent does not import MindFormers: the spawned child starts anew, the forked one inherits the hook."""
+    (tmp_path / "job.py").write_text(
+        textwrap.dedent("""
+        import multiprocessing, sys
+
+        def child(kind):
+            from mindformers import MindFormerRegister
+            print("FOUND", kind, MindFormerRegister.get_cls("models", "QwenVL").__name__, flush=True)
+
+        if __name__ == "__main__":
+            jobs = [multiprocessing.get_context(kind).Process(target=child, args=(kind,)) for kind in ("fork", "spawn")]
+            for job in jobs:
+                job.start()
+            for job in jobs:
+                job.join()
+            sys.exit(any(job.exitcode for job in jobs))
+        """)
+    )
+    done = installed.run("job.py", cwd=tmp_path)
+    assert sorted(lines(done, "FOUND")) == ["FOUND fork QwenVL", "FOUND spawn QwenVL"]
+
+
+def test_msrun_workers(installed, tmp_path):
+    (tmp_path / "job.py").write_text(FOUND)
+    launch = f"import sys; sys.executable = {str(installed.python)!r}; sys.argv[1:] = {{}}; "
+    launch += "from mindspore.parallel.cluster.run import main; main()"
+    options = ["--worker_num=2", "--local_worker_num=2", "--master_port=8931", "--join=True", "--log_dir=log"]
+    installed.run(
+        "-c", launch.format([*options, "job.py"]), cwd=tmp_path, PATH=f"{installed.python.parent}:/usr/bin:/bin"
+    )
+    logs = [path.read_text() for path in sorted((tmp_path / "log").glob("worker_*.log"))]
+    assert len(logs) == 2
+    assert all("FOUND QwenVL" in log for log in logs)
+
+
+def test_broken_plugins_only_warn(installed, tmp_path, add_plugin):
+    add_plugin("bad_import", "import no_such_module_at_all\n")
+    add_plugin("bad_hook", "def mindformers_register(): raise RuntimeError('out of\\nluck')\n", version="7.7")
+    folder = add_plugin("good", GOOD)
+    # `-W error` for warnings of plugins and of the hook; the host itself warns on import.
+    text = "import warnings; import mindformers; warnings.simplefilter('error')" + FOUND
+    done = installed.run(*code(text), cwd=tmp_path, PYTHONPATH=str(folder))
+    assert lines(done, "FOUND") == ["FOUND QwenVL"]
+    assert lines(done, "GOOD") == ["GOOD called"]
+    (bad_import,) = lines(done, "plugin bad_import")
+    (bad_hook,) = lines(done, "plugin bad_hook")
+    assert " - WARNING - " in bad_import
+    assert "no_such_module_at_all" in bad_import
+    assert "bad_hook-dist 7.7" in bad_hook
+    assert "RuntimeError: out of luck" in bad_hook
+    assert "MINDFORMERS_PLUGINS" in bad_import
+
+
+def test_strict(installed, tmp_path, add_plugin):
+    folder = add_plugin("bad", "def mindformers_register(): raise RuntimeError('out of luck')\n")
+    done = installed.run(
+        "-c", "import mindformers", cwd=tmp_path, check=False, PYTHONPATH=str(folder), MINDFORMERS_PLUGINS_STRICT="1"
+    )
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith("RuntimeError: out of luck")
+
+
+def test_command_plugins(installed, tmp_path, add_plugin):
+    add_plugin("bad", "import no_such_module_at_all\n")
+    folder = add_plugin("good", GOOD)
+    done = installed.run(
+        "-m", "mindformers_qwenvl", "plugins", cwd=tmp_path, PYTHONPATH=str(folder), MINDFORMERS_PLUGINS="bad,qwenvl"
+    )
+    table = done.stdout[done.stdout.index("NAME") :].splitlines()
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in table[1:]}
+    assert rows["bad"] == "bad-dist 1.2 broken ModuleNotFoundError: No module named 'no_such_module_at_all'"
+    assert rows["good"] == "good-dist 1.2 off not in MINDFORMERS_PLUGINS=bad,qwenvl"
+    assert rows["qwenvl"].startswith("mindformers-qwenvl ")
+    assert rows["qwenvl"].endswith(" loaded")
+
+
+def test_names_that_leave_us_out(installed, tmp_path, add_plugin):
+    folder = add_plugin("good", GOOD)
+    text = "from mindformers import MindFormerRegister; print('FOUND', MindFormerRegister.is_exist('models', 'QwenVL'))"
+    done = installed.run("-c", text, cwd=tmp_path, PYTHONPATH=str(folder), MINDFORMERS_PLUGINS="good")
+    assert lines(done, "GOOD") == ["GOOD called"]
+    assert lines(done, "FOUND") == ["FOUND False"]
+
+
+def test_a_target_folder_needs_an_explicit_import(tmp_path, wheel):
+    """`pip install --target`: Python reads no `.pth` there."""
+    environment = new_environment(tmp_path / "env")
+    environment.pip("install", "--no-deps", "--no-index", "--target", str(tmp_path / "target"), str(wheel))
+    text = "import mindformers_qwenvl_boot" + FOUND
+    done = environment.run(*code(text), cwd=tmp_path, PYTHONPATH=str(tmp_path / "target"))
+    assert lines(done, "FOUND") == ["FOUND QwenVL"]
+
+
+def test_editable_install_and_uninstall(tmp_path):
+    environment = new_environment(tmp_path / "env")
+    before = environment.files()
+    environment.pip("install", "--no-deps", "--no-index", "--no-build-isolation", "-e", str(PROJECT))
+    text = "import mindformers_qwenvl; print('FROM', mindformers_qwenvl.__file__)"
+    done = environment.run(*code(FOUND + text), cwd=tmp_path)
+    assert lines(done, "FOUND") == ["FOUND QwenVL"]
+    assert lines(done, "FROM") == [f"FROM {PROJECT / 'mindformers_qwenvl' / '__init__.py'}"]
+    environment.pip("uninstall", "-y", "mindformers-qwenvl")
+    assert environment.files() == before
+
+
+def test_uninstall_leaves_nothing_behind(tmp_path, wheel):
+    environment = new_environment(tmp_path / "env")
+    before = environment.files()
+    environment.pip("install", "--no-deps", "--no-index", str(wheel))
+    environment.run("-c", "import mindformers_qwenvl.discovery.manager", cwd=tmp_path)  # writes compiled files
+    environment.pip("uninstall", "-y", "mindformers-qwenvl")
+    assert environment.files() == before
+    assert not list(environment.packages.glob("**/*qwenvl*"))
+    done = environment.run("-c", "import sys; print(sys.meta_path)", cwd=tmp_path)
+    assert done.stderr == ""
+    assert "PluginHook" not in done.stdout

@@ -1,0 +1,244 @@
+"""The work-arounds of host.py and train.py, and the faults they are for.
+
+`stock` runs each fault in a MindFormers without plugins. Where such a test fails, the host has been mended and the
+work-around can go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+STOCK = """
+import json, os, sys
+import mindspore as ms
+from mindspore import nn
+from mindformers import AutoConfig, MindFormerConfig, MindFormerRegister, PretrainedConfig, PreTrainedModel, pipeline
+from mindformers.core import build_optim
+from mindformers.mindformer_book import MindFormerBook
+from mindformers.trainer import MultiModalToTextGenerationTrainer
+from mindformers.wrapper import MFTrainOneStepCell
+
+class Network(PreTrainedModel):
+    def __init__(self):
+        super().__init__(PretrainedConfig())
+        self.dense = nn.Dense(2, 2)
+    def construct(self, x):
+        return self.dense(x).sum()
+
+found = {}
+task = "multi_modal_to_text_generation"
+def fault(name, function):
+    try:
+        found[name] = function()
+    except BaseException as error:
+        found[name] = f"{type(error).__name__}: {error}"
+
+def auto_register():
+    MindFormerRegister.register_cls(Network, "models")
+    return MindFormerRegister.auto_register("some_file.Network", "models")
+
+def step():
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    network = Network()
+    MFTrainOneStepCell(network, nn.SGD(network.trainable_params()))(ms.ops.ones((1, 2)))
+
+def leaking():
+    class Processor: tokenizer = "a tokenizer"
+    tables = MindFormerBook.get_trainer_support_task_list()
+    found["task in tables"] = task in tables or task in MindFormerBook.get_pipeline_support_task_list()
+    tables[task] = {"common": tables["general"]["common"]}
+    os.environ["RUN_MODE"] = "predict"
+    trainer = MultiModalToTextGenerationTrainer("any")
+    trainer.predict_process = lambda config, **kwargs: config
+    config = MindFormerConfig(run_mode="predict", parallel_config={}, moe_config={}, recompute_config={})
+    return "layer_decay" in trainer.predict(config, [""], processor=Processor(), is_full_config=True)
+
+fault("auto_register", auto_register)
+fault("by name", lambda: AutoConfig.from_pretrained("glm4_9b"))
+fault("save", lambda: Network().save_pretrained("saved", save_json=True))
+fault("step", step)
+fault("leaking", leaking)
+fault("pipeline", lambda: MindFormerRegister.get_instance("pipeline", task, model=Network()))
+for kind, name in (
+    ("trainer", "ImageToTextGenerationTrainer"), ("optimizer", "FP32StateAdamWeightDecay"), ("callback", "ObsMonitor")
+):
+    found[name] = MindFormerRegister.is_exist(kind, name)
+print("FOUND", json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    """What the unmended host does: name -> result, or `ErrorType: message`."""
+    folder = tmp_path_factory.mktemp("stock")
+    (folder / "stock.py").write_text(STOCK)  # a file: MindSpore compiles nothing that comes from -c
+    done = subprocess.run(
+        [sys.executable, "stock.py"],
+        cwd=folder,
+        env={**os.environ, "MINDFORMERS_PLUGINS": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
+    return json.loads(line.removeprefix("FOUND "))
+
+
+@pytest.fixture(scope="module")
+def registered():
+    """This process's MindFormers with the plugin, whether or not it is installed here."""
+    from mindformers.tools.register import MindFormerRegister
+
+    from mindformers_qwenvl.registration import register
+
+    register()
+    return MindFormerRegister
+
+
+@pytest.mark.parametrize("name", ["ImageToTextGenerationTrainer", "FP32StateAdamWeightDecay", "ObsMonitor"])
+def test_stock_lacks_names_of_old_yamls(stock, name):
+    assert stock[name] is False
+
+
+def test_stock_auto_register_wants_a_path(stock):
+    assert stock["auto_register"].startswith("OSError: ")
+    assert "REGISTER_PATH" in stock["auto_register"]
+
+
+def test_stock_config_by_name(stock):
+    assert "is not a supported model type" in stock["by name"]
+
+
+def test_stock_save_pretrained(stock):
+    assert stock["save"].startswith("UnboundLocalError")
+
+
+def test_stock_overflow_check(stock):
+    assert "NPUGetFloatStatusV2" in stock["step"]
+
+
+def test_stock_tables_lack_the_task(stock):
+    assert stock["task in tables"] is False
+
+
+def test_stock_prediction_merges_the_default_yaml(stock):
+    assert stock["leaking"] is True
+
+
+def test_stock_pipeline_wants_a_processor(stock):
+    assert stock["pipeline"] == "ValueError: MultiModalToTextPipeline: MultiModalToTextPipeline requires a processor."
+
+
+# --- mended ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference"),
+    [
+        ("models", "qwenvl_model.QwenVL"),
+        ("models", "qwen_model.QwenForCausalLM"),
+        ("config", "qwenvl_config.QwenVLVisionConfig"),
+        ("tokenizer", "qwenvl_tokenizer.QwenVLTokenizer"),
+        ("processor", "qwenvl_processor.QwenVLProcessor"),
+        ("transforms", "qwenvl_processor.QwenVLContentTransformTemplate"),
+    ],
+)
+def test_auto_register_of_ours(registered, monkeypatch, kind, reference):
+    monkeypatch.delenv("REGISTER_PATH", raising=False)
+    name = reference.rpartition(".")[2]
+    before = registered.get_cls(kind, name)
+    registered.auto_register(reference, kind)
+    assert registered.get_cls(kind, name) is before
+
+
+def test_auto_register_key_in_a_yaml_section(registered, monkeypatch):
+    monkeypatch.delenv("REGISTER_PATH", raising=False)
+    section = {"type": "QwenVLImageProcessor", "auto_register": "qwenvl_processor.QwenVLImageProcessor"}
+    built = registered.get_instance_from_cfg({**section, "image_size": 56}, "processor")
+    assert type(built) is registered.get_cls("processor", "QwenVLImageProcessor")
+
+
+def test_auto_register_of_others_is_the_hosts(registered, monkeypatch):
+    monkeypatch.delenv("REGISTER_PATH", raising=False)
+    with pytest.raises(OSError, match="REGISTER_PATH"):
+        registered.auto_register("their_file.TheirModel", "models")
+
+
+def test_auto_register_prefers_a_file_of_the_user(registered, monkeypatch, tmp_path):
+    (tmp_path / "qwenvl_tokenizer.py").write_text("class QwenVLTokenizer:\n    of_the_user = True\n")
+    monkeypatch.setenv("REGISTER_PATH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ours = registered.get_cls("tokenizer", "QwenVLTokenizer")
+    try:
+        registered.auto_register("qwenvl_tokenizer.QwenVLTokenizer", "tokenizer")
+        assert registered.get_cls("tokenizer", "QwenVLTokenizer").of_the_user
+    finally:
+        registered.register_cls(ours, "tokenizer")
+
+
+def test_config_by_name(registered, tmp_path, monkeypatch):
+    from mindformers import AutoConfig
+
+    config = AutoConfig.from_pretrained("qwenvl_9.6b")
+    assert type(config).__name__ == "QwenVLConfig"
+    assert (config.vision.hidden_size, config.llm.num_layers) == (1664, 32)
+    with pytest.raises(ValueError, match="is not a supported model type"):
+        AutoConfig.from_pretrained("glm4_9b")
+
+
+def test_prediction_takes_the_yaml_as_it_stands(registered, monkeypatch):
+    from mindformers import MindFormerConfig
+
+    class Processor:
+        tokenizer = "a tokenizer"
+
+    monkeypatch.setenv("RUN_MODE", "predict")
+    for name in ("MultiModalToTextGenerationTrainer", "ImageToTextGenerationTrainer"):
+        trainer = registered.get_instance("trainer", name, model_name="qwenvl")
+        trainer.predict_process = lambda config, **kwargs: config
+        config = MindFormerConfig(run_mode="predict", parallel_config={}, moe_config={}, recompute_config={})
+        assert trainer.predict(config, [""], processor=Processor()) is config
+        assert "layer_decay" not in config
+
+
+def test_names_of_old_yamls_say_what_takes_their_place(registered, capsys):
+    from mindformers.core import build_optim
+    from mindformers.core.callback.build_callback import build_callback
+    from mindspore import Parameter, Tensor
+    from mindspore import dtype as mstype
+
+    weights = [Parameter(Tensor([1.0], mstype.float16), name="weight")]
+    section = {"type": "FP32StateAdamWeightDecay", "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
+    optimizer = build_optim(section, default_args={"params": weights, "learning_rate": 1e-3})
+    assert optimizer.exp_avg[0].dtype == optimizer.exp_avg_sq[0].dtype == mstype.float32
+    assert [round(float(optimizer.beta1), 3), round(float(optimizer.beta2), 3)] == [0.9, 0.95]
+    (monitor,) = build_callback([{"type": "ObsMonitor", "upload_frequence": 1}])
+    monitor.step_end(None)
+    log = capsys.readouterr().out
+    assert "FP32StateAdamWeightDecay is gone from MindFormers since 1.6; AdamW with betas: [0.9, 0.95]" in log
+    assert "ObsMonitor is gone" in log
+
+
+def test_save_parameters(registered, tmp_path):
+    import mindspore as ms
+    from mindformers import PretrainedConfig, PreTrainedModel
+
+    from mindformers_qwenvl.host import SaveParameters
+
+    class Network(SaveParameters, PreTrainedModel):
+        def __init__(self):
+            super().__init__(PretrainedConfig())
+            self.dense = ms.nn.Dense(2, 2)
+
+    network = Network()
+    network.save_pretrained("saved", save_json=True)
+    saved = ms.load_checkpoint("saved/mindspore_model.ckpt")
+    assert set(saved) == {"dense.weight", "dense.bias"}
+    assert (saved["dense.weight"].asnumpy() == network.dense.weight.asnumpy()).all()
+    assert (tmp_path / "saved" / "config.json").is_file()
