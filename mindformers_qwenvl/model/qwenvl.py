@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mindspore import Tensor, nn
 from mindspore import ops as P
 
 from mindformers_qwenvl.config import QwenVLConfig
+from mindformers_qwenvl.host import SaveParameters
 from mindformers_qwenvl.model.generation import GenerationInputs
 from mindformers_qwenvl.model.language import QwenForCausalLM
 from mindformers_qwenvl.model.ops import greedy_argmax
@@ -55,7 +57,7 @@ class ImageMerge(nn.Cell):
         return self.slice(padded, (0, 0, 0), (batch, length, hidden), (1, 1, 1))
 
 
-class QwenVL(GenerationInputs, PreTrainedModel):
+class QwenVL(SaveParameters, GenerationInputs, PreTrainedModel):
     """The whole network.
 
     Inputs:
@@ -92,6 +94,7 @@ class QwenVL(GenerationInputs, PreTrainedModel):
         self.not_equal = P.NotEqual()
         self.select = P.Select()
         self._freeze(config)
+        self.load_checkpoint(config)  # the host's: `checkpoint_name_or_path`, if there is one
 
     def _freeze(self, config: QwenVLConfig) -> None:
         for parameter in self.vision_encoder.trainable_params():
@@ -104,9 +107,9 @@ class QwenVL(GenerationInputs, PreTrainedModel):
 
     def encode_images(self, images):
         """Pixels [B, N, 3, H, W] to vectors [B, N, Q, H] in one pass of the vision tower."""
-        batch, count = images.shape[:2]
-        vectors = self.vision_encoder(self.reshape(images, (batch * count, *images.shape[2:])))
-        return self.reshape(vectors, (batch, count, *vectors.shape[1:]))
+        batch, count, channels, height, width = images.shape
+        vectors = self.vision_encoder(self.reshape(images, (batch * count, channels, height, width)))
+        return self.reshape(vectors, (batch, count, vectors.shape[1], vectors.shape[2]))
 
     def construct(
         self,
@@ -167,12 +170,22 @@ class QwenVL(GenerationInputs, PreTrainedModel):
         if not (directory / "config.json").is_file():
             return super().from_pretrained(str(pretrained_model_name_or_dir), *args, **kwargs)
         config = kwargs.pop("config", None) or QwenVLConfig.from_pretrained(str(directory), **kwargs)
+        if "visual" not in json.loads((directory / "config.json").read_text(encoding="utf-8")):
+            # Not the original's config.json, but the one of `save_pretrained(directory, save_json=True)`.
+            return super().from_pretrained_experimental_mode(str(directory), *args, config=config)
         weights = load_original(directory)
         network = cls(config)
         parameters = {parameter.name: parameter for parameter in network.get_parameters()}
         for name, array in weights:
             parameters[name].set_data(Tensor(array, parameters[name].dtype))
         return network
+
+    @classmethod
+    def from_pretrained_experimental_mode(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> QwenVL:
+        """Where `AutoModel.from_pretrained(directory)` comes in, with the configuration it has read."""
+        if (Path(pretrained_model_name_or_path) / "config.json").is_file():
+            return cls.from_pretrained(pretrained_model_name_or_path, config=kwargs.get("config"))
+        return super().from_pretrained_experimental_mode(pretrained_model_name_or_path, *args, **kwargs)
 
     # The host's hooks for `load_checkpoint: <original directory>` with `load_ckpt_format: safetensors`.
     convert_name = staticmethod(hooks.convert_name)
