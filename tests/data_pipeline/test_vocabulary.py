@@ -11,7 +11,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mindformers_qwenvl.data.vocabulary import Tags, Vocabulary
@@ -37,7 +37,9 @@ PIECES = st.sampled_from(
         *("<imgpad>", "<|", "|>", "im_start", "system\n", "\n", " ", "猫", "e\u0301", "Hello", "12", "<"),
     ]
 )
-TEXTS = st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=12).map("".join)
+TEXTS = (
+    st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=12).map("".join).filter(lambda text: "<img>" not in text)
+)
 
 
 def test_goldens_ids_and_texts():
@@ -150,12 +152,14 @@ def test_allowed_special_takes_words_and_lists():
         REAL.encode_text(text, "image", disallowed_special="all")
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_people_cannot_write_chat_specials(text):
     ids = REAL.encode_text(text, "image")
     assert not [i for i in ids if REAL.eod_id <= i < REAL.ref_start_id]
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_round_trip(text):
     for vocabulary in (REAL, SMALL):
@@ -163,6 +167,7 @@ def test_round_trip(text):
             assert vocabulary.decode(vocabulary.encode_text(text, allowed)) == unicodedata.normalize("NFC", text)
 
 
+@settings(deadline=None)
 @given(TEXTS, st.text("abc/.猫", max_size=20), TEXTS)
 def test_round_trip_around_an_image(before, path, after):
     assume(unicodedata.normalize("NFC", ">" + after)[0] == ">")  # U+0338 after a tag makes its > another letter
