@@ -35,6 +35,7 @@ from mindformers_qwenvl.data.conversation import (
 )
 from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImageTransform
 from mindformers_qwenvl.data.output import output_text
+from mindformers_qwenvl.data.record import separate_threads
 
 NO_POSITION = -1  # position of the slots of an image that is not there; the network leaves such an image out
 
@@ -185,6 +186,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         Raises:
             BadSampleError: names the sample (file, number and id with `QwenVLDataLoader`) and the reason.
         """
+        separate_threads(result_recorder)
         note, turns = split_note(conversation_list)
         where = note.where if note else _beginning(turns)
         root = note.root if note and note.root else self.dataset_dir
@@ -249,6 +251,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         Raises:
             ValueError, FileNotFoundError: the query cannot be used; names the element or the picture.
         """
+        separate_threads(result_recorder)
         elements, sources = _name_images(query_ele_list)
         sample = self.prompt(elements)
         pixels = self.image_transform.stack([sources.get(name, name) for name in sample.images], root=self.dataset_dir)

@@ -327,3 +327,47 @@ def test_train_dataset_dir_is_the_folder_of_the_pictures(tmp_path, _registered):
     transform = ImageTransform(56)
     want = transform.normalise(transform.pixels(tmp_path / "mine" / "1.png"))
     np.testing.assert_allclose(batch["images"][0, 1], want, atol=1e-6)
+
+
+# ---------------------------------------------------------------- threads
+
+
+def in_two_threads(transform, samples):
+    """What `transform` makes of each sample while another thread is in the middle of the other one."""
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier
+
+    template, barrier = transform.model_transform_template, Barrier(2, timeout=20)
+    step = template.build_labels
+
+    def meet(*args, **kwargs):
+        barrier.wait()
+        return step(*args, **kwargs)
+
+    template.build_labels = meet
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(transform, samples))
+
+
+@pytest.fixture
+def two_samples(small, tmp_path):
+    samples = [conversation(str(draw(tmp_path / f"{i}.png", seed=i)), answer=f"answer {i}") for i in range(2)]
+    return samples, [stock_transform(small, 160)(sample) for sample in samples]
+
+
+def test_threads_do_not_mix_samples(small, two_samples):
+    samples, alone = two_samples
+    for _ in range(3):
+        for got, want in zip(in_two_threads(stock_transform(small, 160), samples), alone, strict=True):
+            for left, right in zip(got, want, strict=True):
+                np.testing.assert_array_equal(left, right)
+
+
+def test_stock_record_is_shared(small, two_samples, monkeypatch):
+    """The fault that `record.py` works around; when this fails, `record.py` can go."""
+    from mindformers_qwenvl.data import template
+
+    monkeypatch.setattr(template, "separate_threads", lambda record: None)
+    samples, alone = two_samples
+    mixed = in_two_threads(stock_transform(small, 160), samples)
+    assert not all(np.array_equal(got[3], want[3]) for got, want in zip(mixed, alone, strict=True))

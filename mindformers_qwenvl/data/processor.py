@@ -1,0 +1,306 @@
+"""`QwenVLProcessor` and `QwenVLImageProcessor`: a query to the inputs of `QwenVL.generate`, and its output to text."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindformers.models.build_processor import build_processor
+from mindformers.models.image_processing_utils import BaseImageProcessor
+from mindformers.models.multi_modal import BaseXModalToTextProcessor
+from mindformers.models.utils import IMAGE_PROCESSOR_NAME
+from mindformers.tools.register import MindFormerConfig
+from mindspore import Tensor
+from PIL import Image
+
+from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE, Sample
+from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImageTransform
+from mindformers_qwenvl.data.template import QwenVLContentTransformTemplate
+from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
+
+
+class QwenVLImageProcessor(BaseImageProcessor):
+    """Pictures to pixels: resize to a square, scale to 0..1, normalise.
+
+    Args:
+        image_size: side of the square.
+        interpolation: see `images.INTERPOLATIONS`.
+        mean, std: of the channels R, G, B; None is CLIP's.
+        is_hwc: only False; the network takes [3, H, W].
+        exif_rotation: turn pictures as their EXIF orientation says; the original does not.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 448,
+        interpolation: str = "bicubic",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        is_hwc: bool = False,
+        exif_rotation: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if is_hwc:
+            raise ValueError("is_hwc: the network takes images as [3, H, W], so only False is possible")
+        super().__init__()
+        mean, std = tuple(mean or CLIP_MEAN), tuple(std or CLIP_STD)
+        self.image_transform = ImageTransform(image_size, interpolation, mean, std, exif_rotation)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments, as plain values; the host's `save_pretrained` writes them."""
+        return _image_settings(self.image_transform)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`config`, with the name of the class, for `preprocessor_config.json`."""
+        return {**self.config, "image_processor_type": type(self).__name__}
+
+    def preprocess(self, images: Any, **kwargs: Any) -> Tensor:
+        """float32 [N, 3, image_size, image_size] of one picture or several.
+
+        Args:
+            images: what `images.open_image` takes, a list of that, or an array or Tensor uint8 [N, H, W, 3].
+
+        Raises:
+            FileNotFoundError, ImageError: names the picture and says why.
+        """
+        if isinstance(images, Tensor):
+            images = images.asnumpy()
+        one = isinstance(images, str | os.PathLike | bytes | Image.Image) or getattr(images, "ndim", 4) < 4
+        pixels = self.image_transform.stack([images] if one else list(images), root=kwargs.get("root"))
+        return Tensor(self.image_transform.normalise(pixels))
+
+
+class QwenVLProcessor(BaseXModalToTextProcessor):
+    """Queries to the inputs of `QwenVL.generate`, and its output to text.
+
+    `processor([{"image": "a.jpg"}, {"text": "What is it?"}])`, or a list of such lists for a batch, or a text, gives
+    input_ids int32 [B, S], padded on the right; images float32 [B, N, 3, H, W]; image_context_pos int32 [B, N, Q, 2] of
+    (row, position). Rows with fewer images than N have black ones at position -1, which the network leaves out.
+
+    Args:
+        image_processor: a `QwenVLImageProcessor`; its settings are those of the template, unless that has its own.
+        tokenizer: a `QwenVLTokenizer`.
+        max_length: the most tokens a prompt may have; None: any number.
+        model_transform_template: a `QwenVLContentTransformTemplate` in mode "predict", or its YAML section as a dict.
+        num_queries: slots of an image; None leaves it to the template or the tokenizer. Old YAMLs may call it
+            `image_padding_size`.
+        padding: pad a batch to its longest row ("longest") or always to `max_length` ("max_length").
+        chat_format, system_message, dataset_dir: of the template, see there.
+        prompt, return_tensors: of old YAMLs; accepted, and change nothing.
+
+    Raises:
+        ValueError: an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        image_processor: QwenVLImageProcessor | None = None,
+        tokenizer: Any = None,
+        max_length: int | None = None,
+        model_transform_template: QwenVLContentTransformTemplate | Mapping[str, Any] | None = None,
+        num_queries: int | None = None,
+        padding: str = "longest",
+        chat_format: str = "raw",
+        system_message: str = SYSTEM_MESSAGE,
+        dataset_dir: str = "",
+        image_padding_size: int | None = None,
+        prompt: str | None = None,
+        return_tensors: str = "ms",
+    ) -> None:
+        if tokenizer is None:
+            raise ValueError("QwenVLProcessor needs a tokenizer (in a YAML: processor.tokenizer)")
+        if padding not in ("longest", "max_length") or (padding == "max_length" and not max_length):
+            raise ValueError(
+                f"padding is 'longest', or 'max_length' with a max_length, got {padding!r} and {max_length}"
+            )
+        template = model_transform_template
+        if not isinstance(template, QwenVLContentTransformTemplate):
+            settings = {
+                **(image_processor.config if image_processor is not None else {}),
+                "num_queries": num_queries or image_padding_size,
+                "chat_format": chat_format,
+                "system_message": system_message,
+                "dataset_dir": dataset_dir,
+                **_template_settings(template),
+            }
+            template = QwenVLContentTransformTemplate(**settings, tokenizer=tokenizer, mode="predict")
+        if template.mode != "predict":
+            raise ValueError(f"a processor needs a template in mode 'predict', this one is for {template.mode!r}")
+        super().__init__(template, tokenizer, max_length=max_length, padding=padding, return_tensors=return_tensors)
+        self.kwargs = {}
+        self.template = template
+        self.image_processor = image_processor or QwenVLImageProcessor(**_image_settings(template.image_transform))
+        if self.image_processor.image_transform != template.image_transform:
+            raise ValueError(
+                f"image_processor says {self.image_processor.config}, model_transform_template "
+                f"{_image_settings(template.image_transform)}; they must agree"
+            )
+        self._prompts: list[Sample] = []
+
+    def __call__(self, query_list: Any, history_list: Any = None) -> dict[str, Any]:
+        """Inputs of `generate` for one query or a batch of them, see the class.
+
+        Raises:
+            ValueError, FileNotFoundError: a query cannot be used; says which and why.
+        """
+        if history_list is not None:
+            raise ValueError("history_list: give the earlier turns as elements of the query")
+        queries = _as_batch(query_list)
+        rows, self._prompts = [], []
+        for number, query in enumerate(queries):
+            row = self.modal_transform.perform_predict_transform(query, batch_index=number)
+            if self.max_length and len(row["input_ids"]) > self.max_length:
+                raise ValueError(
+                    f"query {number} has {len(row['input_ids'])} tokens, max_length allows {self.max_length}; "
+                    "shorten it, or raise max_length if the network takes more"
+                )
+            rows.append(row)
+            self._prompts.append(self.modal_transform.result_recorder.get("sample"))
+        width = max(len(row["input_ids"]) for row in rows)
+        return self.template.batch(rows, self.max_length if self.padding == "max_length" else width)
+
+    def post_process(
+        self,
+        output_ids: Any,
+        queries: Any = None,
+        skip_special_tokens: bool = False,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Texts of what `generate` returned, see `QwenVLContentTransformTemplate.post_process`.
+
+        Args:
+            output_ids: rows of ids; each begins with its prompt.
+            queries: the queries of the rows. None: those of the last call, for the rows that begin with their tokens.
+            skip_special_tokens: leave out image, box and chat tokens.
+        """
+        rows = [[int(i) for i in np.asarray(row).reshape(-1)] for row in output_ids]
+        known: Sequence[Sample | None] = self._prompts
+        if queries is not None:
+            known = [self.template.prompt(query) for query in _as_batch(queries)]
+        known = [*known, *[None] * len(rows)][: len(rows)]
+        prompts = [
+            prompt if prompt is not None and row[: len(prompt.input_ids)] == prompt.input_ids.tolist() else None
+            for row, prompt in zip(rows, known, strict=True)
+        ]
+        return self.template.post_process(rows, prompts, skip_special_tokens)
+
+    # ---- files
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str] | None = None, save_name: str = "mindspore_model"):
+        """Write the tokenizer's files and `save_name`.yaml. Beside the config.json of a model it is
+        `preprocessor_config.json`, for a YAML in a folder makes MindFormers overlook its config.json.
+        """
+        folder = Path(save_directory or "./checkpoint_save")
+        self.tokenizer.save_pretrained(str(folder))
+        template = {key: value for key, value in self.template.config.items() if key not in _TRAINING_KEYS}
+        self.config = {
+            "image_processor": self.image_processor,
+            "tokenizer": self.tokenizer,
+            "max_length": self.max_length,
+            "padding": self.padding,
+            "model_transform_template": template,
+        }
+        if (folder / "config.json").is_file():
+            settings = self._inverse_parse_config(self.config)
+            content = {**self.image_processor.to_dict(), "processor": settings}
+            _write(folder / IMAGE_PROCESSOR_NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        else:
+            super().save_pretrained(str(folder), save_name)
+
+    def _inverse_parse_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The host's YAML section; the vocabulary is the one beside it, so that the folder may be moved."""
+        section = super()._inverse_parse_config({key: value for key, value in config.items() if value is not None})
+        plain = (str, int, float, bool)
+        section["tokenizer"] = {
+            key: value
+            for key, value in section["tokenizer"].items()
+            if key not in ("vocab_file", "name_or_path") and isinstance(value, plain)
+        }
+        return section
+
+    @classmethod
+    def from_pretrained(cls, yaml_name_or_path: str | os.PathLike[str], **kwargs: Any) -> QwenVLProcessor:
+        """The processor of a folder (one that `save_pretrained` wrote, or that of a model, ours or the original) or of
+        a YAML file with a section `processor`.
+
+        Raises:
+            FileNotFoundError: there is nothing to read.
+        """
+        path = Path(kwargs.pop("pretrained_model_name_or_path", None) or yaml_name_or_path)
+        folder = path if path.is_dir() else path.parent
+        for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
+            section = MindFormerConfig(str(file)).get("processor")
+            if section:
+                return build_processor(section, lib_path=str(folder))
+        if (file := folder / IMAGE_PROCESSOR_NAME).is_file():
+            section = json.loads(file.read_text(encoding="utf-8")).get("processor")
+            if section:
+                return build_processor(section, lib_path=str(folder))
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{path}: no YAML with a section `processor`, no {IMAGE_PROCESSOR_NAME} or config.json"
+            )
+        from mindformers_qwenvl.auto import processor_for  # it imports this module
+        from mindformers_qwenvl.config import QwenVLConfig
+
+        tokenizer = QwenVLTokenizer.from_pretrained(str(folder))
+        return processor_for(QwenVLConfig.from_pretrained(str(folder)), tokenizer)
+
+
+# Settings of the template that mean nothing in prediction, where `save_pretrained` need not keep them.
+_TRAINING_KEYS = (
+    "modal_content_padding_size",
+    "max_length",
+    "user_role_name",
+    "assistant_role_name",
+    "user_prompt",
+    "assistant_prompt",
+    "image_overflow",
+)
+
+
+def _image_settings(image: ImageTransform) -> dict[str, Any]:
+    return {
+        "image_size": image.size,
+        "interpolation": image.interpolation,
+        "mean": list(image.mean),
+        "std": list(image.std),
+        "exif_rotation": image.exif_rotation,
+    }
+
+
+def _template_settings(section: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of the template from its YAML section."""
+    if section is not None and not isinstance(section, Mapping):
+        raise ValueError(
+            f"model_transform_template: expected a QwenVLContentTransformTemplate or its YAML section, got {section!r}"
+        )
+    section = dict(section or {})
+    name = section.pop("type", QwenVLContentTransformTemplate.__name__)
+    if name != QwenVLContentTransformTemplate.__name__:
+        raise ValueError(f"model_transform_template: type {name!r} is not QwenVLContentTransformTemplate")
+    return {key: value for key, value in section.items() if key not in ("auto_register", "mode", "tokenizer")}
+
+
+def _as_batch(queries: Any) -> list[Any]:
+    """A list of queries: of a text, a query, or several of either."""
+    if isinstance(queries, str):
+        queries = [queries]
+    if isinstance(queries, Mapping) or not isinstance(queries, list | tuple) or not len(queries):
+        raise ValueError(
+            f'expected a query like [{{"image": path}}, {{"text": "..."}}] or a list of such, got {queries!r}'
+        )
+    if isinstance(queries[0], Mapping):
+        queries = [queries]
+    return [[{"text": query}] if isinstance(query, str) else query for query in queries]
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
