@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,9 +117,9 @@ def golden_query(tokenizer, name, prompt):
     """(query in list form, golden ids with pads in the images) of a golden prompt with the pictures of its set."""
     golden = golden_set(name)
     ids = golden.arrays[f"ids.{prompt}"].tolist()
-    text = tokenizer.decode(ids)
-    for number, path in enumerate(part.split("</img>")[0] for part in text.split("<img>")[1:]):
-        text = text.replace(f"<img>{path}</img>", f"<img>{golden.image(number)}</img>")
+    text = re.sub(
+        "<img>(.*?)</img>", lambda tag: f"<img>{golden.image(Path(tag[1]).stem)}</img>", tokenizer.decode(ids)
+    )
     return [{"text": text}], pads_in_images(ids, tokenizer)
 
 
@@ -131,7 +133,8 @@ def test_golden_prompts(make, tokenizer, prompt):
         assert images.shape == (1, 1, 3, 56, 56) and (positions == -1).all()
         return
     np.testing.assert_array_equal(positions.ravel(), slots)
-    for index, image in enumerate(images[0]):
+    shown = [int(Path(path).stem) for path in re.findall("<img>(.*?)</img>", query[0]["text"])]
+    for index, image in zip(shown, images[0], strict=True):
         assert_golden_pixels(image, golden_set("a56"), index)
 
 
