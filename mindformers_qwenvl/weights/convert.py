@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mindformers_qwenvl.weights.dtypes import CODES, ITEM_BYTES, STORAGE, cast, widen
-from mindformers_qwenvl.weights.names import is_training_state, layout, to_original, to_ours
+from mindformers_qwenvl.weights.dtypes import CODES, ITEM_BYTES, cast, widen
+from mindformers_qwenvl.weights.names import is_training_state, layout
+from mindformers_qwenvl.weights.plan import Target, make_plan, read_config, target_blocks
 from mindformers_qwenvl.weights.reader import Checkpoint
-from mindformers_qwenvl.weights.shapes import check_shapes, listed, original_shapes, our_shapes
+from mindformers_qwenvl.weights.shapes import check_shapes, listed, our_shapes
 from mindformers_qwenvl.weights.writer import Entry, write_ckpt, write_safetensors, write_sharded
 
-__all__ = ["Report", "convert", "load_original", "read_config"]
+__all__ = ["Report", "convert", "load_original"]
 
-BLOCK = 1 << 22  # numbers in memory at a time
 COMPANIONS = ("config.json", "generation_config.json", "tokenizer_config.json", "qwen.tiktoken")
 DEFAULT_SHARD = 5_000_000_000
 
 Progress = Callable[[str, int], None]
 """Called with a tensor's name and the bytes written since the last call."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A tensor of the result: what it is, and the ranges [start, stop) of flattened source tensors it is made of."""
-
-    entry: Entry
-    pieces: tuple[tuple[str, int, int], ...]
 
 
 @dataclass
@@ -76,84 +68,13 @@ class Report:
         return "\n".join([*lines, f"took     {self.seconds:.1f} s, {rate:,.0f} MB/s"])
 
 
-def read_config(path: str | os.PathLike) -> dict[str, Any]:
-    """The original config.json at `path`: the file itself, a folder that holds it, or a weight file beside it.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not JSON, or not the config of an original Qwen-VL.
-    """
-    path = Path(path)
-    if path.suffix != ".json":
-        path = (path if path.is_dir() else path.parent) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist: the original config.json says which shapes the weights must have"
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(config, dict) or "visual" not in config:
-        raise ValueError(f"{path} is not the config of an original Qwen-VL: it has no 'visual'")
-    return config
-
-
-def make_plan(
-    checkpoint: Checkpoint, config: dict[str, Any], *, reverse: bool, dtype: str | None
-) -> tuple[list[Target], list[str]]:
-    """Check the tensors of `checkpoint` against `config` and lay out the result, in the order of the source.
-
-    Returns:
-        The tensors of the result, and the names of source tensors that have no place in it on purpose.
-
-    Raises:
-        ValueError: missing, unknown or wrong-shaped tensors, or ones that are no FP16, BF16 or FP32; all are listed.
-    """
-    drop = is_training_state if reverse else _is_buffer
-    dropped = [name for name in checkpoint if drop(name)]
-    found = {name: info for name, info in checkpoint.tensors.items() if not drop(name)}
-    theirs, ours = original_shapes(config), our_shapes(config)
-    check_shapes({name: info.shape for name, info in found.items()}, ours if reverse else theirs, str(checkpoint.path))
-    if odd := [f"{name} is {info.dtype}" for name, info in found.items() if info.dtype not in STORAGE]:
-        raise ValueError(f"{checkpoint.path}: expected F16, BF16 or F32, but {listed(odd)}")
-
-    targets = []
-    for name, info in found.items():
-        if not reverse:
-            parts = to_ours(name)
-            size = info.size // len(parts)
-            for index, part in enumerate(parts):
-                entry = Entry(part, dtype or info.dtype, ours[part])
-                targets.append(Target(entry, ((name, index * size, (index + 1) * size),)))
-            continue
-        part = to_original(name)
-        if part.index:  # the first part stands for them all
-            continue
-        sources = to_ours(part.name)
-        kinds = {found[source].dtype for source in sources}
-        if dtype is None and len(kinds) > 1:
-            raise ValueError(
-                f"{listed(sources)} become one tensor but have dtypes {listed(sorted(kinds))}: give --dtype"
-            )
-        pieces = tuple((source, 0, found[source].size) for source in sources)
-        targets.append(Target(Entry(part.name, dtype or info.dtype, theirs[part.name]), pieces))
-    return targets, dropped
-
-
-def _is_buffer(name: str) -> bool:
-    try:
-        return not to_ours(name)
-    except ValueError:
-        return False  # unknown: the comparison with the config lists it
-
-
-def target_blocks(checkpoint: Checkpoint, target: Target) -> Iterator[tuple[np.ndarray, int]]:
-    """The numbers of `target`, a block at a time, each with the count of values that overflowed in its cast."""
-    for source, start, stop in target.pieces:
-        for begin in range(start, stop, BLOCK):
-            block = checkpoint.read(source, begin, min(begin + BLOCK, stop))
-            yield cast(block, checkpoint.tensors[source].dtype, target.entry.dtype)
+def _ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The items, the next one being prepared in a thread while the caller writes the last: a cast overlaps the disk."""
+    with ThreadPoolExecutor(1) as worker:
+        upcoming = worker.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = worker.submit(next, items, None)
+            yield item
 
 
 def convert(
@@ -247,7 +168,10 @@ def _write(
     by_name = {target.entry.name: target for target in targets}
 
     def blocks(entry: Entry) -> Iterator[np.ndarray]:
-        for block, overflowed in target_blocks(checkpoint, by_name[entry.name]):
+        target = by_name[entry.name]
+        numbers = target_blocks(checkpoint, target)
+        plain = all(checkpoint.tensors[name].dtype == entry.dtype for name, _, _ in target.pieces)
+        for block, overflowed in numbers if plain else _ahead(numbers):
             if overflowed:
                 report.overflow[entry.name] = report.overflow.get(entry.name, 0) + overflowed
             yield block
