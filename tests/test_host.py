@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+from tests.golden import golden_set
+
 STOCK = """
 import json, os, sys
 import mindspore as ms
@@ -162,6 +164,80 @@ def test_auto_register_key_in_a_yaml_section(registered, monkeypatch):
     section = {"type": "QwenVLImageProcessor", "auto_register": "qwenvl_processor.QwenVLImageProcessor"}
     built = registered.get_instance_from_cfg({**section, "image_size": 56}, "processor")
     assert type(built) is registered.get_cls("processor", "QwenVLImageProcessor")
+
+
+OLD_YAML = """
+model:
+  model_config:
+    type: QwenVLConfig
+    auto_register: qwenvl_config.QwenVLConfig
+    freeze_vision: True
+    compute_dtype: "float32"
+    param_init_type: "float32"
+    num_queries: 16
+    vision_model:
+      arch:
+        type: QwenVLVisionModel
+        auto_register: qwenvl_model.QwenVLVisionModel
+      model_config:
+        type: QwenVLVisionConfig
+        auto_register: qwenvl_config.QwenVLVisionConfig
+        hidden_size: 64
+        num_hidden_layers: 1
+        num_attention_heads: 4
+        image_size: 56
+    llm_model:
+      arch:
+        type: QwenForCausalLM
+        auto_register: qwen_model.QwenForCausalLM
+      model_config:
+        type: QwenConfig
+        auto_register: qwenvl_config.QwenConfig
+        seq_length: 64
+        hidden_size: 256
+        num_layers: 1
+        num_heads: 2
+        vocab_size: 1024
+        intermediate_size: 352
+  arch:
+    type: QwenVL
+    auto_register: qwenvl_model.QwenVL
+processor:
+  type: QwenVLProcessor
+  auto_register: qwenvl_processor.QwenVLProcessor
+  image_processor:
+    type: QwenVLImageProcessor
+    auto_register: qwenvl_processor.QwenVLImageProcessor
+    image_size: 56
+  tokenizer:
+    type: QwenVLTokenizer
+    auto_register: qwenvl_tokenizer.QwenVLTokenizer
+    max_length: 32
+  max_length: 64
+template:
+  type: QwenVLContentTransformTemplate
+  auto_register: qwenvl_processor.QwenVLContentTransformTemplate
+  mode: "train"
+  image_size: 56
+"""
+
+
+def test_sections_of_an_old_yaml_as_they_stand(registered, monkeypatch, tmp_path):
+    from mindformers import MindFormerConfig
+    from mindformers.dataset.transforms import build_transforms
+    from mindformers.models import build_network, build_processor
+
+    monkeypatch.delenv("REGISTER_PATH", raising=False)
+    (tmp_path / "old.yaml").write_text(OLD_YAML)
+    config = MindFormerConfig(str(tmp_path / "old.yaml"))
+    config.processor.tokenizer.vocab_file = str(golden_set("a56").vocab_file)
+    network = build_network(config.model)
+    assert type(network).__name__ == "QwenVL"
+    assert not any(p.requires_grad for p in network.get_parameters() if ".resblocks." in p.name)
+    processor = build_processor(config.processor)
+    assert (type(processor).__name__, type(processor.tokenizer).__name__) == ("QwenVLProcessor", "QwenVLTokenizer")
+    template = build_transforms(config.template, default_args={"tokenizer": processor.tokenizer, "max_length": 64})
+    assert type(template).__name__ == "QwenVLContentTransformTemplate"
 
 
 def test_auto_register_of_others_is_the_hosts(registered, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import textwrap
 
 import pytest
@@ -87,13 +88,25 @@ def test_msrun_workers(installed, tmp_path):
     (tmp_path / "job.py").write_text(FOUND)
     launch = f"import sys; sys.executable = {str(installed.python)!r}; sys.argv[1:] = {{}}; "
     launch += "from mindspore.parallel.cluster.run import main; main()"
-    options = ["--worker_num=2", "--local_worker_num=2", "--master_port=8931", "--join=True", "--log_dir=log"]
+    options = [
+        "--worker_num=2",
+        "--local_worker_num=2",
+        f"--master_port={_free_port()}",
+        "--join=True",
+        "--log_dir=log",
+    ]
     installed.run(
         "-c", launch.format([*options, "job.py"]), cwd=tmp_path, PATH=f"{installed.python.parent}:/usr/bin:/bin"
     )
     logs = [path.read_text() for path in sorted((tmp_path / "log").glob("worker_*.log"))]
     assert len(logs) == 2
     assert all("FOUND QwenVL" in log for log in logs)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def test_broken_plugins_only_warn(installed, tmp_path, add_plugin):
