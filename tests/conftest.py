@@ -18,7 +18,7 @@ def _scratch(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def checkpoint_dir(tmp_path_factory) -> Callable[..., Path]:
-    """`checkpoint_dir("a56")` -> an original HuggingFace directory, drawn once a session; copy it before changing it."""
+    """`checkpoint_dir("a56")` -> an original HuggingFace directory, drawn once a session; copy it to change it."""
     drawn: dict[tuple, Path] = {}
 
     def factory(name: str, *, seed: int = 0, shards: int = 3) -> Path:

@@ -21,7 +21,7 @@ _BLOCK = 1 << 18  # numbers cast at a time: small enough that the intermediate a
 def widen(array: np.ndarray, source: str) -> np.ndarray:
     """The values of `array` (dtype code `source`) as float32, exactly."""
     if source == "BF16":
-        return (array.astype(np.uint32) << 16).view(np.float32)
+        return np.left_shift(array, 16, dtype=np.uint32).view(np.float32)
     return array.astype(np.float32, copy=False)
 
 
@@ -74,15 +74,22 @@ def cast(array: np.ndarray, source: str, target: str) -> tuple[np.ndarray, int]:
     """
     if source == target:
         return array, 0
+    if array.size <= _BLOCK:
+        return _cast_block(np.ascontiguousarray(array), source, target)
     result = np.empty(array.shape, STORAGE[target])
     overflow = 0
     for start in range(0, array.size, _BLOCK):
-        block = array[start : start + _BLOCK]
-        if ITEM_BYTES[source] == ITEM_BYTES[target]:
-            narrow = np.take(_table(source, target), block.view(np.uint16), mode="clip")
-        else:
-            narrow = _NARROW[target](widen(block, source))
-        result[start : start + _BLOCK] = narrow
-        if ITEM_BYTES[target] == 2 and (infinite := _infinities(narrow, target)):
-            overflow += infinite - _infinities(np.ascontiguousarray(block), source)
+        block = np.ascontiguousarray(array[start : start + _BLOCK])
+        result[start : start + _BLOCK], more = _cast_block(block, source, target)
+        overflow += more
     return result, overflow
+
+
+def _cast_block(block: np.ndarray, source: str, target: str) -> tuple[np.ndarray, int]:
+    if ITEM_BYTES[source] == ITEM_BYTES[target]:
+        result = np.take(_table(source, target), block.view(np.uint16), mode="clip")
+    else:
+        result = _NARROW[target](widen(block, source))
+    if ITEM_BYTES[target] == 2 and (infinite := _infinities(result, target)):
+        return result, infinite - _infinities(block, source)
+    return result, 0
