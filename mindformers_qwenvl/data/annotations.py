@@ -9,7 +9,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ class AnnotationError(ValueError):
 
 @dataclass(frozen=True)
 class SampleNote:
-    """Where a conversation came from: `where` for messages, `root` the folder of its pictures (None: not said)."""
+    """Where a conversation came from: `where` for messages, `root` the folder of its pictures (None: not said), and
+    whether they must be inside of it (`confined`) or its relative paths only start there."""
 
     where: str
     root: str | None = None
+    confined: bool = True
 
 
 class AnnotationFile:
@@ -150,7 +152,7 @@ class AnnotationFile:
 
 def encode_sample(turns: Iterable[tuple[str, str]], note: SampleNote) -> str:
     """The JSON text that MindFormers' `BaseXModalToTextTransform.process_conversation` reads, the note in front."""
-    header = {"from": NOTE_ROLE, "value": json.dumps({"where": note.where, "root": note.root})}
+    header = {"from": NOTE_ROLE, "value": json.dumps(asdict(note))}
     return json.dumps([header, *({"from": role, "value": text} for role, text in turns)])
 
 

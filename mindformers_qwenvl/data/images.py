@@ -2,15 +2,17 @@
 
 The pixels are those of the original Qwen-VL (`visual.py`, `VisionTransformer.encode`): first frame, `convert("RGB")`
 (alpha is dropped, not blended), Pillow's antialiasing bicubic to a square, `x / 255`, CLIP mean and deviation. Like
-there, an EXIF orientation is ignored unless `exif_rotation` asks for it.
+there, an EXIF orientation is ignored unless `exif_rotation` asks for it. Where pictures may come from and how large
+they may be is said by an `ImagePolicy`.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -18,13 +20,28 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import Image, ImageOps
 
+from mindformers_qwenvl.data.fetch import decode_data_uri, fetch, is_data_uri, is_web_address, shorten
+from mindformers_qwenvl.data.image_policy import ImageError, ImagePolicy, ImageRefusedError
+
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "INTERPOLATIONS",
+    "ImageError",
+    "ImagePolicy",
+    "ImageRefusedError",
+    "ImageSource",
+    "ImageTransform",
+    "is_data_uri",
+    "is_web_address",
+    "open_image",
+    "source_name",
+]
+
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-# From here on Pillow only warns of a decompression bomb; 89 megapixels are 270 MB once decoded.
-MAX_PIXELS = 89_478_485
 
 # The names MindFormers' transforms use, next to Pillow's.
 INTERPOLATIONS = {
@@ -37,8 +54,20 @@ INTERPOLATIONS = {
 }
 
 
-class ImageError(ValueError):
-    """A picture that cannot be used; the message names it and says why."""
+# How files begin that people take for pictures, to say what a file is that cannot be read.
+SIGNATURES = (
+    (rb"II\*\x00|MM\x00\*", "TIFF"),
+    (rb"8BPS", "PSD"),
+    (rb"P[1-7]\s", "PPM"),
+    (rb"\x00\x00\x01\x00", "ICO"),
+    (rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "JPEG2000"),
+    (rb"....ftyp(?:avif|avis)", "AVIF"),
+    (rb"....ftyp", "HEIF or a video"),
+    (rb"%!PS", "EPS"),
+    (rb"%PDF", "PDF"),
+    (rb"(?i:\s*<(?:\?xml|svg))", "SVG"),
+    (rb"(?i:\s*<(?:!doctype html|html))", "HTML"),
+)
 
 
 def open_image(
@@ -46,45 +75,58 @@ def open_image(
     *,
     root: str | os.PathLike[str] | None = None,
     exif_rotation: bool = False,
-    max_pixels: int = MAX_PIXELS,
+    policy: ImagePolicy | None = None,
 ) -> Image.Image:
     """The picture `source`, decoded, as an RGB Pillow image of its own size.
 
     Args:
-        source: a path, a `file://` address, the bytes of an image file, a Pillow image, or an array uint8 [H, W],
-            [H, W, 1], [H, W, 3] or [H, W, 4].
-        root: folder that a relative path starts from.
+        source: a path, a `file://`, `http://`, `https://` or `data:...;base64,` address, the bytes of an image file, a
+            Pillow image, or an array uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
+        root: folder that a relative path starts from, and that no path may leave unless the policy says so.
         exif_rotation: turn the picture as its EXIF orientation says.
-        max_pixels: refuse larger ones before decoding them.
+        policy: where the picture may come from, how large it may be; None is the default `ImagePolicy`.
 
     Raises:
         FileNotFoundError: no file at the path.
-        ImageError: not a picture, broken, too large, or a kind of source that is not supported.
+        ImageRefusedError: the policy keeps it out; says which rule and how to allow it.
+        ImageError: not a picture, broken, cannot be fetched, or a kind of source that is not supported.
     """
+    policy = policy or ImagePolicy()
     name = source_name(source)
     if isinstance(source, np.ndarray):
         source = _from_array(source, name)
     if isinstance(source, Image.Image):
-        return _to_rgb(source, name, exif_rotation, max_pixels)
-    file = io.BytesIO(source) if isinstance(source, bytes | bytearray) else _path(source, root)
-    if isinstance(file, Path):
+        return _to_rgb(source, name, exif_rotation, policy.max_pixels)
+    called = ""
+    if is_web_address(source):
+        download = fetch(source, policy)
+        called = f"; the server calls it {download.content_type}" if download.content_type else ""
+        source = download.data
+    elif is_data_uri(source):
+        source = decode_data_uri(source, policy)
+    if isinstance(source, bytes | bytearray):
+        file: io.BytesIO | Path = io.BytesIO(source)
+    else:
+        file = _file(source, root, policy)
         name = str(file)
-        if not file.is_file():
-            raise FileNotFoundError(f"image {name}: {'a folder, not a file' if file.is_dir() else 'no such file'}")
     try:
-        image = Image.open(file)
+        image = Image.open(file, formats=policy.formats)
     except Image.DecompressionBombError as error:
-        raise ImageError(f"image {name}: too large ({error})") from error
+        raise ImageError(
+            f"image {name}: too large ({error}; Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS)"
+        ) from error
     except Exception as error:  # a damaged header raises whatever the format's reader stumbles over
-        raise ImageError(f"image {name}: not a readable image ({_reason(error, name)})") from error
+        _refuse_format(file, name, policy.formats, called)
+        raise ImageError(f"image {name}: not a readable image ({_reason(error, name)}{called})") from error
     with image:
-        return _to_rgb(image, name, exif_rotation, max_pixels)
+        return _to_rgb(image, name, exif_rotation, policy.max_pixels)
 
 
 def source_name(source: Any) -> str:
-    """How messages call `source`: its path, or what it is."""
+    """How messages call `source`: its path or address, or what it is."""
     if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
+        text = os.fspath(source)
+        return shorten(text, 40 if is_data_uri(text) else 400) if isinstance(text, str) else repr(text)
     if isinstance(source, bytes | bytearray):
         return f"<{len(source)} bytes>"
     if isinstance(source, Image.Image):
@@ -92,11 +134,6 @@ def source_name(source: Any) -> str:
     if isinstance(source, np.ndarray):
         return f"<array {source.dtype} {list(source.shape)}>"
     return f"<{type(source).__name__}>"
-
-
-def is_web_address(source: Any) -> bool:
-    """Whether `source` is an http(s) address."""
-    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
 @dataclass(frozen=True)
@@ -108,6 +145,7 @@ class ImageTransform:
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     exif_rotation: bool = False
+    policy: ImagePolicy = field(default_factory=ImagePolicy)
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size <= 0:
@@ -122,7 +160,7 @@ class ImageTransform:
 
     def pixels(self, source: ImageSource, *, root: str | os.PathLike[str] | None = None) -> np.ndarray:
         """The picture as uint8 [size, size, 3]; errors as in `open_image`."""
-        image = open_image(source, root=root, exif_rotation=self.exif_rotation)
+        image = open_image(source, root=root, exif_rotation=self.exif_rotation, policy=self.policy)
         return np.asarray(image.resize((self.size, self.size), INTERPOLATIONS[self.interpolation]))
 
     def stack(self, sources: Sequence[ImageSource], *, root: str | os.PathLike[str] | None = None) -> np.ndarray:
@@ -143,23 +181,35 @@ class ImageTransform:
         return out
 
 
-def _path(source: Any, root: str | os.PathLike[str] | None) -> Path:
+def _file(source: Any, root: str | os.PathLike[str] | None, policy: ImagePolicy) -> Path:
+    """The file that `source` means, if it is there and the policy allows it."""
+    name = source_name(source)
     if not isinstance(source, str | os.PathLike):
         raise ImageError(
-            f"image {source_name(source)}: expected a path, a file:// address, bytes, a Pillow image or a uint8 array"
+            f"image {name}: expected a path, an address (file://, http(s)://, data:), bytes, a Pillow image or a uint8 "
+            "array"
         )
     text = os.fspath(source)
     if not isinstance(text, str) or not text.strip() or "\0" in text:
-        raise ImageError(f"image {text!r}: not a file name")
-    if is_web_address(text):
-        raise ImageError(f"image {text}: a web address; download the picture and give the path of the file")
-    if text.lower().startswith("file://"):
+        raise ImageError(f"image {name!r}: not a file name")
+    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text):
+        if scheme[1].lower() != "file":
+            raise ImageRefusedError(name, f"{scheme[1]}:// is not read; file, http, https and data: addresses are")
         parts = urlsplit(text)
-        if parts.netloc not in ("", "localhost"):
-            raise ImageError(f"image {text}: a file:// address of another machine ({parts.netloc})")
+        if parts.netloc.lower() not in ("", "localhost"):
+            raise ImageError(f"image {name}: a file:// address of another machine ({parts.netloc})")
         text = unquote(parts.path)
     path = Path(text)
-    return Path(root) / path if root and not path.is_absolute() else path
+    path = Path(root) / path if root and not path.is_absolute() else path
+    try:
+        path = policy.check_path(path, root, name)
+        if not path.is_file():
+            raise FileNotFoundError(f"image {path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, links in a circle, a NUL
+        raise error if isinstance(error, ImageError) else ImageError(f"image {name}: {error}") from error
+    return path
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
@@ -169,10 +219,26 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.ndim == 3 and channels == 1 else array))
 
 
+def _refuse_format(file: io.BytesIO | Path, name: str, formats: Sequence[str], called: str) -> None:
+    """Raise `ImageRefusedError` if the file is of a known format that is not among `formats`."""
+    try:
+        with io.BytesIO(file.getvalue()) if isinstance(file, io.BytesIO) else file.open("rb") as opened:
+            head = opened.read(32)
+    except OSError:
+        return  # unreadable, as the caller is about to say
+    what = next((what for signature, what in SIGNATURES if re.match(signature, head, re.DOTALL)), None)
+    if what and what not in formats:
+        Image.init()
+        how = f"convert it, or add {what} to image_policy: {{formats: [...]}}" if what in Image.OPEN else "convert it"
+        reason = f"not a readable image ({what}; {', '.join(formats)} are read{called})"
+        raise ImageRefusedError(name, reason, "formats", how)
+
+
 def _to_rgb(image: Image.Image, name: str, exif_rotation: bool, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(f"image {name}: {width}x{height} pixels, more than the {max_pixels} allowed")
+        reason = f"{width}x{height} pixels, more than the {max_pixels} allowed"
+        raise ImageRefusedError(name, reason, "max_pixels", "image_policy: {max_pixels: ...} allows more")
     if width * height == 0:
         raise ImageError(f"image {name}: empty, {width}x{height} pixels")
     try:

@@ -24,8 +24,9 @@ class QwenVLDataLoader:
         shuffle: another order in each epoch.
         seed: order of the shuffle, the same on every rank. None: MindSpore's dataset seed (`train_dataset.seed`).
         num_samples: use the first so many samples of the file only.
-        dataset_dir: folder of the pictures; takes the place of the template's `dataset_dir`. It is what
-            `run_mindformer.py --train_dataset_dir` sets, so it may also be the annotation file itself.
+        dataset_dir: folder of the pictures; takes the place of the template's `dataset_dir`, and like that one keeps
+            them inside. It is what `run_mindformer.py --train_dataset_dir` sets, so it may also be the annotation file
+            itself: relative paths then start from its folder, and absolute ones may lead anywhere.
         data_field, from_keyword, value_keyword: keys of the conversation, of its roles and of its texts.
         kwargs: for `mindspore.dataset.GeneratorDataset`.
 
@@ -48,7 +49,8 @@ class QwenVLDataLoader:
     ) -> GeneratorDataset:
         path, root = _find(annotation_file, dataset_dir)
         file = AnnotationFile(path, data_field=data_field, from_keyword=from_keyword, value_keyword=value_keyword)
-        source = _Samples(file, root, num_samples)
+        confined = not (dataset_dir and Path(dataset_dir).is_file())
+        source = _Samples(file, root, num_samples, confined)
         if shuffle and seed is not None:
             kwargs["sampler"] = SeededShuffle(len(source), seed)
         else:
@@ -74,11 +76,12 @@ class SeededShuffle(Sampler):
 class _Samples:
     """Random access to the samples, as `GeneratorDataset` wants it."""
 
-    def __init__(self, file: AnnotationFile, root: str | None, num_samples: int | None) -> None:
+    def __init__(self, file: AnnotationFile, root: str | None, num_samples: int | None, confined: bool = True) -> None:
         if num_samples is not None and num_samples <= 0:
             raise ValueError(f"num_samples must be above 0 or left out, got {num_samples}")
         self.file = file
         self.root = root
+        self.confined = confined
         self.size = len(file) if num_samples is None else min(len(file), num_samples)
 
     def __len__(self) -> int:
@@ -87,7 +90,7 @@ class _Samples:
     def __getitem__(self, index: int) -> tuple[np.ndarray]:
         index = int(index)
         where, turns = self.file.sample(index)
-        return (np.array(encode_sample(turns, SampleNote(where, self.root))),)
+        return (np.array(encode_sample(turns, SampleNote(where, self.root, self.confined))),)
 
 
 def _find(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mindspore import Tensor
 from PIL import Image
 
 from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE, Sample
-from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImageTransform
+from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform
 from mindformers_qwenvl.data.template import QwenVLContentTransformTemplate
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
 
@@ -32,6 +33,7 @@ class QwenVLImageProcessor(BaseImageProcessor):
         mean, std: of the channels R, G, B; None is CLIP's.
         is_hwc: only False; the network takes [3, H, W].
         exif_rotation: turn pictures as their EXIF orientation says; the original does not.
+        image_policy: an `ImagePolicy`, or its YAML section: where pictures may come from, how large they may be.
     """
 
     def __init__(
@@ -42,13 +44,15 @@ class QwenVLImageProcessor(BaseImageProcessor):
         std: Sequence[float] | None = None,
         is_hwc: bool = False,
         exif_rotation: bool = False,
+        image_policy: ImagePolicy | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if is_hwc:
             raise ValueError("is_hwc: the network takes images as [3, H, W], so only False is possible")
         super().__init__()
         mean, std = tuple(mean or CLIP_MEAN), tuple(std or CLIP_STD)
-        self.image_transform = ImageTransform(image_size, interpolation, mean, std, exif_rotation)
+        policy = ImagePolicy.of(image_policy)
+        self.image_transform = ImageTransform(image_size, interpolation, mean, std, exif_rotation, policy)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -70,7 +74,7 @@ class QwenVLImageProcessor(BaseImageProcessor):
         """
         if isinstance(images, Tensor):
             images = images.asnumpy()
-        one = isinstance(images, str | os.PathLike | bytes | Image.Image) or getattr(images, "ndim", 4) < 4
+        one = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image) or getattr(images, "ndim", 4) < 4
         pixels = self.image_transform.stack([images] if one else list(images), root=kwargs.get("root"))
         return Tensor(self.image_transform.normalise(pixels))
 
@@ -91,6 +95,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
             `image_padding_size`.
         padding: pad a batch to its longest row ("longest") or always to `max_length` ("max_length").
         chat_format, system_message, dataset_dir: of the template, see there.
+        image_policy: an `ImagePolicy`, or its YAML section; goes before those of the template and the image_processor.
         prompt, return_tensors: of old YAMLs; accepted, and change nothing.
 
     Raises:
@@ -111,6 +116,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         image_padding_size: int | None = None,
         prompt: str | None = None,
         return_tensors: str = "ms",
+        image_policy: ImagePolicy | Mapping[str, Any] | None = None,
     ) -> None:
         if tokenizer is None:
             raise ValueError("QwenVLProcessor needs a tokenizer (in a YAML: processor.tokenizer)")
@@ -127,8 +133,14 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
                 "system_message": system_message,
                 "dataset_dir": dataset_dir,
                 **_template_settings(template),
+                **({"image_policy": image_policy} if image_policy is not None else {}),
             }
             template = QwenVLContentTransformTemplate(**settings, tokenizer=tokenizer, mode="predict")
+            if image_processor is not None:  # it reads pictures too, when it is called by itself
+                policy = template.image_transform.policy
+                image_processor.image_transform = replace(image_processor.image_transform, policy=policy)
+        if image_policy is not None and ImagePolicy.of(image_policy) != template.image_transform.policy:
+            raise ValueError("image_policy: the model_transform_template is made already, and has another one")
         if template.mode != "predict":
             raise ValueError(f"a processor needs a template in mode 'predict', this one is for {template.mode!r}")
         super().__init__(template, tokenizer, max_length=max_length, padding=padding, return_tensors=return_tensors)
@@ -271,6 +283,7 @@ def _image_settings(image: ImageTransform) -> dict[str, Any]:
         "mean": list(image.mean),
         "std": list(image.std),
         "exif_rotation": image.exif_rotation,
+        **({"image_policy": image.policy.to_dict()} if image.policy != ImagePolicy() else {}),
     }
 
 

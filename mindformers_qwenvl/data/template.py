@@ -8,7 +8,8 @@ gets in between. Qwen-VL's layout tokenises a turn in pieces, so the first metho
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from mindformers.models.multi_modal.utils import DataRecord
 from mindformers.tools.logger import logger
 from mindspore import Tensor
 
-from mindformers_qwenvl.data.annotations import split_note
+from mindformers_qwenvl.data.annotations import SampleNote, split_note
 from mindformers_qwenvl.data.conversation import (
     IGNORE,
     SYSTEM_MESSAGE,
@@ -33,7 +34,7 @@ from mindformers_qwenvl.data.conversation import (
     query_sample,
     training_sample,
 )
-from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImageTransform
+from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform, is_data_uri
 from mindformers_qwenvl.data.output import output_text
 from mindformers_qwenvl.data.record import separate_threads
 
@@ -60,7 +61,8 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         max_length: tokens of a training sample, S.
         image_size: side of the squares that pictures are resized to.
         num_queries: slots of an image; None leaves it to the tokenizer, otherwise the tokenizer is set to it.
-        dataset_dir: folder that relative paths of pictures start from. A `dataset_dir` of the data loader goes first.
+        dataset_dir: folder that relative paths of pictures start from, and that no path leaves unless `image_policy`
+            says so. A `dataset_dir` of the data loader goes first. Without either, absolute paths may lead anywhere.
         system_message: text of the system turn.
         user_role_name, assistant_role_name: `from` of the conversations' turns.
         user_prompt, assistant_prompt: put in front of every text of that role.
@@ -70,6 +72,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         chat_format: prompts of prediction: "raw", the query as it is, or "chatml", the frame of the chat model and of
             fine-tuned ones.
         interpolation, mean, std, exif_rotation: see `images.ImageTransform`; mean and std are for prediction.
+        image_policy: an `ImagePolicy`, or its YAML section: where pictures may come from, how large they may be.
 
     Raises:
         ValueError: an argument makes no sense. A sample that cannot be used raises `BadSampleError` with its name.
@@ -97,6 +100,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
         exif_rotation: bool = False,
+        image_policy: ImagePolicy | Mapping[str, Any] | None = None,
     ) -> None:
         _one_of("mode", mode, ("train", "predict"))
         _one_of("image_overflow", image_overflow, ("error", "skip_sample"))
@@ -128,7 +132,8 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
             "assistant_prompt": assistant_prompt,
             "image_overflow": image_overflow,
         }
-        self.image_transform = ImageTransform(image_size, interpolation, tuple(mean), tuple(std), exif_rotation)
+        policy = ImagePolicy.of(image_policy)
+        self.image_transform = ImageTransform(image_size, interpolation, tuple(mean), tuple(std), exif_rotation, policy)
         self._skipped: set[str] = set()
         if tokenizer is not None:
             self.check_modal_builder_tokens(tokenizer)
@@ -149,6 +154,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
             "mean": list(image.mean),
             "std": list(image.std),
             "exif_rotation": image.exif_rotation,
+            **({"image_policy": image.policy.to_dict()} if image.policy != ImagePolicy() else {}),
             **self.layout,
         }
 
@@ -192,7 +198,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         root = note.root if note and note.root else self.dataset_dir
         try:
             sample = self._training_sample(turns)
-            images = self.image_transform.stack(sample.images, root=root)
+            images = self._transform_for(note).stack(sample.images, root=root)
         except ImageCutError as error:
             if self.image_overflow == "error":
                 raise BadSampleError(f"{where}: {error}") from error
@@ -210,6 +216,12 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
             },
         )
         return [""]
+
+    def _transform_for(self, note: SampleNote | None) -> ImageTransform:
+        transform = self.image_transform
+        if note is None or not note.root or note.confined:
+            return transform
+        return replace(transform, policy=replace(transform.policy, allow_outside=True))
 
     def _training_sample(self, turns: list[tuple[str, str]]) -> Sample:
         sample = training_sample(turns, self.tokenizer, **self.layout)
@@ -246,7 +258,8 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
     def process_predict_query(self, query_ele_list: Sequence[dict[str, Any]], result_recorder: DataRecord) -> list[str]:
         """Lay out a query `[{"image": ...}, {"text": ...}, {"box": ..., "ref": ...}]` and read its pictures.
 
-        An image is a path, or anything else `images.open_image` takes.
+        An image is anything `images.open_image` takes. The host tokenises what this returns, for nothing: the tokens
+        are those of `prompt`, and an image's path or address may be longer than a tokenizer takes.
 
         Raises:
             ValueError, FileNotFoundError: the query cannot be used; names the element or the picture.
@@ -257,7 +270,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         pixels = self.image_transform.stack([sources.get(name, name) for name in sample.images], root=self.dataset_dir)
         result_recorder.put("sample", sample)
         result_recorder.put("images", self.image_transform.normalise(pixels))
-        return [self.tokenizer.from_list_format(elements)]
+        return [""]
 
     def prompt(self, query: Sequence[dict[str, Any]]) -> Sample:
         """Tokens of a query and where its images are, in the frame that `chat_format` says; reads no picture."""
@@ -315,7 +328,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
     # ---- both
 
     def build_conversation_input_text(self, raw_inputs: Sequence[str], result_recorder: DataRecord) -> Any:
-        """The text of a query; for a conversation the stand-in whose tokens `build_modal_context` replaces."""
+        """The stand-in whose tokens `build_modal_context` replaces."""
         return "".join(raw_inputs) if self.mode == "predict" else raw_inputs
 
     def build_modal_context(self, input_ids: Any, result_recorder: DataRecord, **kwargs: Any) -> np.ndarray:
@@ -351,14 +364,15 @@ def _beginning(turns: Sequence[tuple[str, str]]) -> str:
 
 
 def _name_images(elements: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The elements with a name in the place of every image that is not a path, and the images by these names."""
+    """The elements with a name in the place of every image that is no path or web address, and the images by these
+    names. A `data:` address has a name too: nobody wants to read its megabytes in an answer."""
     if not isinstance(elements, list | tuple):
         raise ValueError(f'a query is a list like [{{"image": path}}, {{"text": "..."}}], got {elements!r}')
     sources: dict[str, Any] = {}
     named = []
     for element in elements:
-        if isinstance(element, dict) and "image" in element and not isinstance(element["image"], str):
-            image = element["image"]
+        image = element.get("image", "") if isinstance(element, dict) else ""
+        if not isinstance(image, str) or is_data_uri(image):
             name = os.fspath(image) if isinstance(image, os.PathLike) else f"memory:{len(sources) + 1}"
             sources[name] = image
             element = {**element, "image": name}

@@ -14,7 +14,7 @@ from mindformers.models.tokenization_utils import PreTrainedTokenizer
 from mindformers.models.tokenization_utils_base import AddedToken
 
 from mindformers_qwenvl.data import list_format
-from mindformers_qwenvl.data.vocabulary import ENDOFTEXT, Encoded, Tags, Vocabulary
+from mindformers_qwenvl.data.vocabulary import ENDOFTEXT, MAX_PATH_BYTES, Encoded, Tags, Vocabulary
 from mindformers_qwenvl.data.vocabulary_file import FILE_NAME, find_vocabulary
 
 __all__ = ["QwenVLTokenizer"]
@@ -45,6 +45,8 @@ class QwenVLTokenizer(PreTrainedTokenizer):
         allowed_special: special tokens recognised in text: "all", "image" (image and grounding tags only, so that a
             user's text cannot bring in `<|im_start|>`), "none", or a list of tokens. A call may choose otherwise.
         pad_token, eos_token: `<|endoftext|>`; another special token of the vocabulary may be named.
+        max_path_bytes: the original's limit to what `<img>...</img>` may hold, for `tokenizer(text)`; None: no limit.
+            Processors and training have none in any case.
         image_start_tag, image_end_tag, image_pad_tag, ref_start_tag, ref_end_tag, box_start_tag, box_end_tag,
             quad_start_tag, quad_end_tag: spelling of the tags.
         **kwargs: those of the host's tokenizer (`model_max_length`, `padding_side`, ...). Others of old YAMLs, such as
@@ -68,6 +70,7 @@ class QwenVLTokenizer(PreTrainedTokenizer):
         allowed_special: str | Collection[str] = "all",
         pad_token: str | AddedToken = ENDOFTEXT,
         eos_token: str | AddedToken = ENDOFTEXT,
+        max_path_bytes: int | None = MAX_PATH_BYTES,
         **kwargs,
     ):
         kwargs.pop("auto_map", None)  # names code of the original repository, which a saved copy would not have
@@ -82,6 +85,7 @@ class QwenVLTokenizer(PreTrainedTokenizer):
         self.vocabulary.allowed(allowed_special)  # raises here rather than at the first text
         self.allowed_special = allowed_special if isinstance(allowed_special, str) else sorted(allowed_special)
         self.errors = errors
+        self.max_path_bytes = max_path_bytes
         self.vocab_file, self.tags = self.vocabulary.name, self.vocabulary.tags
         self.__dict__.update(self.vocabulary.special_ids)
         self.__dict__.update({f"{f.name}_tag": getattr(self.tags, f.name) for f in fields(Tags)})
@@ -89,6 +93,7 @@ class QwenVLTokenizer(PreTrainedTokenizer):
             image_slots=self.image_slots,
             errors=errors,
             allowed_special=self.allowed_special,
+            max_path_bytes=max_path_bytes,
             pad_token=pad_token,
             eos_token=eos_token,
             **{f"{name}_tag": tag for name, tag in spelled.items()},
@@ -168,7 +173,8 @@ class QwenVLTokenizer(PreTrainedTokenizer):
         allowed_special: str | Collection[str] | None = None,
         disallowed_special: str | Collection[str] = (),
     ) -> Encoded:
-        """Ids with the images among them, see `Vocabulary.encode_with_images`; None means as the tokenizer was made."""
+        """Ids with the images among them, see `Vocabulary.encode_with_images`; None means as the tokenizer was made.
+        Paths of images may have any length."""
         allowed = self.allowed_special if allowed_special is None else allowed_special
         return self.vocabulary.encode_with_images(text, allowed, disallowed_special)
 
@@ -178,8 +184,9 @@ class QwenVLTokenizer(PreTrainedTokenizer):
         allowed_special: str | Collection[str] | None = None,
         disallowed_special: str | Collection[str] = (),
     ) -> list[int]:
-        """The ids of `encode_with_images` alone."""
-        return self.encode_with_images(text, allowed_special, disallowed_special).ids
+        """The ids of `encode_with_images` alone; here paths are limited to `max_path_bytes`."""
+        allowed = self.allowed_special if allowed_special is None else allowed_special
+        return self.vocabulary.encode_text(text, allowed, disallowed_special, self.max_path_bytes)
 
     def tokenize(
         self,

@@ -24,7 +24,9 @@ WORDS = (
 )
 ENDOFTEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TEXT_SPECIALS = (ENDOFTEXT, IM_START, IM_END, *(f"<|extra_{i}|>" for i in range(205)))
-MAX_PATH_BYTES = 256  # the original's limit for what stands between <img> and </img>
+# The original's limit for what stands between <img> and </img>, for it writes that into the slots. Text encoded as such
+# keeps it; prompts and training samples, which take pictures by their paths, have none.
+MAX_PATH_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ class Vocabulary:
         text: str,
         allowed_special: str | Collection[str] | None = None,
         disallowed_special: str | Collection[str] = (),
+        max_path_bytes: int | None = None,
     ) -> Encoded:
         """Ids of `text` after NFC. `<img>path</img>` becomes start tag, `image_slots` pads, end tag.
 
@@ -174,6 +177,7 @@ class Vocabulary:
             text: what to encode.
             allowed_special: see `allowed`; every other special stays plain text.
             disallowed_special: specials that must not be in the text ("all": every one that is not allowed).
+            max_path_bytes: UTF-8 bytes of a path at most, or as many as an image has slots; None: any number.
 
         Raises:
             ValueError: an image tag is not closed, holds another special token or a path over the limit, or a
@@ -194,7 +198,7 @@ class Vocabulary:
         spans: list[ImageSpan] = []
         position = 0
         for start, end in self._image_tags(ids):
-            images.append(self._path_from_text(ids[start + 1 : end]))
+            images.append(self._path_from_text(ids[start + 1 : end], max_path_bytes))
             output += ids[position : start + 1]
             spans.append(ImageSpan(len(output), len(output) + self.image_slots))
             output += [self.img_pad_id] * self.image_slots
@@ -208,9 +212,10 @@ class Vocabulary:
         text: str,
         allowed_special: str | Collection[str] | None = None,
         disallowed_special: str | Collection[str] = (),
+        max_path_bytes: int | None = MAX_PATH_BYTES,
     ) -> list[int]:
-        """The ids of `encode_with_images` alone, as a list."""
-        return self.encode_with_images(text, allowed_special, disallowed_special).ids
+        """The ids of `encode_with_images` alone, as a list; with the original's limit to paths, unless told not to."""
+        return self.encode_with_images(text, allowed_special, disallowed_special, max_path_bytes).ids
 
     def _image_tags(self, ids: list[int]) -> Iterator[tuple[int, int]]:
         """Positions of each start tag and of the first end tag after it; an end tag alone is text."""
@@ -224,7 +229,7 @@ class Vocabulary:
             yield start, end
             start = _find(ids, self.img_start_id, end)
 
-    def _path_from_text(self, ids: list[int]) -> str:
+    def _path_from_text(self, ids: list[int], max_bytes: int | None) -> str:
         path = self.encoding.decode_bytes(ids).decode("utf-8")
         if any(i >= self.eod_id for i in ids):
             inner = next(self.token(i) for i in ids if i >= self.eod_id)
@@ -232,9 +237,14 @@ class Vocabulary:
                 f"the special token {inner} stands inside {self.tags.image_start}{path[:80]}{self.tags.image_end}; "
                 "only a path or URL may, so close one image before the next begins"
             )
-        size, limit = len(path.encode()), max(MAX_PATH_BYTES, self.image_slots)
+        if max_bytes is None:
+            return path
+        size, limit = len(path.encode()), max(max_bytes, self.image_slots)
         if size > limit:
-            raise ValueError(f"the image path has {size} bytes, and the limit is {limit}: {path[:80]!r}…")
+            raise ValueError(
+                f"the image path has {size} bytes, and the limit is {limit}: {path[:80]!r}…; max_path_bytes=None lifts "
+                "it, and a processor has none"
+            )
         return path
 
     # ---- ids to text

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImageError, ImageTransform, open_image
+from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImageError, ImagePolicy, ImageTransform, open_image
 from tests.data_pipeline.pictures import assert_golden_pixels, draw, golden_images
 from tests.golden import SETS, golden_set
 
@@ -58,7 +58,7 @@ def test_every_kind_of_source_gives_the_same_pixels(tmp_path):
 def test_root_joins_relative_paths_only(tmp_path):
     path = draw(tmp_path / "train" / "a.png")
     assert open_image("a.png", root=path.parent).size == (20, 12)
-    assert open_image(str(path), root="/nowhere").size == (20, 12)
+    assert open_image(str(path), root=tmp_path).size == (20, 12)
 
 
 def test_exif_rotation_only_when_asked(tmp_path):
@@ -111,7 +111,7 @@ def test_broken_files_name_the_path(tmp_path, damage):
 def test_too_large_pictures_are_refused_before_decoding(tmp_path):
     path = draw(tmp_path / "a.png")
     with pytest.raises(ImageError, match=r"a\.png: 20x12 pixels, more than the 239"):
-        open_image(path, max_pixels=239)
+        open_image(path, policy=ImagePolicy(max_pixels=239))
     for side in (10_000, 14_000):  # Pillow warns of the first and raises on the second
         buffer = io.BytesIO()
         Image.new("1", (side, side)).save(buffer, "png")
@@ -123,7 +123,7 @@ def test_too_large_pictures_are_refused_before_decoding(tmp_path):
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("http://localhost/a.png", "web address"),
+        ("ftp://localhost/a.png", "ftp:// is not read"),
         ("file://elsewhere/a.png", "another machine"),
         ("", "not a file name"),
         ("a\0b", "not a file name"),
