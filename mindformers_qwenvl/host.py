@@ -5,12 +5,14 @@ The tests of each (tests/test_host.py) show the stock fault in a process without
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from mindformers.models.auto import AutoConfig
+from mindformers.models.build_processor import build_processor
 from mindformers.pipeline import MultiModalToTextPipeline
 from mindformers.tools.register import MindFormerConfig, MindFormerRegister
 from mindformers.trainer import MultiModalToTextGenerationTrainer
@@ -76,10 +78,20 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
     `train` and the text trainer's `predict` it drops `is_full_config` and merges the user's YAML into the default one
     of the task table, whose settings leak into it. (Without our entry in that table there is no default.) Seen in 1.9.
     Can go when `predict` passes `is_full_config` on.
+
+    `predict` also builds the YAML's `processor` in place, and predict_process (mindformers/trainer/base_trainer.py)
+    then wants to build its image_processor a second time, from the object: AttributeError. Here it is built from a copy.
+    Seen in 1.9. Can go when stock `build_processor` may be called twice on one section.
     """
 
     def set_config(self, config: Any = None, is_full_config: bool = False) -> Any:
         return super().set_config(config, is_full_config or isinstance(config, MindFormerConfig))
+
+    def predict(self, config: Any = None, input_data: Any = None, network: Any = None, processor: Any = None, **kwargs):
+        if processor is None and isinstance(config, MindFormerConfig):
+            processor = build_processor(copy.deepcopy(config.processor))
+            kwargs["image_processor"] = kwargs.get("image_processor") or processor.image_processor
+        return super().predict(config, input_data, network, processor, **kwargs)
 
 
 class ProcessorPipeline(MultiModalToTextPipeline):
