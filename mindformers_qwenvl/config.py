@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mindformers.core.parallel_config import default_parallel_config
 from mindformers.models.configuration_utils import PretrainedConfig
@@ -202,7 +202,7 @@ class QwenVLConfig(PretrainedConfig):
     """
 
     model_type = "qwenvl"
-    _support_list: list[str] = []
+    _support_list: ClassVar[list[str]] = []
 
     def __init__(
         self,
@@ -317,7 +317,9 @@ class QwenVLConfig(PretrainedConfig):
         """
         path = Path(kwargs.pop("pretrained_model_name_or_path", None) or yaml_name_or_path)
         if not path.exists():
-            raise FileNotFoundError(f"{path}: no such file or directory; a directory with config.json or a YAML is expected")
+            raise FileNotFoundError(
+                f"{path}: no such file or directory; a directory with config.json or a YAML is expected"
+            )
         if path.is_dir():
             yamls = sorted(path.glob("*.yaml"))
             if not (path / "config.json").exists() and not yamls:

@@ -25,21 +25,37 @@ class GenerationInputs:
 
     def update_model_kwargs_before_generate(self, input_ids: np.ndarray, model_kwargs: dict[str, Any]) -> None:
         """Called once a `generate()`: keep the prompt's lengths, which choose the rotary base for the whole answer."""
-        model_kwargs["prompt_length"] = self._valid_length(input_ids)
+        model_kwargs["prompt_length"] = Tensor(self._valid_length(input_ids))
+        if model_kwargs.get("images") is not None:
+            model_kwargs["images"] = Tensor(model_kwargs["images"], ms.float32)
+            model_kwargs["image_context_pos"] = Tensor(model_kwargs["image_context_pos"], ms.int32)
 
-    def prepare_inputs_for_generation(self, input_ids: np.ndarray, **kwargs: Any) -> dict[str, Tensor]:
+    def prepare_inputs_for_generation(self, input_ids: np.ndarray, **kwargs: Any) -> dict[str, Any]:
         """Called at each step; the host pads `input_ids` to `seq_length` columns, of which most are never needed."""
-        lengths = kwargs["valid_length_each_example"]
-        columns = bucket(int(max(lengths)), input_ids.shape[-1])
-        inputs = {
-            "input_ids": Tensor(input_ids[:, :columns], ms.int32),
-            "prompt_length": Tensor(kwargs["prompt_length"], ms.int32),
-            "batch_valid_length": Tensor(lengths, ms.int32),
-        }
-        if kwargs.get("images") is not None:
-            inputs["images"] = Tensor(kwargs["images"], ms.float32)
-            inputs["image_context_pos"] = Tensor(kwargs["image_context_pos"], ms.int32)
+        lengths = np.asarray(kwargs["valid_length_each_example"], np.int32)
+        rows, padded = input_ids.shape
+        columns = bucket(int(lengths.max()), padded)
+        prefill = kwargs.get("prefill")  # None without a cache
+        inputs = {"input_ids": Tensor(input_ids[:, :columns], ms.int32), "prompt_length": kwargs["prompt_length"]}
+        if prefill is None:
+            inputs["batch_valid_length"] = Tensor(lengths)
+        else:
+            inputs["batch_valid_length"] = lengths  # the host makes a tensor of it
+            blocks = -(-columns // self.config.block_size)
+            inputs["block_tables"] = Tensor(np.ascontiguousarray(kwargs["block_tables"][:, :blocks]))
+            slots = kwargs["slot_mapping"]
+            if prefill:
+                slots = np.ascontiguousarray(slots.reshape(rows, padded)[:, :columns]).reshape(-1)
+            inputs["slot_mapping"] = Tensor(slots)
+            # The host runs a graph again by the name of its phase whatever the shape: one name for each shape.
+            self._set_network_phase(f"{rows}x{columns}")
+        if prefill in (None, True) and kwargs.get("images") is not None:
+            inputs["images"] = kwargs["images"]
+            inputs["image_context_pos"] = kwargs["image_context_pos"]
         return inputs
+
+    def add_flags_custom(self, is_first_iteration: bool) -> None:
+        """The host marks prefill and decoding graphs by a flag on every cell; here the number of columns tells them."""
 
     def _valid_length(self, input_ids: np.ndarray) -> np.ndarray:
         real = np.asarray(input_ids) != self.config.pad_token_id

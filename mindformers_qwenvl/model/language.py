@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import mindspore as ms
 from mindformers.models.modeling_utils import PreTrainedModel
 from mindformers.modules.layers import Linear
@@ -11,7 +13,8 @@ from mindspore import ops as P
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_qwenvl.config import QwenConfig
-from mindformers_qwenvl.model.layers import column_linear, row_linear
+from mindformers_qwenvl.model.cache import cached_attention, kv_cache
+from mindformers_qwenvl.model.layers import MergeHeads, SplitHeads, column_linear, row_linear
 from mindformers_qwenvl.model.ops import Attention, RMSNorm, Rotary
 from mindformers_qwenvl.model.positions import inverse_frequencies, log_n_scale, ntk_limits
 
@@ -25,6 +28,8 @@ class Embedding(nn.Cell):
         super().__init__()
         parallel = config.parallel_config
         dp, mp = parallel.data_parallel, parallel.model_parallel
+        self.compute_dtype = config.compute_dtype
+        self.cast = P.Cast()
         self.embedding_weight = Parameter(
             initializer(
                 Normal(config.initializer_range), (config.vocab_size, config.hidden_size), config.param_init_type
@@ -35,7 +40,32 @@ class Embedding(nn.Cell):
         self.gather = P.Gather().shard((split, (dp, 1)))
 
     def construct(self, input_ids):
-        return self.gather(self.embedding_weight, input_ids, 0)
+        return self.cast(self.gather(self.embedding_weight, input_ids, 0), self.compute_dtype)
+
+
+class ValidLength(nn.Cell):
+    """Tokens of each row [B, S] before its right padding, int32 [B]."""
+
+    def __init__(self, pad_token_id: int):
+        super().__init__()
+        self.pad_token_id = pad_token_id
+        self.not_equal = P.NotEqual()
+        self.cast = P.Cast()
+        self.mul = P.Mul()
+        self.max = P.ReduceMax()
+
+    def construct(self, input_ids):
+        real = self.cast(self.not_equal(input_ids, self.pad_token_id), ms.float32)
+        count = self.cast(P.arange(1, input_ids.shape[1] + 1, 1), ms.float32)
+        return self.cast(self.max(self.mul(real, count), 1), ms.int32)
+
+
+class Positions(nn.Cell):
+    """0, 1, 2, ... for each row of [B, S], int32 [B, S]."""
+
+    def construct(self, input_ids):
+        batch, length = input_ids.shape
+        return P.tile(P.arange(0, length, 1).reshape((1, -1)), (batch, 1))
 
 
 class RotaryAngles(nn.Cell):
@@ -89,36 +119,41 @@ class QwenAttention(nn.Cell):
         super().__init__()
         dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel
         width = config.hidden_size
-        self.heads, self.head_dim = config.num_heads, config.kv_channels
         self.wq = column_linear(width, width, config)
         self.wk = column_linear(width, width, config)
         self.wv = column_linear(width, width, config)
         self.wo = row_linear(width, width, config, has_bias=False)
         self.rotary = Rotary(config.rotary_dtype, dp, mp)
         self.attention = Attention(
-            self.heads,
-            self.head_dim,
+            config.num_heads,
+            config.kv_channels,
             causal=True,
             use_flash_attention=config.use_flash_attention,
             softmax_type=config.softmax_compute_type,
             parallel_config=config.parallel_config,
         )
-        self.reshape = P.Reshape()
-        self.transpose = P.Transpose().shard(((dp, 1, mp, 1),))
+        if config.use_past:
+            self.cache = kv_cache(config)
+            self.cached_attention = cached_attention(config, self.cache)
+        self.split_heads = SplitHeads(config.num_heads, config.kv_channels, config.parallel_config)
+        self.merge_heads = MergeHeads(config.parallel_config)
         self.mul = P.Mul().shard(((dp, mp, 1, 1), (dp, 1, 1, 1)))
         self.cast = P.Cast()
 
-    def split_heads(self, x):
-        x = self.reshape(x, (x.shape[0], x.shape[1], self.heads, self.head_dim))
-        return self.transpose(x, (0, 2, 1, 3))
-
-    def construct(self, x, cos, sin, log_n):
+    def construct(self, x, angles, past):
+        cos, sin, log_n = angles
         q = self.rotary(self.split_heads(self.wq(x)), cos, sin)
         k = self.rotary(self.split_heads(self.wk(x)), cos, sin)
-        v = self.split_heads(self.wv(x))
+        v = self.wv(x)
         if log_n is not None:
             q = self.mul(q, self.cast(log_n, q.dtype))
-        return self.wo(self.attention(q, k, v))
+        if past is None:
+            return self.wo(self.attention(q, k, self.split_heads(v)))
+        block_tables, slot_mapping, valid_length = past
+        stored = self.cache(self.merge_heads(k), v, slot_mapping)
+        if x.shape[1] == 1:  # prompts have more columns than one: this is the newest token of an answer
+            return self.wo(self.cached_attention(self.merge_heads(q), stored, block_tables, valid_length))
+        return self.wo(self.attention(P.depend(q, stored), k, self.split_heads(v)))
 
 
 class QwenMLP(nn.Cell):
@@ -151,21 +186,21 @@ class QwenDecoderLayer(nn.Cell):
         self.feed_forward = QwenMLP(config)
         self.add = P.Add().shard(((dp, 1, 1), (dp, 1, 1)))
 
-    def construct(self, x, cos, sin, log_n):
-        x = self.add(x, self.attention(self.attention_norm(x), cos, sin, log_n))
+    def construct(self, x, angles, past):
+        x = self.add(x, self.attention(self.attention_norm(x), angles, past))
         return self.add(x, self.feed_forward(self.ffn_norm(x)))
 
 
 class QwenModel(nn.Cell):
     """Embeddings [B, S, H] to hidden states [B, S, H] after the final norm.
 
-    `positions` [B, S] and `prompt_length` [B] are int32; the latter chooses the rotary base in prediction.
+    `positions` [B, S] and `prompt_length` [B] are int32; the latter chooses the rotary base in prediction. `past`:
+    (block_tables, slot_mapping, valid_length) of the cache, see cache.py, or None.
     """
 
     def __init__(self, config: QwenConfig):
         super().__init__()
         parallel = config.parallel_config
-        self.compute_dtype = config.compute_dtype
         self.wte = Embedding(config)
         self.angles = RotaryAngles(config)
         place = LayerSetting(
@@ -183,15 +218,11 @@ class QwenModel(nn.Cell):
         self.ln_f = RMSNorm(
             config.hidden_size, config.rms_norm_eps, config.layernorm_compute_type, parallel.data_parallel
         )
-        self.cast = P.Cast()
 
-    def embed(self, input_ids):
-        return self.cast(self.wte(input_ids), self.compute_dtype)
-
-    def construct(self, x, positions, prompt_length):
-        cos, sin, log_n = self.angles(positions, prompt_length)
+    def construct(self, x, positions, prompt_length, past=None):
+        angles = self.angles(positions, prompt_length)
         for layer in self.layers:
-            x = layer(x, cos, sin, log_n)
+            x = layer(x, angles, past)
         return self.ln_f(x)
 
 
@@ -207,7 +238,7 @@ class QwenForCausalLM(PreTrainedModel):
 
     config_class = QwenConfig
     base_model_prefix = "llm_model"
-    _support_list: list[str] = []
+    _support_list: ClassVar[list[str]] = []
 
     def __init__(self, config: QwenConfig, **kwargs):
         super().__init__(config, **kwargs)
@@ -222,31 +253,15 @@ class QwenForCausalLM(PreTrainedModel):
             compute_dtype=config.compute_dtype,
             param_init_type=config.param_init_type,
         )
-        self.lm_head.shard(
-            strategy_matmul=((dp * mp, 1), (1, 1)) if parallel.vocab_emb_dp else ((dp, 1), (mp, 1))
-        )
+        self.lm_head.shard(strategy_matmul=((dp * mp, 1), (1, 1)) if parallel.vocab_emb_dp else ((dp, 1), (mp, 1)))
         if parallel.pipeline_stage > 1:
             self.transformer.wte.pipeline_stage = config.start_stage
             self.transformer.ln_f.pipeline_stage = parallel.pipeline_stage - 1
             self.lm_head.pipeline_stage = parallel.pipeline_stage - 1
-        self.pad_token_id = config.pad_token_id
-        self.reshape = P.Reshape()
-        self.not_equal = P.NotEqual()
-        self.cast = P.Cast()
-        self.mul = P.Mul()
-        self.max = P.ReduceMax()
-
-    def valid_length(self, input_ids):
-        """Tokens of each row before its right padding, int32 [B]."""
-        counted = P.arange(1, input_ids.shape[1] + 1, 1).reshape((1, -1))
-        real = self.cast(self.not_equal(input_ids, self.pad_token_id), ms.float32)
-        return self.cast(self.max(self.mul(real, self.cast(counted, ms.float32)), 1), ms.int32)
-
-    def positions(self, input_ids):
-        batch, length = input_ids.shape
-        return P.tile(P.arange(0, length, 1).reshape((1, -1)), (batch, 1))
+        self.valid_length = ValidLength(config.pad_token_id)
+        self.positions = Positions()
 
     def construct(self, input_ids):
-        x = self.transformer.embed(input_ids)
+        x = self.transformer.wte(input_ids)
         x = self.transformer(x, self.positions(input_ids), self.valid_length(input_ids))
         return self.lm_head(x)

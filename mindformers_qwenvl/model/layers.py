@@ -8,7 +8,7 @@ from mindspore import ops as P
 
 from mindformers_qwenvl.model.positions import resize_matrix
 
-__all__ = ["Norm", "ResizedTable", "column_linear", "row_linear"]
+__all__ = ["MergeHeads", "Norm", "ResizedTable", "SplitHeads", "column_linear", "row_linear"]
 
 
 def column_linear(in_channels: int, out_channels: int, config, has_bias: bool = True) -> Linear:
@@ -50,6 +50,33 @@ class Norm(LayerNorm):
     def construct(self, x):
         normed, _, _ = self.layer_norm(self.cast(x, self.compute_type), self.gamma, self.beta)
         return self.cast(normed, x.dtype)
+
+
+class SplitHeads(nn.Cell):
+    """[B, S, N * D] to [B, N, S, D]."""
+
+    def __init__(self, heads: int, head_dim: int, parallel_config):
+        super().__init__()
+        self.heads, self.head_dim = heads, head_dim
+        self.reshape = P.Reshape()
+        self.transpose = P.Transpose().shard(((parallel_config.data_parallel, 1, parallel_config.model_parallel, 1),))
+
+    def construct(self, x):
+        x = self.reshape(x, (x.shape[0], x.shape[1], self.heads, self.head_dim))
+        return self.transpose(x, (0, 2, 1, 3))
+
+
+class MergeHeads(nn.Cell):
+    """[B, N, S, D] to [B, S, N * D]."""
+
+    def __init__(self, parallel_config):
+        super().__init__()
+        self.reshape = P.Reshape()
+        self.transpose = P.Transpose().shard(((parallel_config.data_parallel, parallel_config.model_parallel, 1, 1),))
+
+    def construct(self, x):
+        x = self.transpose(x, (0, 2, 1, 3))
+        return self.reshape(x, (x.shape[0], x.shape[1], x.shape[2] * x.shape[3]))
 
 
 class ResizedTable(nn.Cell):

@@ -62,7 +62,7 @@ def sincos_table(dim: int, side: int) -> np.ndarray:
 
 
 def _resize_1d(source: int, target: int) -> np.ndarray:
-    """Bicubic resampling of a line as a float64 matrix [target, source]: a = -0.75, half-pixel centres, clamped edges."""
+    """Bicubic resampling of a line, float64 [target, source]: a = -0.75, half-pixel centres, clamped edges."""
     a = -0.75
     matrix = np.zeros((target, source))
     for row in range(target):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import mindspore as ms
 from mindformers.core.loss import CrossEntropyLoss
@@ -29,7 +29,7 @@ class ImageMerge(nn.Cell):
 
     Inputs:
         text: [B, S, H].
-        images: [B, N, Q, H].
+        images: [B * N, Q, H].
         positions: int32 [B, N, Q, 2] of (row, position). A negative position marks an image that is only there to fill
             the batch: it changes nothing and its gradient is zero.
     """
@@ -52,9 +52,43 @@ class ImageMerge(nn.Cell):
         outside = self.less(positions, 0)
         positions = self.select(outside, P.full_like(positions, length), positions)
         positions = self.reshape(positions, (-1, positions.shape[-2], 2))
-        images = self.reshape(self.cast(images, text.dtype), (-1, images.shape[-2], hidden))
-        padded = self.scatter(padded, positions, images)
+        padded = self.scatter(padded, positions, self.cast(images, text.dtype))
         return self.slice(padded, (0, 0, 0), (batch, length, hidden), (1, 1, 1))
+
+
+class LastToken(nn.Cell):
+    """Hidden states [B, S, H] and lengths [B] to those of each row's last token, [B, H]."""
+
+    def __init__(self):
+        super().__init__()
+        self.gather = P.Gather()
+        self.reshape = P.Reshape()
+
+    def construct(self, hidden, valid_length):
+        batch, length, width = hidden.shape
+        last = self.reshape(valid_length, (-1,)) - 1 + P.arange(0, batch * length, length)
+        return self.gather(self.reshape(hidden, (-1, width)), last, 0)
+
+
+class LabelLoss(nn.Cell):
+    """Cross-entropy of logits [B, S, V] at labels [B, S], averaged over the labels that are not to be ignored."""
+
+    def __init__(self, config: QwenVLConfig):
+        super().__init__()
+        self.cross_entropy = CrossEntropyLoss(parallel_config=config.parallel_config)
+        self.ignore_token_id = config.ignore_token_id
+        self.pad_token_id = config.pad_token_id
+        self.not_equal = P.NotEqual()
+        self.select = P.Select()
+        self.cast = P.Cast()
+        self.reshape = P.Reshape()
+
+    def construct(self, logits, labels):
+        labels = self.reshape(labels, (-1,))
+        trained = self.not_equal(labels, self.ignore_token_id)
+        targets = self.select(trained, labels, P.full_like(labels, self.pad_token_id))
+        logits = self.cast(self.reshape(logits, (-1, logits.shape[-1])), ms.float32)
+        return self.cross_entropy(logits, targets, self.cast(trained, ms.float32))
 
 
 class QwenVL(SaveParameters, GenerationInputs, PreTrainedModel):
@@ -68,6 +102,8 @@ class QwenVL(SaveParameters, GenerationInputs, PreTrainedModel):
         labels: int32 [B, S + 1], -100 where nothing is to be learnt. Given: the loss is returned.
         prompt_length: int32 [B], chooses the rotary base (dynamic NTK). None: the length of each row.
         batch_valid_length: int32 [B], length of each row; given, only the logits after its last token are computed.
+        block_tables, slot_mapping: int32 [B, M] and [B * S], see cache.py. With them keys and values are kept; a single
+            column (S = 1) then is the newest token of each row.
 
     Outputs:
         loss, float32 scalar, averaged over the label tokens; or logits [B, S, V]; or, with `batch_valid_length`,
@@ -76,23 +112,19 @@ class QwenVL(SaveParameters, GenerationInputs, PreTrainedModel):
 
     config_class = QwenVLConfig
     base_model_prefix = "qwenvl"
-    _support_list: list[str] = []
+    _support_list: ClassVar[list[str]] = []
 
     def __init__(self, config: QwenVLConfig, **kwargs):
         super().__init__(config, **kwargs)
         self.vision_encoder = QwenVLVisionModel(config.vision)
         self.llm_model = QwenForCausalLM(config.llm)
         self.merge = ImageMerge()
-        self.loss = CrossEntropyLoss(parallel_config=config.parallel_config)
+        self.last_token = LastToken()
+        self.loss = LabelLoss(config)
         self.argmax = greedy_argmax()
         self.use_past = config.use_past
-        self.pad_token_id = config.pad_token_id
-        self.ignore_token_id = config.ignore_token_id
-        self.cast = P.Cast()
         self.reshape = P.Reshape()
         self.slice = P.StridedSlice().shard(((config.parallel_config.data_parallel, 1),))
-        self.not_equal = P.NotEqual()
-        self.select = P.Select()
         self._freeze(config)
         self.load_checkpoint(config)  # the host's: `checkpoint_name_or_path`, if there is one
 
@@ -105,12 +137,6 @@ class QwenVL(SaveParameters, GenerationInputs, PreTrainedModel):
             for parameter in self.llm_model.trainable_params():
                 parameter.requires_grad = False
 
-    def encode_images(self, images):
-        """Pixels [B, N, 3, H, W] to vectors [B, N, Q, H] in one pass of the vision tower."""
-        batch, count, channels, height, width = images.shape
-        vectors = self.vision_encoder(self.reshape(images, (batch * count, channels, height, width)))
-        return self.reshape(vectors, (batch, count, vectors.shape[1], vectors.shape[2]))
-
     def construct(
         self,
         input_ids,
@@ -119,39 +145,33 @@ class QwenVL(SaveParameters, GenerationInputs, PreTrainedModel):
         labels=None,
         prompt_length=None,
         batch_valid_length=None,
+        block_tables=None,
+        slot_mapping=None,
     ):
         if labels is not None:
             batch, length = input_ids.shape
             labels = self.slice(labels, (0, 1), (batch, length), (1, 1))
             input_ids = self.slice(input_ids, (0, 0), (batch, length - 1), (1, 1))
-        hidden = self._hidden_states(input_ids, images, image_context_pos, prompt_length)
-        if batch_valid_length is not None:
-            hidden = self._last_token(hidden, batch_valid_length)
+        language = self.llm_model
+        x = language.transformer.wte(input_ids)
+        if images is not None:
+            batch, count, channels, height, width = images.shape
+            vectors = self.vision_encoder(self.reshape(images, (batch * count, channels, height, width)))
+            x = self.merge(x, vectors, image_context_pos)
+        if prompt_length is None:
+            prompt_length = language.valid_length(input_ids)
+        past = None if slot_mapping is None else (block_tables, slot_mapping, batch_valid_length)
+        if past is not None and input_ids.shape[1] == 1:
+            positions = self.reshape(batch_valid_length - 1, (-1, 1))
+            hidden = language.transformer(x, positions, prompt_length, past)
+        else:
+            hidden = language.transformer(x, language.positions(input_ids), prompt_length, past)
+            if batch_valid_length is not None:
+                hidden = self.last_token(hidden, batch_valid_length)
         logits = self.llm_model.lm_head(hidden)
         if labels is None:
             return logits
-        return self._loss(logits, labels)
-
-    def _hidden_states(self, input_ids, images, image_context_pos, prompt_length):
-        language = self.llm_model
-        x = language.transformer.embed(input_ids)
-        if images is not None:
-            x = self.merge(x, self.encode_images(images), image_context_pos)
-        if prompt_length is None:
-            prompt_length = language.valid_length(input_ids)
-        return language.transformer(x, language.positions(input_ids), prompt_length)
-
-    def _last_token(self, hidden, batch_valid_length):
-        batch, length, width = hidden.shape
-        last = self.reshape(batch_valid_length, (-1,)) - 1 + P.arange(0, batch * length, length)
-        return P.gather(self.reshape(hidden, (-1, width)), last, 0)
-
-    def _loss(self, logits, labels):
-        labels = self.reshape(labels, (-1,))
-        trained = self.not_equal(labels, self.ignore_token_id)
-        targets = self.select(trained, labels, P.full_like(labels, self.pad_token_id))
-        logits = self.cast(self.reshape(logits, (-1, logits.shape[-1])), ms.float32)
-        return self.loss(logits, targets, self.cast(trained, ms.float32))
+        return self.loss(logits, labels)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_dir: str, *args: Any, **kwargs: Any) -> QwenVL:

@@ -9,7 +9,7 @@ from mindspore import ops as P
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from mindformers_qwenvl.config import RESAMPLER_HEAD_DIM, QwenVLVisionConfig
-from mindformers_qwenvl.model.layers import Norm, ResizedTable, column_linear, row_linear
+from mindformers_qwenvl.model.layers import Norm, ResizedTable, SplitHeads, column_linear, row_linear
 from mindformers_qwenvl.model.ops import Attention
 from mindformers_qwenvl.model.positions import sincos_table
 
@@ -17,30 +17,24 @@ __all__ = ["Resampler"]
 
 
 class CrossAttention(nn.Cell):
-    """Multi-head attention of q [B, Q, D] over k and v [B, P, D], all three with a bias (torch's MultiheadAttention)."""
+    """Attention of q [B, Q, D] over k and v [B, P, D], all three with a bias (torch's MultiheadAttention)."""
 
     def __init__(self, config: QwenVLVisionConfig):
         super().__init__()
-        dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel
         dim = config.output_dim
-        self.heads = dim // RESAMPLER_HEAD_DIM
+        heads = dim // RESAMPLER_HEAD_DIM
         self.wq = column_linear(dim, dim, config)
         self.wk = column_linear(dim, dim, config)
         self.wv = column_linear(dim, dim, config)
         self.wo = row_linear(dim, dim, config)
         self.attention = Attention(
-            self.heads,
+            heads,
             RESAMPLER_HEAD_DIM,
             use_flash_attention=config.use_flash_attention,
             softmax_type=config.softmax_compute_type,
             parallel_config=config.parallel_config,
         )
-        self.reshape = P.Reshape()
-        self.transpose = P.Transpose().shard(((dp, 1, mp, 1),))
-
-    def split_heads(self, x):
-        x = self.reshape(x, (x.shape[0], x.shape[1], self.heads, RESAMPLER_HEAD_DIM))
-        return self.transpose(x, (0, 2, 1, 3))
+        self.split_heads = SplitHeads(heads, RESAMPLER_HEAD_DIM, config.parallel_config)
 
     def construct(self, q, k, v):
         q, k, v = self.split_heads(self.wq(q)), self.split_heads(self.wk(k)), self.split_heads(self.wv(v))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from mindformers.models.modeling_utils import PreTrainedModel
 from mindformers.parallel_core.training_graph.transformer.utils import LayerSetting
 from mindspore import Parameter, nn
@@ -29,7 +31,9 @@ class PatchEmbedding(nn.Cell):
         self.width = config.hidden_size
         self.compute_dtype = config.compute_dtype
         self.weight = Parameter(
-            initializer(Normal(config.initializer_range), (self.width, 3, self.patch, self.patch), config.param_init_type),
+            initializer(
+                Normal(config.initializer_range), (self.width, 3, self.patch, self.patch), config.param_init_type
+            ),
             name="weight",
         )
         self.cast = P.Cast()
@@ -141,7 +145,7 @@ class QwenVLVisionModel(PreTrainedModel):
 
     config_class = QwenVLVisionConfig
     base_model_prefix = "vision_encoder"
-    _support_list: list[str] = []
+    _support_list: ClassVar[list[str]] = []
 
     def __init__(self, config: QwenVLVisionConfig, **kwargs):
         super().__init__(config, **kwargs)

@@ -1,0 +1,151 @@
+"""The key/value cache in blocks, and attention over it: the host's paged operators on Ascend, plain ones on CPU.
+
+Both follow the contract of MindFormers' `generate()`: a cache of `num_blocks * block_size` slots; `slot_mapping` says
+where each new token goes (-1: nowhere), `block_tables` which blocks hold a row, in order.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from mindformers.modules.paged_attention_mgr import PagedAttentionMgr
+from mindspore import Parameter, Tensor, nn
+from mindspore import dtype as mstype
+from mindspore import ops as P
+from mindspore.common.initializer import initializer
+
+from mindformers_qwenvl.model.layers import MergeHeads, SplitHeads
+from mindformers_qwenvl.model.ops import on_ascend
+
+__all__ = ["cached_attention", "kv_cache"]
+
+
+def kv_cache(config) -> nn.Cell:
+    """The cache of one attention layer.
+
+    Inputs:
+        key, value: [B, S, N * D].
+        slot_mapping: int32 [B * S].
+
+    Outputs:
+        the filled cache, for `cached_attention`.
+    """
+    return PagedCache(config) if on_ascend() else PlainCache(config)
+
+
+def cached_attention(config, cache: nn.Cell) -> nn.Cell:
+    """Attention of the newest token of each row over `cache`.
+
+    Inputs:
+        query: [B, 1, N * D].
+        stored: what `cache` gave.
+        block_tables: int32 [B, M], -1 where a row has fewer blocks.
+        valid_length: int32 [B], tokens of each row, the newest one included.
+
+    Outputs:
+        [B, 1, N * D].
+    """
+    return PagedAttention(cache) if on_ascend() else PlainCachedAttention(config)
+
+
+class PagedCache(nn.Cell):
+    """ReshapeAndCache, through the host's manager."""
+
+    def __init__(self, config):
+        super().__init__()
+        shape = (config.num_blocks, config.block_size, config.num_heads, config.kv_channels)
+        self.paged = PagedAttentionMgr(
+            config.num_heads, config.kv_channels, config.num_heads, shape, compute_dtype=config.compute_dtype
+        )
+        self.paged.shard(config.parallel_config)
+
+    def construct(self, key, value, slot_mapping):
+        return self.paged(key, value, slot_mapping)
+
+
+class PagedAttention(nn.Cell):
+    """PagedAttention, through the manager of the same layer's cache."""
+
+    def __init__(self, cache: PagedCache):
+        super().__init__(auto_prefix=False)
+        self.paged = cache.paged
+
+    def construct(self, query, stored, block_tables, valid_length):
+        return self.paged.paged_attn(P.depend(query, stored), valid_length, block_tables)
+
+
+class PlainCache(nn.Cell):
+    """Rows of two tables, overwritten in place."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.slots = config.num_blocks * config.block_size
+        self.width = config.num_heads * config.kv_channels
+        # One slot more takes what slot_mapping sends nowhere.
+        shape = (self.slots + 1, self.width)
+        self.key_cache = Parameter(
+            initializer("zeros", shape, config.compute_dtype), name="key_cache", requires_grad=False
+        )
+        self.value_cache = Parameter(
+            initializer("zeros", shape, config.compute_dtype), name="value_cache", requires_grad=False
+        )
+        self.update = P.ScatterUpdate()
+        self.reshape = P.Reshape()
+        self.select = P.Select()
+        self.less = P.Less()
+
+    def construct(self, key, value, slot_mapping):
+        slots = self.select(self.less(slot_mapping, 0), P.full_like(slot_mapping, self.slots), slot_mapping)
+        keys = self.update(self.key_cache, slots, self.reshape(key, (-1, self.width)))
+        values = self.update(self.value_cache, slots, self.reshape(value, (-1, self.width)))
+        return keys, values
+
+
+class BlockRows(nn.Cell):
+    """The slots of each row's blocks [B, M], in order: int32 [B, M * block_size]."""
+
+    def __init__(self, block_size: int):
+        super().__init__()
+        self.block_size = block_size
+        self.offsets = Tensor(np.arange(block_size, dtype=np.int32).reshape(1, 1, -1))
+        self.reshape = P.Reshape()
+        self.relu = P.ReLU()  # a block of -1 is read as block 0, and masked
+
+    def construct(self, block_tables):
+        batch, blocks = block_tables.shape
+        first = self.reshape(self.relu(block_tables) * self.block_size, (batch, blocks, 1))
+        return self.reshape(first + self.offsets, (batch, blocks * self.block_size))
+
+
+class PlainCachedAttention(nn.Cell):
+    """Gather the rows, then attention with a mask over what lies beyond each row's length."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.heads, self.head_dim = config.num_heads, config.kv_channels
+        self.softmax_type = config.softmax_compute_type
+        self.rows = BlockRows(config.block_size)
+        self.split_heads = SplitHeads(self.heads, self.head_dim, config.parallel_config)
+        self.merge_heads = MergeHeads(config.parallel_config)
+        self.scale = Tensor(1.0 / math.sqrt(self.head_dim), self.softmax_type)
+        self.lowest = Tensor(-1e9 if self.softmax_type != mstype.float16 else -6e4, self.softmax_type)
+        self.gather = P.Gather()
+        self.cast = P.Cast()
+        self.mul = P.Mul()
+        self.masked_fill = P.MaskedFill()
+        self.scores = P.BatchMatMul(transpose_b=True)
+        self.context = P.BatchMatMul()
+        self.softmax = P.Softmax(axis=-1)
+
+    def construct(self, query, stored, block_tables, valid_length):
+        keys, values = stored
+        slots = self.rows(block_tables)  # [B, T]
+        keys = self.split_heads(self.gather(keys, slots, 0))  # [B, N, T, D]
+        values = self.split_heads(self.gather(values, slots, 0))
+        scores = self.scores(self.split_heads(query), keys)  # [B, N, 1, T]
+        scores = self.mul(self.cast(scores, self.softmax_type), self.scale)
+        position = P.arange(0, slots.shape[1], 1).reshape((1, 1, 1, -1))
+        outside = position >= valid_length.reshape((-1, 1, 1, 1))
+        weights = self.softmax(self.masked_fill(scores, outside, self.lowest))
+        return self.merge_heads(self.context(self.cast(weights, query.dtype), values))
