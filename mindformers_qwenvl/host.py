@@ -80,7 +80,7 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
     Can go when `predict` passes `is_full_config` on.
 
     `predict` also builds the YAML's `processor` in place, and predict_process (mindformers/trainer/base_trainer.py)
-    then wants to build its image_processor a second time, from the object: AttributeError. Here it is built from a copy.
+    then wants to build its image_processor again, from the object: AttributeError. Here it is built from a copy.
     Seen in 1.9. Can go when stock `build_processor` may be called twice on one section.
     """
 
