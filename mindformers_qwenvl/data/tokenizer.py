@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindformers.models.tokenization_utils import PreTrainedTokenizer
 from mindformers.models.tokenization_utils_base import AddedToken
@@ -16,6 +16,9 @@ from mindformers.models.tokenization_utils_base import AddedToken
 from mindformers_qwenvl.data import list_format
 from mindformers_qwenvl.data.vocabulary import ENDOFTEXT, MAX_PATH_BYTES, Encoded, Tags, Vocabulary
 from mindformers_qwenvl.data.vocabulary_file import FILE_NAME, find_vocabulary
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["QwenVLTokenizer"]
 
@@ -253,6 +256,17 @@ class QwenVLTokenizer(PreTrainedTokenizer):
     def to_list_format(self, text: str) -> list[dict[str, str]]:
         """Elements of a text, see `list_format.to_list_format`."""
         return list_format.to_list_format(text, self.tags)
+
+    def draw_bbox_on_latest_picture(
+        self, response: str, history: Sequence[Sequence[Any]] | None = None, **options: Any
+    ) -> Image | None:
+        """The last picture of the conversation with the boxes of `response`; None without a picture or a box.
+
+        See `grounding.draw_on_latest_picture`, which says what `options` there are (`font`, `root`, `policy`).
+        """
+        from mindformers_qwenvl.grounding import draw_on_latest_picture  # Pillow, which text alone does not need
+
+        return draw_on_latest_picture(response, history, tags=self.tags, **options)
 
     # ---- files
 

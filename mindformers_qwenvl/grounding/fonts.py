@@ -1,0 +1,158 @@
+"""A font that has the characters of a label. The original downloads SimSun; here one of the machine is found."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+from PIL import ImageFont
+
+__all__ = ["FONT_VARIABLE", "FontWarning", "font_for", "visible"]
+
+FONT_VARIABLE = "MINDFORMERS_QWENVL_FONT"
+
+# Packages that are nothing but Noto Sans SC and Noto Sans CJK.
+PACKAGES = ("pylopdf-fonts-zh-cn", "manimgx-fonts-cjk")
+SUFFIXES = (".ttf", ".ttc", ".otf", ".otc")
+# Where fonts are if there is no fontconfig to ask, and the files that have Chinese, the usual ones first.
+FOLDERS = {
+    "linux": ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts"),
+    "darwin": ("/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts"),
+    "win32": (r"C:\Windows\Fonts", r"~\AppData\Local\Microsoft\Windows\Fonts"),
+}
+NAMES = (
+    *(
+        "NotoSansCJK*",
+        "NotoSansSC*",
+        "SourceHanSans*",
+        "wqy-*",
+        "DroidSansFallback*",
+        "NotoSerifCJK*",
+        "uming*",
+        "ukai*",
+    ),
+    *("PingFang*", "Hiragino Sans GB*", "STHeiti*", "Arial Unicode*", "msyh*", "simsun*", "simhei*", "unifont*"),
+)
+UNASSIGNED = "\u0378"  # no font has it: what is drawn for it is the sign for a missing character
+
+
+class FontWarning(UserWarning):
+    """No font was found for some characters of a label."""
+
+
+def font_for(text: str, size: int, font: str | os.PathLike[str] | None = None) -> ImageFont.FreeTypeFont:
+    """A font of `size` pixels for `text`: `font`; the file that MINDFORMERS_QWENVL_FONT names; Pillow's own, if it has
+    every character; else one that has, of an installed package of fonts or of the machine. If none has, Pillow's own,
+    and a `FontWarning`, once.
+
+    Raises:
+        FileNotFoundError, ValueError: `font`, or the file of the variable, is not there or no font.
+    """
+    needed = "".join(sorted({letter for letter in text if not letter.isspace() and not unicodedata.combining(letter)}))
+    chosen = font or os.environ.get(FONT_VARIABLE)
+    if chosen:
+        found = _open(Path(chosen).expanduser(), size, "font" if font else FONT_VARIABLE)
+        if missing := _missing(found, needed):
+            _warn(missing, f"the font {os.fspath(chosen)} has not all of them")
+        return found
+    own = ImageFont.load_default(size)
+    missing = _missing(own, needed)
+    if not missing:
+        return own
+    place = _search(needed)
+    if place is None:
+        _warn(missing, "no font of this machine has all of them")
+        return own
+    return ImageFont.truetype(place[0], size, index=place[1])
+
+
+_warned = False
+
+
+def _warn(missing: str, why: str) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"labels of boxes have characters that cannot be drawn ({missing[:20]}): {why}. Give a font file that has "
+            f"them: the argument font=, or the environment variable {FONT_VARIABLE}. For Chinese, 'pip install "
+            f"{PACKAGES[0]}' or 'apt-get install fonts-noto-cjk' brings one that is found by itself",
+            FontWarning,
+            stacklevel=2,
+        )
+
+
+def _open(path: Path, size: int, said_by: str) -> ImageFont.FreeTypeFont:
+    if not path.is_file():
+        raise FileNotFoundError(f"{said_by}: no font file {path}")
+    try:
+        return ImageFont.truetype(str(path), size)
+    except OSError as error:
+        raise ValueError(f"{said_by}: {path} is no font that can be read ({error})") from error
+
+
+def visible(text: str) -> str:
+    """`text` without control, format and other characters that have no shape of their own."""
+    return "".join(
+        letter for letter in text if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Cn")
+    )
+
+
+def _missing(font: ImageFont.FreeTypeFont, letters: str) -> str:
+    """Those of `letters` that `font` draws as it draws a character that there is not."""
+    try:
+        absent = _shape(font, UNASSIGNED)
+        return "".join(letter for letter in letters if _shape(font, letter) == absent)
+    except OSError:  # a font of fixed sizes, and not of this one
+        return letters
+
+
+def _shape(font: ImageFont.FreeTypeFont, letter: str) -> tuple[tuple[int, int], bytes]:
+    mask = font.getmask(letter)
+    return mask.size, bytes(mask)
+
+
+@lru_cache(maxsize=64)
+def _search(letters: str) -> tuple[str, int] | None:
+    """(file, number of the face in it) of a font that has all `letters`; None: there is none."""
+    for path, index in _candidates(letters):
+        try:
+            font = ImageFont.truetype(path, 20, index=index)
+        except OSError:
+            continue
+        if not _missing(font, letters):
+            return path, index
+    return None
+
+
+def _candidates(letters: str) -> Iterator[tuple[str, int]]:
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            for file in metadata.files(package) or ():
+                if file.suffix in SUFFIXES:
+                    yield str(file.locate()), 0
+    if fontconfig := shutil.which("fc-list"):
+        pattern = f":charset={' '.join(f'{ord(letter):x}' for letter in letters)}"
+        command = [fontconfig, "--format=%{file}\t%{index}\t%{style}\n", pattern]
+        try:
+            lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.splitlines()
+        except (OSError, subprocess.SubprocessError):
+            lines = []
+        faces = [line.split("\t") for line in lines if line.count("\t") == 2]
+        for path, index, _ in sorted(faces, key=lambda face: ("Regular" not in face[2], face)):
+            yield path, int(index) & 0xFFFF if index.isdigit() else 0  # above these bits: a named instance of the face
+    platform = sys.platform if sys.platform in FOLDERS else "linux"
+    for folder in FOLDERS[platform]:
+        root = Path(folder).expanduser()
+        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+        for name in NAMES:
+            yield from ((str(path), 0) for path in files if path.match(name))
