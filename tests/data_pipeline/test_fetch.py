@@ -340,6 +340,8 @@ def test_silence_ends_at_read_timeout(head, piece):
 
     policy = ImagePolicy(allow_private=True, read_timeout=0.1, total_timeout=5)
     _refused_in_time(talk, policy, "read_timeout", "took more than 0.1 s")
+    policy = ImagePolicy(allow_private=True, read_timeout=5, total_timeout=0.1)
+    _refused_in_time(talk, policy, "total_timeout", "took more than 0.1 s")
 
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nA: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["headers", "body"])
