@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,11 +13,14 @@ from mindformers.models.modeling_utils import PreTrainedModel
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
+from mindformers_qwenvl.chat.settings import generation_config_of
 from mindformers_qwenvl.config import QwenVLConfig
+from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE
 from mindformers_qwenvl.host import SaveParameters
 from mindformers_qwenvl.model.generation import GenerationInputs
 from mindformers_qwenvl.model.language import QwenForCausalLM
 from mindformers_qwenvl.model.ops import greedy_argmax
+from mindformers_qwenvl.model.sampling import Sampling
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
 from mindformers_qwenvl.weights import hooks
 from mindformers_qwenvl.weights.convert import load_original
@@ -91,7 +95,7 @@ class LabelLoss(nn.Cell):
         return self.cross_entropy(logits, targets, self.cast(trained, ms.float32))
 
 
-class QwenVL(SaveParameters, GenerationInputs, PreTrainedModel):
+class QwenVL(SaveParameters, GenerationInputs, Sampling, PreTrainedModel):
     """The whole network.
 
     Inputs:
@@ -192,12 +196,14 @@ class QwenVL(SaveParameters, GenerationInputs, PreTrainedModel):
         config = kwargs.pop("config", None) or QwenVLConfig.from_pretrained(str(directory), **kwargs)
         if "visual" not in json.loads((directory / "config.json").read_text(encoding="utf-8")):
             # Not the original's config.json, but the one of `save_pretrained(directory, save_json=True)`.
-            return super().from_pretrained_experimental_mode(str(directory), *args, config=config)
-        weights = load_original(directory)
-        network = cls(config)
-        parameters = {parameter.name: parameter for parameter in network.get_parameters()}
-        for name, array in weights:
-            parameters[name].set_data(Tensor(array, parameters[name].dtype))
+            network = super().from_pretrained_experimental_mode(str(directory), *args, config=config)
+        else:
+            weights = load_original(directory)
+            network = cls(config)
+            parameters = {parameter.name: parameter for parameter in network.get_parameters()}
+            for name, array in weights:
+                parameters[name].set_data(Tensor(array, parameters[name].dtype))
+        network.generation_config = generation_config_of(directory) or network.generation_config
         return network
 
     @classmethod
@@ -206,6 +212,59 @@ class QwenVL(SaveParameters, GenerationInputs, PreTrainedModel):
         if (Path(pretrained_model_name_or_path) / "config.json").is_file():
             return cls.from_pretrained(pretrained_model_name_or_path, config=kwargs.get("config"))
         return super().from_pretrained_experimental_mode(pretrained_model_name_or_path, *args, **kwargs)
+
+    def chat(
+        self,
+        tokenizer: Any,
+        query: Any,
+        history: list | None = None,
+        system: str = SYSTEM_MESSAGE,
+        append_history: bool = True,
+        stop_words_ids: list[list[int]] | None = None,
+        generation_config: Any = None,
+        **changes: Any,
+    ) -> tuple[str, list]:
+        """Answer `query` after what was said before, in ChatML (original: QWenLMHeadModel.chat).
+
+        Args:
+            tokenizer: a `QwenVLTokenizer`; or a `QwenVLProcessor`, whose rules for pictures then hold.
+            query: a text, as `tokenizer.from_list_format` makes it, or the list itself; in a list a picture may be
+                anything `data.images.open_image` takes.
+            history: pairs (query, answer), oldest first; this one is appended, unless `append_history` is False.
+            system: the system message.
+            stop_words_ids: sequences of ids that end the answer too.
+            generation_config: goes in the place of `self.generation_config`, generation_config.json of the model.
+            **changes: of it: max_new_tokens, max_window_size, do_sample, temperature, top_k, top_p, repetition_penalty,
+                chat_format; and `seed`, which makes what is drawn reproducible.
+
+        Returns:
+            The answer and the history. As in the original, an answer that `max_new_tokens` cuts loses its last token.
+
+        Raises:
+            ValueError, TypeError: an argument makes no sense, or the prompt is longer than the network takes.
+            FileNotFoundError, ImageError: names the picture and says why.
+        """
+        from mindformers_qwenvl.chat.answer import chat
+
+        return chat(
+            self, tokenizer, query, history, system, append_history, stop_words_ids, generation_config, **changes
+        )
+
+    def chat_stream(
+        self,
+        tokenizer: Any,
+        query: Any,
+        history: list | None = None,
+        system: str = SYSTEM_MESSAGE,
+        stop_words_ids: list[list[int]] | None = None,
+        generation_config: Any = None,
+        **changes: Any,
+    ) -> Iterator[str]:
+        """The answer of `chat` while it is written: the whole text so far, each time it has grown; the last one is what
+        `chat` returns. Never half a character. As in the original, `history` is left to the caller."""
+        from mindformers_qwenvl.chat.answer import chat_stream
+
+        return chat_stream(self, tokenizer, query, history, system, stop_words_ids, generation_config, **changes)
 
     # The host's hooks for `load_checkpoint: <original directory>` with `load_ckpt_format: safetensors`.
     convert_name = staticmethod(hooks.convert_name)
