@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -35,8 +36,8 @@ class Answer:
 
 
 class AnswerStreamer(BaseStreamer):
-    """A streamer for `generate()` of one row: calls `on_text` with the whole text so far whenever it has grown, and once
-    at the end. The text is that of `ReplyDecoder`, so never half a character, and at last what `chat` returns.
+    """A streamer for `generate()` of one row: calls `on_text` with the whole text so far whenever it has grown, and
+    once at the end. The text is that of `ReplyDecoder`, so never half a character, and at last what `chat` returns.
 
     (The host's TextStreamer holds words back until a space follows, and prints the replacement character in the place
     of what is cut.)
@@ -99,6 +100,7 @@ def generate_answers(
     if sequences or cancelled is not None:
         last_token = next((i for i in stops if i >= 0), tokenizer.eod_id)
         processors.append(EndAnswer(last_token, sequences, [len(prompt) for prompt in prompts], cancelled))
+    config = copy.copy(config)
     config.eos_token_id, config.row_seeds = stops, seeds
     try:
         output = network.generate(
@@ -120,8 +122,8 @@ def check_prompts(network: Any, prompts: Sequence[Prompt]) -> None:
     for prompt in prompts:
         if len(prompt) >= network.config.seq_length:
             raise ValueError(
-                f"the prompt has {len(prompt)} tokens, and with an answer the network takes {network.config.seq_length} "
-                "(seq_length); shorten it"
+                f"the prompt has {len(prompt)} tokens, and the network takes {network.config.seq_length}, the answer "
+                "included (seq_length); shorten it"
             )
         for span in prompt.spans[:1]:
             if span.stop - span.start != network.config.num_queries:
@@ -196,7 +198,7 @@ class Chat:
             self.tokenizer,
             [prompt],
             [self.pictures.of(prompt)],
-            settings_for(self.network, self.config),
+            self.config,
             seeds=None if seed is None else [seed],
             stop_words_ids=stop_words_ids,
             streamer=None if on_text is None else AnswerStreamer(self.tokenizer, on_text),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 
 import mindspore as ms
 import numpy as np
@@ -48,7 +49,7 @@ def test_golden_prompts_and_greedy_answers(network, tokenizer, name):
     assert given is None or after is given  # appended to, as in the original
     texts = list(network.chat_stream(tokenizer, query, history, do_sample=False, max_new_tokens=30))
     assert texts[-1] == response
-    assert len(texts) > 10 and all(b.startswith(a) for a, b in zip(texts, texts[1:], strict=False))
+    assert len(texts) > 10 and all(b.startswith(a) for a, b in pairwise(texts))
 
 
 def test_history_may_be_left_alone(network, tokenizer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def stream(vocabulary, ids):
 
 
 def grows(texts):
-    return all(after.startswith(before) for before, after in zip(texts, texts[1:], strict=False))
+    return all(after.startswith(before) for before, after in pairwise(texts))
 
 
 @given(st.text(max_size=30), st.sampled_from([REAL, SMALL]), st.booleans())
@@ -153,5 +154,5 @@ def test_pictures_are_opened_once_while_they_are_kept(tmp_path):
     pictures.pixels(paths[1]), pictures.pixels(paths[0]), pictures.pixels(paths[2])
     assert pictures.pixels(paths[0]) is first  # the one longest unused went
     Path(paths[1]).unlink()
-    with pytest.raises(FileNotFoundError, match="b.png"):
+    with pytest.raises(FileNotFoundError, match=r"b\.png"):
         pictures.pixels(paths[1])

@@ -1,0 +1,125 @@
+"""Options that `predict` and `chat` share, and loading what answers."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+DTYPES = {name: name for name in ("float32", "float16", "bfloat16")}
+DTYPES |= {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Model, dtype and how answers are chosen."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="directory with config.json, weights and vocabulary: an original HuggingFace one, or one of ours",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=list(DTYPES),
+        metavar="DTYPE",
+        help="float32, float16 or bfloat16 (fp32, fp16, bf16); default: what config.json says, on a CPU float32 for "
+        "bfloat16",
+    )
+    parser.add_argument("--system", metavar="TEXT", help='system message (default: "You are a helpful assistant.")')
+    group = parser.add_argument_group(
+        "how answers are chosen", "Defaults are those of the model's generation_config.json."
+    )
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest answer")
+    group.add_argument("--max-window-size", type=int, metavar="N", help="tokens of history that are kept")
+    how = group.add_mutually_exclusive_group()
+    how.add_argument(
+        "--greedy", dest="do_sample", action="store_false", default=None, help="the likeliest token always"
+    )
+    how.add_argument("--sample", dest="do_sample", action="store_true", default=None, help="draw tokens")
+    group.add_argument(
+        "--temperature", type=float, metavar="T", help="below 1: likely tokens likelier still; 0: greedy"
+    )
+    group.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; 0: from all")
+    group.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest tokens that make up P; 1: all")
+    group.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1: fewer repetitions")
+    parser.set_defaults(usage=parser.error)
+
+
+def changes(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options change in the generation configuration."""
+    names = ("max_new_tokens", "max_window_size", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
+    return {name: getattr(args, name) for name in names}
+
+
+def import_host() -> None:
+    """Import MindFormers without its chatter on standard output, which is for answers, and without an ./output folder
+    for its logs; errors go to standard error. What the environment says otherwise stays."""
+    os.environ.setdefault("GLOG_v", "3")  # MindSpore: errors
+    os.environ.setdefault("LOCAL_DEFAULT_PATH", str(Path(tempfile.gettempdir()) / f"mindformers-qwenvl-{os.getuid()}"))
+    spoken = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(spoken):
+            import mindspore as ms
+            from mindformers.tools.logger import LimitedRepeatHandler, get_logger
+    finally:
+        # Warnings of models that this one has nothing to do with: they want a package which is not on any index.
+        sys.stderr.writelines(line for line in spoken.getvalue().splitlines(True) if "hyper_parallel" not in line)
+    for handler in get_logger().handlers:
+        if type(handler) is LimitedRepeatHandler:
+            handler.setLevel(logging.ERROR)
+            if handler.stream is spoken:
+                handler.setStream(sys.stderr)
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+class Loaded:
+    """The processor of a directory and its settings; the network comes last, when all else has turned out well."""
+
+    def __init__(self, args: argparse.Namespace):
+        import_host()
+        from mindformers.generation import GenerationConfig
+
+        from mindformers_qwenvl.chat.settings import generation_config_of
+        from mindformers_qwenvl.config import QwenVLConfig
+        from mindformers_qwenvl.data.processor import QwenVLProcessor
+
+        if not args.model.is_dir():
+            raise FileNotFoundError(f"--model {args.model}: no such directory")
+        self.args = args
+        self.config = QwenVLConfig.from_pretrained(str(args.model))
+        self.processor = QwenVLProcessor.from_pretrained(str(args.model))
+        self.generation = generation_config_of(args.model) or GenerationConfig.from_model_config(self.config)
+
+    def settings(self, **more: Any) -> Any:
+        """The generation configuration that model and options make; bad options end with exit code 2."""
+        from mindformers_qwenvl.chat.settings import settings_for
+
+        network = SimpleNamespace(config=self.config, generation_config=self.generation)
+        try:
+            return settings_for(network, **changes(self.args), **more)
+        except ValueError as error:
+            self.args.usage(str(error))
+            raise
+
+    def network(self, num_blocks: int, say: Callable[[str], None]) -> Any:
+        """Load the network, with a cache of `num_blocks` blocks."""
+        import mindspore as ms
+
+        from mindformers_qwenvl.model.qwenvl import QwenVL
+
+        dtype = DTYPES.get(self.args.dtype)
+        if dtype is None and ms.get_context("device_target") == "CPU" and self.config.compute_dtype == ms.bfloat16:
+            say("the weights are bfloat16, which a CPU cannot compute with: using float32")
+            dtype = "float32"
+        types = {} if dtype is None else {"compute_dtype": dtype, "param_init_type": dtype}
+        network = QwenVL.from_pretrained(str(self.args.model), use_past=True, num_blocks=num_blocks, **types)
+        return network.set_train(False)

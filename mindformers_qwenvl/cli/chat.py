@@ -1,0 +1,143 @@
+"""Talk with a model in the terminal, about pictures too."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mindformers_qwenvl.cli._generation import Loaded, add_generation_arguments
+from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE
+
+COMMANDS = """/image PATH   a picture for the next message: a path, or an address; may be used several times
+/reset        begin a new conversation
+/help         this
+/exit         end (also: end of input)
+//...         a message that begins with a slash
+Ctrl-C        ends an answer; at the prompt, the program"""
+
+EPILOG = f"""in the conversation:
+  {COMMANDS.replace(chr(10), chr(10) + "  ")}
+
+examples:
+  mindformers-qwenvl chat --model Qwen-VL-Chat
+  printf '/image cat.png\\nWhat is it?\\nBox it.\\n' | mindformers-qwenvl chat --model Qwen-VL-Chat --greedy
+"""
+
+PICTURES = 32  # decoded ones to keep
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    add_generation_arguments(parser)
+    parser.add_argument("--seed", type=int, metavar="N", help="of what is drawn (default: another one each time)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Talk until the input ends; returns 0, or 1 if a message could not be answered and nobody sits there to see it."""
+    loaded = Loaded(args)
+    settings = loaded.settings(seed=args.seed, chat_format="chatml")
+    from mindformers_qwenvl.chat.answer import Chat
+
+    config = loaded.config
+    network = loaded.network(-(-config.seq_length // config.block_size), lambda text: print(text, file=sys.stderr))
+    talk = Chat(network, loaded.processor, settings, keep_pictures=PICTURES)
+    terminal = sys.stdin.isatty()
+    if terminal:
+        with contextlib.suppress(ImportError):  # not on every system
+            import readline  # noqa: F401 - gives input() a history
+        print(f"{args.model.resolve().name}, {settings.max_new_tokens} tokens an answer at most; /help helps.")
+    session = Session(talk, SYSTEM_MESSAGE if args.system is None else args.system, sys.stdout.write)
+    failed = _converse(session, "> " if terminal else "")
+    return 1 if failed and not terminal else 0
+
+
+def _converse(session: Session, prompt: str) -> int:
+    """Messages until the input ends; how many could not be answered."""
+    failed = 0
+    while True:
+        try:
+            line = input(prompt)
+        except (EOFError, KeyboardInterrupt):
+            if prompt:
+                print()
+            return failed
+        try:
+            if not session.take(line):
+                return failed
+        except KeyboardInterrupt:
+            print("\n(interrupted; not part of the conversation)")
+        except Exception as error:  # a message that fails leaves the conversation as it was
+            failed += 1
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.stdout.flush()
+
+
+class Session:
+    """A conversation: what was said, and the pictures of the message to come.
+
+    Args:
+        talk: a `Chat`.
+        system: the system message.
+        write: takes pieces of text for the user.
+    """
+
+    def __init__(self, talk: Any, system: str, write: Callable[[str], Any]):
+        self.talk = talk
+        self.system = system
+        self.write = write
+        self.history: list[tuple[Any, str]] = []
+        self.images: list[str] = []
+
+    def take(self, line: str) -> bool:
+        """Do what a line says; False: that was the end.
+
+        Raises:
+            FileNotFoundError, ValueError: the picture cannot be used, or the message cannot be answered; the
+                conversation is as it was before.
+        """
+        line = line.strip()
+        word, _, rest = line.partition(" ")
+        if word in ("/exit", "/quit"):
+            return False
+        if word == "/reset":
+            self.history.clear()
+            self.images.clear()
+            self.write("(a new conversation)\n")
+        elif word == "/help":
+            self.write(COMMANDS + "\n")
+        elif word == "/image":
+            self._image(rest.strip().strip("'\""))
+        elif line.startswith("/") and not line.startswith("//"):
+            self.write(f"there is no {word}; /help shows what there is\n")
+        elif line or self.images:
+            self._say(line.removeprefix("/") if line.startswith("//") else line)
+        return True
+
+    def _image(self, source: str) -> None:
+        if not source:
+            self.write("which one? /image PATH\n")
+            return
+        if "://" not in source and not source.startswith("data:"):
+            source = str(Path(source).expanduser())
+        self.talk.pictures.pixels(source)  # raises while it is still easy to say what is meant
+        self.images.append(source)
+        self.write(f"(picture {len(self.images)} of the next message)\n")
+
+    def _say(self, text: str) -> None:
+        query = [*({"image": image} for image in self.images), {"text": text}] if self.images else text
+        shown = ""
+
+        def show(whole: str) -> None:
+            nonlocal shown
+            self.write(whole[len(shown) :])
+            sys.stdout.flush()
+            shown = whole
+
+        answer = self.talk.answer(self.talk.prompt(query, self.history, self.system), show)
+        self.write("\n")
+        self.history.append((query, answer))
+        self.images.clear()

@@ -1,0 +1,143 @@
+"""`mindformers-qwenvl predict`, as typed, on the checkpoint of set a56."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mindformers_qwenvl.cli import main, predict
+from tests.golden import golden_set
+
+GOLDEN = golden_set("a56")
+
+
+@pytest.fixture(autouse=True)
+def _logs(monkeypatch):
+    """MindFormers has a logger for each folder of logs: the command quietens that of this test alone."""
+    monkeypatch.setenv("LOCAL_DEFAULT_PATH", str(Path.cwd() / "logs"))
+    monkeypatch.setenv("GLOG_v", "3")
+
+
+def golden_text(name, tokens):
+    from mindformers_qwenvl.data.vocabulary import Vocabulary
+
+    return Vocabulary.from_file(GOLDEN.vocab_file).decode(GOLDEN.arrays[f"greedy.{name}"][:tokens].tolist()).strip()
+
+
+def test_two_pictures_and_a_question(checkpoint_dir, capsys):
+    images = ["--image", str(GOLDEN.image(1)), "--image", str(GOLDEN.image(2))]
+    options = ["--greedy", "--max-new-tokens", "8", "--draw", "out.png"]
+    assert main(["predict", "--model", str(checkpoint_dir("a56")), *images, "Compare them.", *options]) == 0
+    out, err = capsys.readouterr()
+    assert out == golden_text("two_images", 8) + "\n"
+    assert err == "out.png: not written, for there is no box in the answer\n" and not Path("out.png").exists()
+
+
+def records(path="out.jsonl"):
+    return {record["id"]: record for record in map(json.loads, Path(path).read_text(encoding="utf-8").splitlines())}
+
+
+def test_a_file_of_questions_and_going_on(checkpoint_dir, capsys):
+    folder = Path("questions")
+    folder.mkdir()
+    shutil.copy(GOLDEN.image(0), folder / "cat.png")
+    questions = [
+        {"id": "text", "text": "Hello, who are you? 你好"},
+        {"id": "one_image", "images": ["cat.png"], "text": "What is it?"},
+        {"id": "missing", "image": "later.png", "text": "What is it?"},
+    ]
+    lines = "\n".join(map(json.dumps, questions))
+    (folder / "in.jsonl").write_text(f"{lines}\nno JSON\n", encoding="utf-8")
+    words = ["predict", "--model", str(checkpoint_dir("a56")), "--input", "questions/in.jsonl", "--output", "out.jsonl"]
+    words += ["--greedy", "--max-new-tokens", "8", "--batch-size", "3"]
+    assert main(words) == 1
+    err = capsys.readouterr().err
+    found = records()
+    assert list(found) == [4, "missing", "one_image", "text"]  # as they come
+    for name in ("text", "one_image"):
+        prompt_tokens = len(GOLDEN.arrays[f"ids.{name}"])
+        expected = {"finish": "length", "prompt_tokens": prompt_tokens, "new_tokens": 8}
+        assert found[name] == {"id": name, "answer": golden_text(name, 8), **expected}
+    assert found["missing"]["error"].endswith("questions/later.png: no such file")
+    assert found[4]["error"].startswith("line 4 is no JSON")
+    assert "4/4" in err and "tokens/s" in err and "2 answered, 2 failed; 16 tokens" in err
+
+    before = Path("out.jsonl").read_text(encoding="utf-8").splitlines()
+    shutil.copy(GOLDEN.image(0), folder / "later.png")
+    (folder / "in.jsonl").write_text(lines, encoding="utf-8")
+    assert main(words) == 0
+    assert "1 answered, 0 failed, 2 were there already" in capsys.readouterr().err
+    after = Path("out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert after[:2] == before[2:] and len(after) == 3  # those that had failed are gone
+    assert records()["missing"] == {**found["one_image"], "id": "missing"}
+
+    assert main([*words, "--quiet"]) == 0  # all there: not even the network is loaded
+    assert capsys.readouterr().err == ""
+    assert Path("out.jsonl").read_text(encoding="utf-8").splitlines() == after
+
+
+def test_boxes_are_drawn_on_the_last_picture(checkpoint_dir, capsys):
+    from mindformers_qwenvl.predict.rows import Row
+
+    Image.new("RGB", (200, 100), "white").save("last.png")
+    query = [{"image": str(GOLDEN.image(0))}, {"image": "last.png"}, {"text": "Box it."}]
+    parser = argparse.ArgumentParser()
+    predict.add_arguments(parser)
+    words = ["--model", str(checkpoint_dir("a56")), "--draw", "boxes.png", "--image", "last.png", "Box it."]
+    args = parser.parse_args(words)
+    work = predict._Work(args, [Row("question", query)], None)
+    predict._draw(args, work, query, "<ref>it</ref><box>(100,200),(499,799)</box>")
+    drawn = Image.open("boxes.png")
+    assert drawn.size == (200, 100) and drawn.getpixel((99, 60)) != (255, 255, 255)
+    assert drawn.getpixel((180, 50)) == (255, 255, 255)
+    assert capsys.readouterr().err == "boxes drawn: boxes.png\n"
+    assert sorted(path.name for path in Path().glob("*boxes*")) == ["boxes.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "a QUESTION or an --image is needed"),
+        (["q", "--input", "i", "--output", "o"], "leave QUESTION, --image and --draw out"),
+        (["--input", "i"], "belong together"),
+        (["--input", "i", "--output", "i"], "--output is --input"),
+        (["--input", "i", "--output", "o", "--batch-size", "0"], "at least 1"),
+        (["q", "--batch-size", "2"], "are for --input"),
+        (["q", "--draw", "boxes"], "the name must end as pictures do"),
+        (["q", "--greedy", "--sample"], "not allowed with"),
+        (["q", "--top-p", "7"], "top_p is a probability from 0 to 1"),
+        (["q", "--dtype", "int8"], "invalid choice"),
+    ],
+)
+def test_bad_usage(words, message, checkpoint_dir, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", "--model", str(checkpoint_dir("a56")), *words])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "nowhere", "q"], "--model nowhere: no such directory"),
+        (["--model", "M", "--image", "nowhere.png", "q"], "nowhere.png: no such file"),
+        (["--model", "M", "--input", "nowhere.jsonl", "--output", "o"], "nowhere.jsonl"),
+        (["--model", "M", "<img>x"], "unclosed image tag"),
+    ],
+)
+def test_failures_exit_with_1_and_one_message(words, message, checkpoint_dir, capsys):
+    assert main(["predict", *(str(checkpoint_dir("a56")) if word == "M" else word for word in words)]) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith("mindformers-qwenvl predict: ") and message in err and err.count("\n") == 1
+    assert out == "" and not Path("o").exists()
+
+
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    assert "mindformers-qwenvl predict --model Qwen-VL-Chat --image a.png" in capsys.readouterr().out
