@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.cli._generation import Loaded, add_generation_arguments
-from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE
+from mindformers_qwenvl.cli._interrupt import Interrupts
 
 COMMANDS = """/image PATH   a picture for the next message: a path, or an address; may be used several times
 /reset        begin a new conversation
@@ -38,38 +38,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Talk until the input ends; returns 0, or 1 if a message could not be answered and nobody sits there to see it."""
+    terminal = sys.stdin.isatty()
+    interrupts = Interrupts() if terminal else None  # first of all, see there
     loaded = Loaded(args)
     settings = loaded.settings(seed=args.seed, chat_format="chatml")
     from mindformers_qwenvl.chat.answer import Chat
+    from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE
 
     config = loaded.config
     network = loaded.network(-(-config.seq_length // config.block_size), lambda text: print(text, file=sys.stderr))
     talk = Chat(network, loaded.processor, settings, keep_pictures=PICTURES)
-    terminal = sys.stdin.isatty()
-    if terminal:
-        with contextlib.suppress(ImportError):  # not on every system
-            import readline  # noqa: F401 - gives input() a history
-        print(f"{args.model.resolve().name}, {settings.max_new_tokens} tokens an answer at most; /help helps.")
-    session = Session(talk, SYSTEM_MESSAGE if args.system is None else args.system, sys.stdout.write)
-    failed = _converse(session, "> " if terminal else "")
-    return 1 if failed and not terminal else 0
+    system = SYSTEM_MESSAGE if args.system is None else args.system
+    session = Session(talk, system, sys.stdout.write, interrupts)
+    if not terminal:
+        return 1 if _converse(session, input) else 0
+
+    with contextlib.suppress(ImportError):  # not on every system
+        import readline  # noqa: F401 - gives input() a history
+
+    def ask() -> str:
+        with interrupts.allowed():
+            return input("> ")
+
+    print(f"{args.model.resolve().name}, {settings.max_new_tokens} tokens an answer at most; /help helps.")
+    _converse(session, ask)
+    print()
+    return 0
 
 
-def _converse(session: Session, prompt: str) -> int:
+def _converse(session: Session, ask: Callable[[], str]) -> int:
     """Messages until the input ends; how many could not be answered."""
     failed = 0
     while True:
         try:
-            line = input(prompt)
+            line = ask()
         except (EOFError, KeyboardInterrupt):
-            if prompt:
-                print()
             return failed
         try:
             if not session.take(line):
                 return failed
-        except KeyboardInterrupt:
-            print("\n(interrupted; not part of the conversation)")
         except Exception as error:  # a message that fails leaves the conversation as it was
             failed += 1
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -83,12 +90,14 @@ class Session:
         talk: a `Chat`.
         system: the system message.
         write: takes pieces of text for the user.
+        interrupts: says when the user wants no more of an answer.
     """
 
-    def __init__(self, talk: Any, system: str, write: Callable[[str], Any]):
+    def __init__(self, talk: Any, system: str, write: Callable[[str], Any], interrupts: Interrupts | None = None):
         self.talk = talk
         self.system = system
         self.write = write
+        self.interrupts = interrupts
         self.history: list[tuple[Any, str]] = []
         self.images: list[str] = []
 
@@ -137,7 +146,13 @@ class Session:
             sys.stdout.flush()
             shown = whole
 
-        answer = self.talk.answer(self.talk.prompt(query, self.history, self.system), show)
+        if self.interrupts is not None:
+            self.interrupts.clear()
+        prompt = self.talk.prompt(query, self.history, self.system)
+        answer = self.talk.answer(prompt, show, cancelled=self.interrupts)
         self.write("\n")
+        if self.interrupts is not None and self.interrupts.is_set():
+            self.write("(interrupted; not part of the conversation)\n")
+            return
         self.history.append((query, answer))
         self.images.clear()

@@ -126,14 +126,14 @@ def keep_top_p(scores: np.ndarray, top_p: float) -> np.ndarray:
 
     As transformers 4.31 does, and the original's `top_k_logits`: the token that reaches the sum is in.
     """
-    weights = np.exp(scores - scores.max(), dtype=np.float64)
-    needed = top_p * weights.sum()
+    weights = np.exp(scores - scores.max())
+    needed = top_p * weights.sum(dtype=np.float64)
     count = 256  # sorting the likeliest few is much cheaper than sorting 151,936
     while True:
         count = min(count, len(weights))
         best = np.argpartition(-weights, count - 1)[:count]
         best = best[np.argsort(-weights[best], kind="stable")]
-        sums = np.cumsum(weights[best])
+        sums = np.cumsum(weights[best], dtype=np.float64)
         if sums[-1] >= needed or count == len(weights):
             return best[: np.searchsorted(sums, needed) + 1]
         count *= 16
@@ -141,10 +141,11 @@ def keep_top_p(scores: np.ndarray, top_p: float) -> np.ndarray:
 
 def _draw(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Scores [V] that leave one token, drawn with the probabilities softmax(scores)."""
-    sums = np.cumsum(np.exp(scores - scores.max(), dtype=np.float64))
+    possible = np.flatnonzero(scores > -np.inf)
+    sums = np.cumsum(np.exp(scores[possible] - scores.max()), dtype=np.float64)
     token = np.searchsorted(sums, generator.random() * sums[-1], side="right")
     output = np.full_like(scores, -np.inf)
-    output[token] = 0
+    output[possible[token]] = 0
     return output
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from mindformers_qwenvl.chat.answer import Chat
@@ -53,3 +55,17 @@ def test_what_fails_leaves_the_conversation_as_it_was(session):
     with pytest.raises(ValueError, match="the network takes 8192"):
         session.take("x " * 9000)
     assert session.images == [PICTURE] and session.history == []
+
+
+def test_an_interrupted_answer_is_no_part_of_the_conversation(network, tokenizer):
+    written, interrupts = [], threading.Event()
+    talk = Chat(network, tokenizer, do_sample=False, max_new_tokens=4000)
+
+    def write(text):
+        written.append(text)
+        interrupts.set()
+
+    session = Session(talk, SYSTEM_MESSAGE, write, interrupts)
+    session.take(HELLO)
+    assert written[-1] == "(interrupted; not part of the conversation)\n" and len(written) < 6
+    assert session.history == []
