@@ -1,0 +1,212 @@
+"""Training, resuming and predicting with the tiny YAMLs, through the calls that run_mindformer.py makes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindformers_qwenvl.cli import main
+from mindformers_qwenvl.registration import yaml_dir
+from tests.golden import golden_set
+
+DRIVER = Path(__file__).with_name("driver.py")
+A56 = golden_set("a56")
+QUERIES = {
+    "one_image": [{"image": str(A56.image(0))}, {"text": "What is it?"}],
+    "two_images": [{"image": str(A56.image(1))}, {"image": str(A56.image(2))}, {"text": "Compare them."}],
+    "text": [{"text": "Hello, who are you? 你好"}],
+}
+LLM, VISION = (f"model.model_config.{part}.model_config" for part in ("llm_model", "vision_model"))
+# Set a56: hidden size 256, two layers, pictures of 56 pixels, the frame of the chat model.
+SIZES = {
+    "model.model_config.num_queries": 16,
+    "model.model_config.image_start_id": A56.meta["special_ids"]["img_start_id"],
+    f"{VISION}.hidden_size": 64,
+    f"{VISION}.intermediate_size": int(64 * 4.9231),
+    f"{VISION}.num_hidden_layers": 2,
+    f"{VISION}.num_attention_heads": 4,
+    f"{VISION}.image_size": 56,
+    f"{VISION}.patch_size": 14,
+    f"{LLM}.hidden_size": 256,
+    f"{LLM}.num_layers": 2,
+    f"{LLM}.num_heads": 2,
+    f"{LLM}.kv_channels": 128,
+    f"{LLM}.intermediate_size": 352,
+    f"{LLM}.vocab_size": 1024,
+    f"{LLM}.pad_token_id": A56.meta["special_ids"]["eod_id"],
+}
+PREDICT = {
+    **SIZES,
+    f"{LLM}.seq_length": 128,
+    f"{LLM}.max_decode_length": 128,
+    f"{LLM}.eos_token_id": -1,  # the goldens go on after the end of the text
+    "processor.tokenizer.vocab_file": str(A56.vocab_file),
+    "processor.max_length": 128,
+    "processor.image_processor.image_size": 56,
+    "processor.model_transform_template.image_size": 56,
+    "processor.model_transform_template.num_queries": 16,
+    "processor.model_transform_template.chat_format": "chatml",
+    "processor.model_transform_template.system_message": "You are a helpful assistant.",
+}
+TEMPLATE = "train_dataset.modal_to_text_transform.model_transform_template"
+SAVED = "output/checkpoint/rank_0"
+
+
+def run(folder: Path, name: str, settings: dict, **task) -> str:
+    """What a process prints that does `name`.yaml with `settings`, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    driver = shutil.copy(DRIVER, folder)  # MindSpore writes beside it
+    given = json.dumps({"config": str(yaml_dir() / f"{name}.yaml"), "set": settings, **task})
+    done = subprocess.run([sys.executable, driver, given], cwd=folder, capture_output=True, text=True, timeout=400)
+    printed = done.stdout + done.stderr
+    assert done.returncode == 0, printed[-6000:]
+    return printed
+
+
+# ---- train and resume
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory) -> Path:
+    """14 conversations about the golden pictures; a multiple of the batch size they are not."""
+    file = tmp_path_factory.mktemp("samples") / "train.json"
+    colours = ("red", "green", "blue", "grey", "white", "black", "none")
+    conversations = [
+        {
+            "id": f"sample_{number}",
+            "conversations": [
+                {"from": "user", "value": f"Picture 1: <img>{number % 4}.png</img>\nWhat colour, {number}?"},
+                {"from": "assistant", "value": colours[number % len(colours)]},
+            ],
+        }
+        for number in range(14)
+    ]
+    file.write_text(json.dumps(conversations), encoding="utf-8")
+    return file
+
+
+def training(samples: Path, **settings) -> dict:
+    """Three steps an epoch, two epochs, a checkpoint every two steps."""
+    return {
+        **SIZES,
+        f"{LLM}.seq_length": 96,
+        "train_dataset.data_loader.annotation_file": str(samples),
+        "train_dataset.tokenizer.vocab_file": str(A56.vocab_file),
+        "train_dataset.modal_to_text_transform.max_length": 96,
+        f"{TEMPLATE}.dataset_dir": str(A56.directory / "images"),
+        f"{TEMPLATE}.image_size": 56,
+        f"{TEMPLATE}.num_queries": 16,
+        "runner_config.batch_size": 4,
+        "runner_config.epochs": 2,
+        "callbacks": [
+            {"type": "MFLossMonitor", "per_print_times": 1},
+            {
+                "type": "CheckpointMonitor",
+                "prefix": "tiny",
+                "save_checkpoint_steps": 2,
+                "keep_checkpoint_max": 9,
+                "checkpoint_format": "ckpt",
+            },
+        ],
+        **settings,
+    }
+
+
+def losses(printed: str) -> dict[tuple[int, int], str]:
+    """(epoch, step) -> loss as MFLossMonitor prints it, six digits behind the point."""
+    found = re.findall(r"Epoch:\[ *(\d+)/ *\d+\], step:\[ *(\d+)/ *\d+\], loss:\[([\d.]+)/", printed)
+    return {(int(epoch), int(step)): loss for epoch, step, loss in found}
+
+
+@pytest.fixture(scope="module")
+def trained(samples, tmp_path_factory) -> tuple[Path, dict[tuple[int, int], str]]:
+    """Folder and losses of an uninterrupted training."""
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, losses(run(folder, "finetune_qwenvl_tiny", training(samples)))
+
+
+def test_training_learns_and_saves(trained):
+    folder, found = trained
+    assert sorted(found) == [(epoch, step) for epoch in (1, 2) for step in (1, 2, 3)]
+    assert float(found[2, 3]) < float(found[1, 1])
+    saved = sorted(file.name for file in (folder / SAVED).glob("*.ckpt"))
+    assert saved == ["tiny_rank_0-1_2.ckpt", "tiny_rank_0-2_1.ckpt", "tiny_rank_0-2_3.ckpt"]
+
+
+def test_resumed_losses_are_those_of_the_uninterrupted_training(trained, samples, tmp_path):
+    folder, uninterrupted = trained
+    settings = training(
+        samples, load_checkpoint=str(folder / "output/checkpoint"), resume_training="tiny_rank_0-1_2.ckpt"
+    )
+    resumed = losses(run(tmp_path, "finetune_qwenvl_tiny", settings))
+    assert resumed == {step: loss for step, loss in uninterrupted.items() if step > (1, 2)}
+
+
+def test_the_trained_checkpoint_answers(trained, tmp_path):
+    folder, _ = trained
+    settings = {
+        **PREDICT,
+        f"{LLM}.max_decode_length": 80,
+        "load_checkpoint": str(folder / SAVED / "tiny_rank_0-2_3.ckpt"),
+    }
+    printed = run(tmp_path, "predict_qwenvl_tiny", settings, input_data=[QUERIES["one_image"]])
+    assert len(_printed(printed, "TEXTS")) == 1
+    (missing,) = re.findall(r"Network parameters are not loaded: \(\[(.*?)\]", printed)
+    assert all(".cache." in name for name in missing.split(", ") if name)  # the key/value cache is not in a checkpoint
+
+
+# ---- predict
+
+
+@pytest.fixture(scope="module")
+def checkpoint(checkpoint_dir, tmp_path_factory) -> Path:
+    """Set a56 as a .ckpt, converted by the command."""
+    file = tmp_path_factory.mktemp("a56") / "a56.ckpt"
+    words = ["convert-weight", "--model", "qwenvl", "--input_path", str(checkpoint_dir("a56"))]
+    assert main([*words, "--output_path", str(file), "--dtype", "fp32"]) == 0
+    return file
+
+
+def _printed(text: str, word: str) -> list:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"{word} ")]
+    return json.loads(line.removeprefix(f"{word} "))
+
+
+def assert_golden(row: list[int], name: str) -> None:
+    expected = A56.arrays[f"greedy.{name}"]
+    begins = len(A56.arrays[f"ids.{name}"])
+    np.testing.assert_array_equal(row[begins : begins + len(expected)], expected, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["one_image", "two_images"])
+def test_greedy_ids_are_the_goldens(checkpoint, tmp_path, name):
+    """--predict_data IMG "question" --modal_type image text, with one picture and with two."""
+    settings = {**PREDICT, "load_checkpoint": str(checkpoint)}
+    printed = run(tmp_path, "predict_qwenvl_tiny", settings, input_data=[QUERIES[name]])
+    (row,) = _printed(printed, "GENERATED")
+    assert_golden(row, name)
+    (text,) = _printed(printed, "TEXTS")
+    assert text
+    assert f"output result is: [{text!r}]" in printed
+    assert (tmp_path / "multi_modal_to_text_generation_result.txt").read_text(encoding="utf-8") == str([text])
+
+
+def test_greedy_ids_of_a_batch_from_the_original_folder(checkpoint_dir, tmp_path):
+    """Several questions at once, with different numbers of pictures; weights without conversion."""
+    settings = {**PREDICT, "load_checkpoint": str(checkpoint_dir("a56")), "load_ckpt_format": "safetensors"}
+    queries = list(QUERIES.values())
+    printed = run(tmp_path, "predict_qwenvl_tiny", settings, input_data=queries, batch_size=len(queries))
+    rows = _printed(printed, "GENERATED")
+    longest = max(len(A56.arrays[f"ids.{name}"]) for name in QUERIES)
+    assert len(rows) == len(queries)
+    for row, name in zip(rows, QUERIES, strict=True):
+        assert len(row) > longest
+        assert_golden(row, name)
+    assert len(set(_printed(printed, "TEXTS"))) == len(queries)
