@@ -1,13 +1,14 @@
 """The README says what is: versions, commands, files."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from mindformers_qwenvl import __version__
 from mindformers_qwenvl.cli import main
+
+tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -24,8 +24,20 @@ class GenerationInputs:
     """The two methods of the host's GenerationMixin that a network defines for itself."""
 
     def update_model_kwargs_before_generate(self, input_ids: np.ndarray, model_kwargs: dict[str, Any]) -> None:
-        """Called once a `generate()`: keep the prompt's lengths, which choose the rotary base for the whole answer."""
-        model_kwargs["prompt_length"] = Tensor(self._valid_length(input_ids))
+        """Called once a `generate()`: keep the prompt's lengths, which choose the rotary base for the whole answer.
+
+        Raises:
+            ValueError: the prompts do not fit into the key/value cache.
+        """
+        lengths = self._valid_length(input_ids)
+        blocks = int(np.ceil(lengths / self.config.block_size).sum())
+        if self.use_past and blocks > self.config.num_blocks:
+            raise ValueError(
+                f"prompts of {lengths.tolist()} tokens need {blocks} blocks of block_size={self.config.block_size} in "
+                f"the key/value cache, which has num_blocks={self.config.num_blocks}: raise num_blocks, or ask fewer "
+                "at once"
+            )
+        model_kwargs["prompt_length"] = Tensor(lengths)
         if model_kwargs.get("images") is not None:
             model_kwargs["images"] = Tensor(model_kwargs["images"], ms.float32)
             model_kwargs["image_context_pos"] = Tensor(model_kwargs["image_context_pos"], ms.int32)
