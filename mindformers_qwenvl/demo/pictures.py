@@ -41,7 +41,7 @@ def save_loss_curve(losses: list[float], path: Path) -> None:
 
 
 def save_answers(records: list[dict[str, Any]], answers: list[str], folder: Path) -> None:
-    """Each picture with a predicted box as `folder`/ID.png, and a sheet of the first dozen, all topics: `folder`.png."""
+    """Each picture with a predicted box as `folder`/ID.png, and a sheet of the first dozen as `folder`.png."""
     import matplotlib.pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from mindformers_qwenvl.registration import yaml_dir
 __all__ = ["TRAINING_PICTURES", "run"]
 
 RANKS = 800  # of the vocabulary, so that the head stays small; a prefix of byte-pair ranks is closed
-TRAINING_PICTURES, HELD_OUT, SEED = 5600, 150, 7
+TRAINING_PICTURES, HELD_OUT, SEED = 5400, 150, 7
 
 
 def run(workdir: Path, pictures_to_train: int = TRAINING_PICTURES) -> Score:
@@ -58,7 +58,8 @@ def run(workdir: Path, pictures_to_train: int = TRAINING_PICTURES) -> Score:
         f"checkpoint            {checkpoint}\n\n"
         "The same with the script of a MindFormers checkout:\n"
         f"  python run_mindformer.py --config {workdir / 'finetune_qwenvl_tiny.yaml'}\n"
-        f"  python run_mindformer.py --config {workdir / 'predict_qwenvl_tiny.yaml'} --load_checkpoint {checkpoint} \\\n"
+        f"  python run_mindformer.py --config {workdir / 'predict_qwenvl_tiny.yaml'} \\\n"
+        f"      --load_checkpoint {checkpoint} \\\n"
         f"      --predict_data {example['image']} {example['text']!r} --modal_type image text"
     )
     return result
@@ -92,19 +93,22 @@ def _host(workdir: Path) -> Iterator[None]:
     """The host writes to the current folder and prints whole configurations: both go where the demo is."""
     before = Path.cwd()
     os.chdir(workdir)
+    # Not closed: the host's logger keeps the stream it finds at its first message.
+    log = (workdir / "mindformers.log").open("a", encoding="utf-8")
     try:
-        with (workdir / "mindformers.log").open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        with contextlib.redirect_stdout(log):
             yield
     finally:
+        log.flush()
         os.chdir(before)
 
 
 def _trainer(yaml_file: Path, **changes: Any) -> Any:
     """What run_mindformer.py does with `--config`."""
     from mindformers.core.context import build_context
-    from mindformers.tools import set_output_path
     from mindformers.tools.register import MindFormerConfig
     from mindformers.trainer import Trainer
+    from mindformers.utils.file_utils import set_output_path
 
     config = MindFormerConfig(str(yaml_file))
     set_output_path(config.output_dir)
@@ -121,7 +125,7 @@ def _train(yaml_file: Path, workdir: Path) -> list[float]:
         def __init__(self):
             super().__init__()
             self.losses: list[float] = []
-            self.bar = tqdm(desc="   compiling", unit="step", file=sys.stderr)
+            self.bar = tqdm(desc="   compiling", unit="step", file=sys.stderr, mininterval=0.5)
 
         def on_train_step_end(self, run_context):
             params = run_context.original_args()
