@@ -1,7 +1,7 @@
 """Throw-away environments with this project installed as a user has it, for tests and benchmarks in fresh processes.
 
 They see the packages of the running environment (MindFormers and all it needs) without a second download, through a
-`.pth` with their folder; `.pth` files of that folder do not run in them, so its own install of this project stays out.
+folder of links to all of them but this project.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
+OWN = ("mindformers_qwenvl", "_mindformers_qwenvl", "__editable__")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Environment:
 
     def files(self) -> set[str]:
         """Everything in it but compiled files."""
-        found = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*"))
+        inside = (path for path in self.root.rglob("*") if self.root / "outer" not in path.parents)
+        found = (path.relative_to(self.root).as_posix() for path in inside)
         return {name for name in found if "__pycache__" not in name}
 
     def run(self, *args: str, cwd: Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
@@ -55,7 +57,13 @@ def new_environment(root: Path) -> Environment:
     """An environment that has everything but this project."""
     venv.create(root, symlinks=True, with_pip=False)
     environment = Environment(root)
-    (environment.packages / "outer.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    outer = root / "outer"
+    outer.mkdir()
+    for folder in map(Path, site.getsitepackages()):
+        for entry in folder.iterdir():
+            if not entry.name.startswith(OWN) and entry.suffix != ".pth" and not (outer / entry.name).exists():
+                (outer / entry.name).symlink_to(entry)
+    (environment.packages / "outer.pth").write_text(f"{outer}\n")
     return environment
 
 
