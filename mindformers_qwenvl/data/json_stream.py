@@ -1,0 +1,248 @@
+"""JSON files of any size, value by value: memory holds one value and a block of the file. Plain Python."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+__all__ = ["BadLine", "JsonStream", "StreamError"]
+
+BLOCK = 1 << 20  # bytes read at a time
+MAX_VALUE = 256 << 20  # characters of one value at most: a bracket that is never closed must not fill the memory
+# What json says may only be for want of more text if it stands this close to the end of what was read ("-Infinity" is
+# the longest word that can be torn). A string is the exception: it can be torn anywhere.
+MARGIN = 16
+SPACE = " \t\r\n"
+
+
+class StreamError(ValueError):
+    """Text that is no JSON; the message names file, line and column."""
+
+
+class BadLine:
+    """A line of a JSON Lines file that is no JSON, in the place of its value. `reason` says line, column and why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+class JsonStream:
+    """The values of one file, in order, each read once. Use it with `with`.
+
+    Three kinds of files: a list (`items`), JSON Lines (`lines`) and one object of lists (`sections`).
+
+    Args:
+        path: the file, UTF-8 with or without a byte-order mark.
+        block: bytes to read at a time.
+        progress: called with the number of bytes read so far, after each block.
+
+    Raises:
+        OSError: the file cannot be read.
+        StreamError: from the methods, as soon as the reading comes to text that is no JSON or no UTF-8.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, block: int = BLOCK, progress: Callable[[int], None] | None = None
+    ) -> None:
+        self.path = Path(path)
+        self._block = block
+        self._progress = progress
+        self._decoder = json.JSONDecoder()
+        self._file: BinaryIO = self.path.open("rb")
+        self._rewind()
+
+    def __enter__(self) -> JsonStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def kind(self) -> str:
+        """ "list", "lines", "object", or "empty".
+
+        An object alone on the first line of the file is "lines", also if it is the only one; one that goes on over
+        several lines, or over more than 16 blocks, is "object".
+        """
+        first = self.first_character()
+        if first == "[":
+            return "list"
+        if first == "{":
+            while "\n" not in self._text[self._at :] and not self._ended and len(self._text) < 16 * self._block:
+                self._read()
+            line = self._text[self._at :].partition("\n")[0]
+            try:
+                json.loads(line)
+            except ValueError:
+                return "object"
+            return "lines"
+        return "empty" if not first else "other"
+
+    def first_character(self) -> str:
+        """The first character of the file that is no white space, or ""."""
+        self._rewind()
+        return self._peek()
+
+    def items(self) -> Iterator[Any]:
+        """The values of a list."""
+        self._rewind()
+        self._expect("[")
+        yield from self._items()
+        self._expect_end()
+
+    def lines(self) -> Iterator[Any]:
+        """The values of JSON Lines, `BadLine` for a line that is none; empty lines are passed over."""
+        self._rewind()
+        for number, line in enumerate(self._file, 1):
+            self._count += len(line)
+            if self._progress is not None and self._count - self._told >= self._block:
+                self._tell()
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if line.isspace() or not line:
+                continue
+            try:
+                yield json.loads(line)
+            except UnicodeDecodeError as error:
+                yield BadLine(f"line {number}: not UTF-8: {error.reason}")
+            except json.JSONDecodeError as error:
+                yield BadLine(f"line {number} column {error.colno}: not valid JSON: {error.msg.removesuffix(' at')}")
+            except RecursionError:
+                yield BadLine(f"line {number}: not valid JSON: nested too deeply")
+        self._tell()
+
+    def sections(self, wanted: Callable[[str], bool] = lambda key: True) -> Iterator[tuple[str, Any]]:
+        """(key, value) of an object; of a key whose value is a list, (key, item) for each of its items.
+
+        A value of a key that is not `wanted` is read, for it has to be, and left out.
+        """
+        self._rewind()
+        self._expect("{")
+        if self._peek() == "}":
+            self._at += 1
+            self._expect_end()
+            return
+        while True:
+            if self._peek() != '"':
+                self._fail("expected a key in double quotes", self._at)
+            key = self._value()
+            self._expect(":")
+            if self._peek() == "[":
+                self._at += 1
+                for item in self._items():
+                    if wanted(key):
+                        yield key, item
+            else:
+                value = self._value()
+                if wanted(key):
+                    yield key, value
+            if self._peek() == "}":
+                self._at += 1
+                break
+            self._expect(",")
+        self._expect_end()
+
+    # ---- the text at hand: self._text from self._at on
+
+    def _rewind(self) -> None:
+        self._file.seek(0)
+        self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
+        self._text, self._at, self._ended = "", 0, False
+        self._line, self._column = 1, 1  # of self._text[0]
+        self._count = self._told = 0  # bytes
+
+    def _read(self) -> None:
+        """One more block, or more where a value is long, so that long ones are not tried too often."""
+        data = self._file.read(max(self._block, len(self._text) - self._at))
+        self._ended = not data
+        self._count += len(data)
+        try:
+            more = self._utf8.decode(data, self._ended)
+        except UnicodeDecodeError as error:
+            place = self._count - len(data) + error.start
+            raise StreamError(f"{self.path}: not UTF-8: {error.reason} near byte {place}") from error
+        self._line, self._column = self._place(self._at)
+        self._text = self._text[self._at :] + more
+        self._at = 0
+        self._tell()
+
+    def _tell(self) -> None:
+        self._told = self._count
+        if self._progress is not None:
+            self._progress(self._count)
+
+    def _peek(self) -> str:
+        """The next character that is no white space, which `_at` then stands on; "" at the end of the file."""
+        while True:
+            text, at = self._text, self._at
+            while at < len(text):
+                if text[at] not in SPACE:
+                    self._at = at
+                    return text[at]
+                at += 1
+            self._at = at
+            if self._ended:
+                return ""
+            self._read()
+
+    def _items(self) -> Iterator[Any]:
+        if self._peek() == "]":
+            self._at += 1
+            return
+        while True:
+            yield self._value()
+            following = self._peek()
+            self._at += 1
+            if following == "]":
+                return
+            if following != ",":
+                self._fail("expected ',' or ']'" if following else "the list is not closed", self._at - 1)
+
+    def _value(self) -> Any:
+        if not self._peek():
+            self._fail("the file ends where a value should be", self._at)
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                torn = error.msg.startswith("Unterminated string") or error.pos > len(self._text) - MARGIN
+                if self._ended or not torn:
+                    self._fail(error.msg, error.pos, error)
+                if len(self._text) - self._at > MAX_VALUE:
+                    self._fail(f"a value longer than {MAX_VALUE} characters", self._at, error)
+            except RecursionError as error:
+                self._fail("nested too deeply", self._at, error)
+            else:
+                # A number could go on in the next block.
+                if self._ended or end < len(self._text) - MARGIN or self._text[end - 1] in '"}]':
+                    self._at = end
+                    return value
+            self._read()
+
+    def _expect(self, character: str) -> None:
+        if self._peek() != character:
+            self._fail(f"expected {character!r}", self._at)
+        self._at += 1
+
+    def _expect_end(self) -> None:
+        if self._peek():
+            self._fail("there is more after the end", self._at)
+
+    def _place(self, at: int) -> tuple[int, int]:
+        """Line and column of self._text[at]."""
+        breaks = self._text.count("\n", 0, at)
+        if not breaks:
+            return self._line, self._column + at
+        return self._line + breaks, at - self._text.rindex("\n", 0, at)
+
+    def _fail(self, reason: str, at: int, error: Exception | None = None) -> None:
+        line, column = self._place(min(at, len(self._text)))
+        raise StreamError(
+            f"{self.path}: not valid JSON: {reason.removesuffix(' at')} at line {line} column {column}"
+        ) from error
