@@ -1,4 +1,4 @@
-"""Conversation files in the Qwen-VL format: a JSON list, or one JSON object a line (JSONL). Plain Python.
+"""Conversation files in the Qwen-VL format: a JSON list, or one JSON object a line (JSONL). Python and numpy.
 
 A record: `{"id": "0", "conversations": [{"from": "user", "value": "Picture 1: <img>a.jpg</img>\\nWhat is it?"}, ...]}`.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from mindformers_qwenvl.data.json_stream import JsonStream, StreamError
+from mindformers_qwenvl.data.record_index import BrokenFileError, open_index
 
 # The role of the turn that carries a SampleNote in front of a conversation. MindFormers' dataset hands a transform the
 # conversation and nothing else, so what an error message needs to know travels inside it.
@@ -33,15 +35,19 @@ class SampleNote:
 
 
 class AnnotationFile:
-    """The records of one file, by number. A JSON list is held in memory; of JSONL only the line starts are.
+    """The records of one file, by number. Memory holds where they are, 8 bytes each; a record is read when asked for.
+
+    Threads and processes may share one.
 
     Args:
         path: the file; the first character that is not a space decides between a list (`[`) and JSONL (`{`).
         data_field, from_keyword, value_keyword: keys of the conversation, of its roles and of its texts.
+        index_dir: folder to keep the index in, see `record_index.open_index`; None: made anew each time.
 
     Raises:
         FileNotFoundError: no such file.
-        AnnotationError: not JSON, or no records.
+        AnnotationError: the file as a whole is not JSON (a record that is not raises when it is read), or has no
+            records.
     """
 
     def __init__(
@@ -51,46 +57,51 @@ class AnnotationFile:
         data_field: str = "conversations",
         from_keyword: str = "from",
         value_keyword: str = "value",
+        index_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self.path = Path(path)
         self.data_field = data_field
         self.from_keyword = from_keyword
         self.value_keyword = value_keyword
-        self._records: list[Any] | None = None
-        self._lines = array("q")  # line number and byte offset of every record, one after the other
         if not self.path.is_file():
             raise FileNotFoundError(
                 f"annotation file {self.path}: {'a folder' if self.path.is_dir() else 'no such file'}"
             )
-        match self._first_character():
-            case b"[":
-                self._records = self._read_list()
-            case b"{":
-                self._index_lines()
-            case b"":
-                raise AnnotationError(f"annotation file {self.path}: empty")
-            case first:
-                raise AnnotationError(
-                    f"annotation file {self.path}: starts with {first!r}, not a JSON list or one JSON object a line"
-                )
+        first = self._first_character()
+        if first not in (b"[", b"{"):
+            found = f"starts with {first!r}, not a JSON list or one JSON object a line" if first else "empty"
+            raise AnnotationError(f"annotation file {self.path}: {found}")
+        try:
+            self.index = open_index(self.path, first == b"[", index_dir)
+        except BrokenFileError as error:
+            raise AnnotationError(f"annotation file {self._why_broken(error)}") from error
         if not len(self):
             raise AnnotationError(f"annotation file {self.path}: no samples")
+        self._file = self.path.open("rb", buffering=0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_file"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._file = self.path.open("rb", buffering=0)
 
     def __len__(self) -> int:
-        return len(self._lines) // 2 if self._records is None else len(self._records)
+        return len(self.index)
 
     def record(self, index: int) -> Any:
-        """Record `index` as JSON has it, unchecked."""
+        """Record `index` as JSON has it, unchecked.
+
+        Raises:
+            AnnotationError: it is not JSON.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"annotation file {self.path}: sample {index} of {len(self)}")
-        if self._records is not None:
-            return self._records[index]
-        with self.path.open("rb") as file:
-            file.seek(self._lines[2 * index + 1])
-            line = file.readline()
+        start, length = self.index.place(index)
+        data = os.pread(self._file.fileno(), length, start)  # no position that threads and processes would share
         try:
-            return json.loads(line)
-        except ValueError as error:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
             reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
             raise AnnotationError(f"{self._place(index)}: not valid JSON: {reason}") from error
 
@@ -121,8 +132,8 @@ class AnnotationFile:
         return where, pairs
 
     def _place(self, index: int) -> str:
-        place = f"annotation file {self.path}, sample {index}"
-        return place if self._records is not None else f"{place} (line {self._lines[2 * index]})"
+        place, line = f"annotation file {self.path}, sample {index}", self.index.line(index)
+        return place if line is None else f"{place} (line {line})"
 
     def _first_character(self) -> bytes:
         with self.path.open("rb") as file:
@@ -131,23 +142,15 @@ class AnnotationFile:
                     return rest[:1]
         return b""
 
-    def _read_list(self) -> list[Any]:
+    def _why_broken(self, found: BrokenFileError) -> str:
+        """The file and what is wrong with it, with line and column if the JSON decoder stumbles too."""
         try:
-            return json.loads(self.path.read_text(encoding="utf-8-sig"))
-        except json.JSONDecodeError as error:
-            reason = f"{error.msg} at line {error.lineno} column {error.colno}"
-            raise AnnotationError(f"annotation file {self.path}: not valid JSON: {reason}") from error
-        except UnicodeDecodeError as error:
-            raise AnnotationError(f"annotation file {self.path}: not UTF-8: {error}") from error
-
-    def _index_lines(self) -> None:
-        offset = 0
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                start = offset + (3 if number == 1 and line.startswith(b"\xef\xbb\xbf") else 0)
-                offset += len(line)
-                if line.strip():
-                    self._lines.extend((number, start))
+            with JsonStream(self.path) as stream:
+                for _ in stream.items():
+                    pass
+        except StreamError as error:
+            return str(error)
+        return f"{self.path}: not valid JSON: {found}"
 
 
 def encode_sample(turns: Iterable[tuple[str, str]], note: SampleNote) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -137,6 +139,22 @@ def test_bad_records_are_named(tmp_path, bad, reason):
         file.sample(1)
 
 
+def test_a_bad_record_of_a_list_is_named(tmp_path):
+    path = tmp_path / "bad.json"
+    path.write_text('[{"id": 0, "conversations": []}, {"id": nope}]')
+    file = AnnotationFile(path)
+    assert file.sample(0)[1] == []
+    with pytest.raises(AnnotationError, match=r"bad\.json, sample 1: not valid JSON: Expecting value at column"):
+        file.sample(1)
+
+
+def test_copies_read_by_themselves(annotations):
+    file = AnnotationFile(annotations)
+    for other in (copy.deepcopy(file), pickle.loads(pickle.dumps(file))):
+        assert other.record(5) == file.record(5)
+        assert other._file.fileno() != file._file.fileno()
+
+
 def test_note_round_trip():
     turns = [("user", "a\0b\n\u2028é"), ("assistant", "")]
     note = SampleNote("file é.json, sample 3", "/pictures")
@@ -210,6 +228,93 @@ def test_shards_of_the_host_cover_everything_once(ten, seed):
         parts.append(epochs(dataset, 2))
     for epoch in range(2):
         assert sorted(parts[0][epoch] + parts[1][epoch]) == list(range(10))
+
+
+def test_order_is_that_of_the_host_seed(ten):
+    import mindspore.dataset as ds
+
+    orders = []
+    for seed in (4, 5, 4):
+        ds.config.set_seed(seed)
+        orders.append(epochs(loader(ten), 2))
+    assert orders[0] == orders[2] != orders[1]
+    assert orders[0] == epochs(loader(ten, seed=4), 2)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("shards", [1, 2, 3, 10])
+def test_shards_without_overlap_or_loss(ten, shards, shuffle):
+    whole = epochs(loader(ten, seed=3, shuffle=shuffle), 2)
+    parts = [
+        epochs(loader(ten, seed=3, shuffle=shuffle, num_shards=shards, shard_id=shard), 2) for shard in range(shards)
+    ]
+    for epoch in range(2):
+        assert [whole[epoch][shard::shards] for shard in range(shards)] == [part[epoch] for part in parts]
+
+
+@pytest.mark.parametrize("shards", [2, 3])
+def test_a_global_batch_is_the_same_for_any_number_of_shards_of_the_host(ten, shards):
+    import mindspore.dataset as ds
+
+    whole = epochs(loader(ten, seed=3))[0]
+    batches = [set() for _ in range(10 // shards)]
+    for shard in range(shards):
+        dataset = loader(ten, seed=3)
+        dataset.add_sampler(ds.DistributedSampler(num_shards=shards, shard_id=shard, shuffle=False))
+        for batch, number in zip(batches, epochs(dataset)[0], strict=False):
+            batch.add(number)
+    assert batches == [set(whole[step * shards : (step + 1) * shards]) for step in range(10 // shards)]
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_order_does_not_depend_on_workers(ten, processes):
+    orders = []
+    for workers in (1, 2):
+        dataset = loader(ten, seed=3, num_parallel_workers=workers, python_multiprocessing=processes)
+        orders.append(epochs(dataset, 2))
+    assert orders[0] == orders[1]
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("skipped", [1, 4, 5, 12])
+def test_a_resumed_training_goes_on_where_it_was_and_reads_nothing_else(ten, seed, skipped):
+    """Five steps an epoch, three epochs; the host's trainer calls `set_init_step`."""
+
+    def steps(skip: int) -> tuple[list[list[int]], int]:
+        dataset, read = loader(ten, seed=seed), []
+        dataset = dataset.map(lambda column: (read.append(1), column)[1], ["conversations"]).batch(2)
+        dataset.set_init_step(skip)
+        rows = dataset.create_tuple_iterator(num_epochs=3, output_numpy=True)
+        found = [
+            [json.loads(str(text))[0]["value"].partition("sample ")[2][0] for text in row[0]]
+            for _ in range(3 - skip // 5)
+            for row in rows
+        ]
+        return found, len(read)
+
+    whole, _ = steps(0)
+    resumed, count = steps(skipped)
+    assert len(whole) == 15 and resumed == whole[skipped:]
+    assert count <= 2 * len(resumed) + 2 * (skipped > 10) + 4  # none of those before
+
+
+def test_shards_that_make_no_sense(ten):
+    for options in (
+        {"num_shards": 2},
+        {"shard_id": 0},
+        {"num_shards": 2, "shard_id": 2},
+        {"num_shards": 11, "shard_id": 0},
+    ):
+        with pytest.raises(ValueError, match="shard"):
+            loader(ten, **options)
+
+
+def test_an_index_is_kept_where_it_is_said(ten, tmp_path):
+    first = epochs(loader(ten, seed=3, index_dir=tmp_path / "index"))
+    (kept,) = (tmp_path / "index").iterdir()
+    before = kept.stat().st_mtime_ns
+    assert epochs(loader(ten, seed=3, index_dir=str(tmp_path / "index"))) == first
+    assert kept.stat().st_mtime_ns == before
 
 
 def test_dataset_dir(tmp_path, ten):
