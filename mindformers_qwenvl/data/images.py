@@ -119,7 +119,7 @@ def open_image(
         _refuse_format(file, name, policy.formats, called)
         raise ImageError(f"image {name}: not a readable image ({_reason(error, name)}{called})") from error
     with image:
-        return _to_rgb(image, name, exif_rotation, policy.max_pixels)
+        return _to_rgb(image, name, exif_rotation, policy.max_pixels, ours=True)
 
 
 def source_name(source: Any) -> str:
@@ -163,10 +163,16 @@ class ImageTransform:
         image = open_image(source, root=root, exif_rotation=self.exif_rotation, policy=self.policy)
         return np.asarray(image.resize((self.size, self.size), INTERPOLATIONS[self.interpolation]))
 
-    def stack(self, sources: Sequence[ImageSource], *, root: str | os.PathLike[str] | None = None) -> np.ndarray:
-        """The pictures as uint8 [N, size, size, 3]; N may be 0."""
-        pictures = np.empty((len(sources), self.size, self.size, 3), np.uint8)
-        for picture, source in zip(pictures, sources, strict=True):
+    def stack(
+        self, sources: Sequence[ImageSource], *, root: str | os.PathLike[str] | None = None, count: int | None = None
+    ) -> np.ndarray:
+        """The pictures as uint8 [N, size, size, 3]; N may be 0. With `count`, black ones follow up to that number."""
+        count = len(sources) if count is None else count
+        if count < len(sources):
+            raise ValueError(f"{len(sources)} pictures do not fit into {count}")
+        pictures = np.empty((count, self.size, self.size, 3), np.uint8)
+        pictures[len(sources) :] = 0
+        for picture, source in zip(pictures, sources, strict=False):
             picture[...] = self.pixels(source, root=root)
         return pictures
 
@@ -234,7 +240,8 @@ def _refuse_format(file: io.BytesIO | Path, name: str, formats: Sequence[str], c
         raise ImageRefusedError(name, reason, "formats", how)
 
 
-def _to_rgb(image: Image.Image, name: str, exif_rotation: bool, max_pixels: int) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str, exif_rotation: bool, max_pixels: int, ours: bool = False) -> Image.Image:
+    """`image` decoded, in RGB. One that is `ours`, opened here, need not be copied if it is in RGB already."""
     width, height = image.size
     if width * height > max_pixels:
         reason = f"{width}x{height} pixels, more than the {max_pixels} allowed"
@@ -244,6 +251,9 @@ def _to_rgb(image: Image.Image, name: str, exif_rotation: bool, max_pixels: int)
     try:
         if exif_rotation:
             image = ImageOps.exif_transpose(image)
+        if ours and image.mode == "RGB":
+            image.load()
+            return image
         return image.convert("RGB")
     except Exception as error:  # damaged pixels raise whatever the format's reader stumbles over
         raise ImageError(f"image {name}: broken ({_reason(error, name)})") from error

@@ -198,23 +198,17 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         root = note.root if note and note.root else self.dataset_dir
         try:
             sample = self._training_sample(turns)
-            images = self._transform_for(note).stack(sample.images, root=root)
+            images = self._transform_for(note).stack(sample.images, root=root, count=self.modal_content_padding_size)
         except ImageCutError as error:
             if self.image_overflow == "error":
                 raise BadSampleError(f"{where}: {error}") from error
-            sample, images = self._skip(where, str(error)), self.image_transform.stack(())
+            sample = self._skip(where, str(error))
+            images = self.image_transform.stack((), count=self.modal_content_padding_size)
         except (ValueError, OSError) as error:
             raise BadSampleError(f"{where}: {error}") from error
-        missing = self.modal_content_padding_size - len(images)
         positions = self._positions(sample.spans, self.modal_content_padding_size)
         result_recorder.put("sample", sample)
-        result_recorder.put(
-            "padded",
-            {
-                "images": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
-                "image_context_pos": positions,
-            },
-        )
+        result_recorder.put("padded", {"images": images, "image_context_pos": positions})
         return [""]
 
     def _transform_for(self, note: SampleNote | None) -> ImageTransform:

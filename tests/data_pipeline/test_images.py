@@ -154,6 +154,17 @@ def test_stack(tmp_path):
     assert pictures.shape == (2, 8, 8, 3) and pictures.dtype == np.uint8
     np.testing.assert_array_equal(pictures[1], transform.pixels(paths[1]))
     assert transform.stack([]).shape == (0, 8, 8, 3)
+    padded = transform.stack(paths, count=len(paths) + 2)
+    np.testing.assert_array_equal(padded[: len(paths)], pictures)
+    assert len(padded) == len(paths) + 2 and not padded[len(paths) :].any()
+    with pytest.raises(ValueError, match="do not fit into 1"):
+        transform.stack(paths, count=1)
+
+
+def test_a_picture_of_the_caller_is_never_the_result():
+    mine = Image.new("RGB", (3, 3))
+    open_image(mine).putpixel((0, 0), (255, 0, 0))
+    assert mine.getpixel((0, 0)) == (0, 0, 0)
 
 
 def test_needs_no_mindspore():
