@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mindformers_qwenvl.config import QwenConfig, QwenVLConfig, from_original
+from mindformers import AutoConfig, AutoModel
+
+from mindformers_qwenvl.config import QwenConfig, QwenVLConfig
 from mindformers_qwenvl.data.processor import QwenVLImageProcessor, QwenVLProcessor
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
 
-__all__ = ["OriginalConfig", "QWenTokenizer", "processor_for"]
+__all__ = ["OriginalConfig", "PipelineModel", "QWenTokenizer", "processor_for"]
 
 
 class OriginalConfig(QwenConfig):
@@ -18,7 +20,7 @@ class OriginalConfig(QwenConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """A `QwenVLConfig` from an original config.json, a `QwenConfig` from one of ours (and the unused kwargs)."""
         if "visual" in config_dict:
-            return QwenVLConfig.from_dict(from_original(config_dict), **kwargs)
+            return QwenVLConfig.from_dict(config_dict, **kwargs)
         return QwenConfig.from_dict(config_dict, **kwargs)
 
 
@@ -30,8 +32,25 @@ class QWenTokenizer(QwenVLTokenizer):
         return QwenVLTokenizer.from_pretrained(*args, **kwargs)
 
 
-def processor_for(config: QwenVLConfig, tokenizer: QwenVLTokenizer, image_processor: Any = None) -> QwenVLProcessor:
-    """The processor whose images fit the network of `config`."""
+class PipelineModel:
+    """What `pipeline(task, directory)` loads a network with: AutoModel, and a Qwen-VL keeps keys and values unless it
+    is told not to (`model_kwargs={"use_past": False}`), for a pipeline only generates."""
+
+    @staticmethod
+    def from_pretrained(directory: str, **kwargs: Any) -> Any:
+        if type(AutoConfig.from_pretrained(directory, **kwargs)) is QwenVLConfig:
+            kwargs.setdefault("use_past", True)
+        return AutoModel.from_pretrained(directory, **kwargs)
+
+
+def processor_for(
+    config: QwenVLConfig, tokenizer: QwenVLTokenizer, image_processor: Any = None, generation_config: Any = None
+) -> QwenVLProcessor:
+    """The processor whose images fit the network of `config`; its prompts have the frame of a chat model if the
+    `chat_format` of `generation_config` (generation_config.json) is "chatml"."""
     if image_processor is None:
         image_processor = QwenVLImageProcessor(image_size=config.vision.image_size)
-    return QwenVLProcessor(image_processor=image_processor, tokenizer=tokenizer)
+    chat_format = getattr(generation_config, "chat_format", None) or "raw"
+    return QwenVLProcessor(
+        image_processor=image_processor, tokenizer=tokenizer, chat_format=chat_format, num_queries=config.num_queries
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,13 @@ __all__ = ["QwenConfig", "QwenVLConfig", "QwenVLVisionConfig"]
 RESAMPLER_HEAD_DIM = 128  # the original divides output_dim into heads of 128
 VIT_POSITIONS = 256  # rows of the learnt position table, whatever the image size: it was trained at 224 pixels
 VIT_MLP_RATIO = 4.9231
+# The special ids stand behind the ranks in a fixed order: end of text, then <|im_start|>, <|im_end|>, ..., <img>.
+IMAGE_START_BEHIND_END_OF_TEXT = 214
+# Settings of the language model that may stand in the outer configuration too, where the host looks for them.
+LANGUAGE_SETTINGS = (
+    *("batch_size", "seq_length", "use_past", "is_dynamic", "block_size", "num_blocks"),
+    *("eos_token_id", "repetition_penalty", "max_decode_length", "top_k", "top_p", "do_sample"),
+)
 
 
 class QwenVLVisionConfig(PretrainedConfig):
@@ -193,8 +201,8 @@ class QwenVLConfig(PretrainedConfig):
         freeze_vision: the ViT is not trained; the resampler (attn_pool) still is, unless `freeze_resampler` is set.
         freeze_resampler: the resampler is not trained.
         freeze_llm: the language model is not trained.
-        compute_dtype, param_init_type, softmax_compute_type, use_past, ...: passed on to both parts, resp. the
-            language model, when given here.
+        compute_dtype, param_init_type, softmax_compute_type: passed on to both parts when given here.
+        use_past, seq_length, do_sample, ...: see LANGUAGE_SETTINGS; passed on to the language model when given here.
         layers_per_stage: layers of vision tower and language model together on each pipeline stage.
 
     Raises:
@@ -227,7 +235,8 @@ class QwenVLConfig(PretrainedConfig):
         layers_per_stage: list[int] | None = None,
         **kwargs,
     ):
-        batch_size = kwargs.pop("batch_size", None)
+        named = {"use_past": use_past, "is_dynamic": is_dynamic, "block_size": block_size, "num_blocks": num_blocks}
+        language = {name: kwargs.pop(name, named.get(name)) for name in LANGUAGE_SETTINGS}
         super().__init__(checkpoint_name_or_path=checkpoint_name_or_path, **kwargs)
         self.parallel_config = _parallel_config(parallel_config)
         both = {
@@ -235,13 +244,6 @@ class QwenVLConfig(PretrainedConfig):
             "compute_dtype": compute_dtype,
             "softmax_compute_type": softmax_compute_type,
             "param_init_type": param_init_type,
-        }
-        language = {
-            "use_past": use_past,
-            "is_dynamic": is_dynamic,
-            "block_size": block_size,
-            "num_blocks": num_blocks,
-            "batch_size": batch_size,
         }
         llm = _part(llm_model, QwenConfig, {**both, **language})
         output_dim = proj_output_dim or llm.hidden_size
@@ -279,6 +281,12 @@ class QwenVLConfig(PretrainedConfig):
     def llm(self) -> QwenConfig:
         return self.llm_model["model_config"]
 
+    @property
+    def turn_ids(self) -> tuple[int, int]:
+        """<|im_end|> and <|im_start|>, which end an answer in ChatML."""
+        end_of_text = self.image_start_id - IMAGE_START_BEHIND_END_OF_TEXT
+        return end_of_text + 2, end_of_text + 1
+
     def _spread_over_stages(self, layers_per_stage: list[int]) -> None:
         stages = self.parallel_config.pipeline_stage
         wanted = self.vision.num_hidden_layers + self.llm.num_layers
@@ -302,6 +310,18 @@ class QwenVLConfig(PretrainedConfig):
         output["vision_model"] = _part_to_dict(self.vision_model)
         output["llm_model"] = _part_to_dict(self.llm_model)
         return output
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Where `AutoConfig.from_pretrained(directory, **kwargs)` comes in with config.json, the original's or ours.
+
+        As the host's; but settings in kwargs (use_past, seq_length, compute_dtype, ...) reach the part they are for.
+        The host sets them on the outer configuration when it is made, where neither part would see them.
+        """
+        settings = from_original(config_dict) if "visual" in config_dict else dict(config_dict)
+        names = {*inspect.signature(cls.__init__).parameters, *LANGUAGE_SETTINGS} - {"self", "kwargs"}
+        settings |= {name: kwargs.pop(name) for name in names & kwargs.keys()}
+        return super().from_dict(settings, **kwargs)
 
     @classmethod
     def from_pretrained(cls, yaml_name_or_path: str, **kwargs) -> QwenVLConfig:
@@ -328,11 +348,12 @@ class QwenVLConfig(PretrainedConfig):
         if path.suffix != ".json":
             return super().from_pretrained(str(path), **kwargs)
         settings = json.loads(path.read_text(encoding="utf-8"))
-        if "visual" not in settings:
-            if settings.get("model_type") == cls.model_type:
-                return cls(**{**settings, **kwargs})
+        settings.pop("_name_or_path", None)  # where it was when it was written
+        if "visual" in settings:
+            settings = from_original(settings)
+        elif settings.get("model_type") != cls.model_type:
             raise ValueError(f"{path}: no key `visual`, so this is not the config.json of a Qwen-VL model")
-        return cls(**{**from_original(settings), **kwargs})
+        return cls(**{**settings, "name_or_path": str(path.parent), **kwargs})
 
 
 def from_original(original: dict[str, Any]) -> dict[str, Any]:
@@ -340,8 +361,7 @@ def from_original(original: dict[str, Any]) -> dict[str, Any]:
     visual = original["visual"]
     dtype = original.get("torch_dtype") or "float32"
     queries = visual.get("n_queries", 256)
-    # The special ids stand behind the vocabulary in a fixed order: end of text first, the first image tag 214 later.
-    end_of_text = visual["image_start_id"] - 214
+    end_of_text = visual["image_start_id"] - IMAGE_START_BEHIND_END_OF_TEXT
     vision = QwenVLVisionConfig(
         hidden_size=visual["width"],
         intermediate_size=int(visual["width"] * visual["mlp_ratio"]),

@@ -11,14 +11,18 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from mindformers.generation import GenerationConfig
 from mindformers.models.auto import AutoConfig
 from mindformers.models.build_processor import build_processor
 from mindformers.pipeline import MultiModalToTextPipeline
 from mindformers.tools.register import MindFormerConfig, MindFormerRegister
 from mindformers.trainer import MultiModalToTextGenerationTrainer
 
+from mindformers_qwenvl.chat.settings import generation_config_of, save_generation_config, settings_for
+
 __all__ = [
     "FullConfigTrainer",
+    "OwnGenerationConfig",
     "ProcessorPipeline",
     "SaveParameters",
     "accept_old_auto_register",
@@ -82,6 +86,10 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
     `predict` also builds the YAML's `processor` in place, and predict_process (mindformers/trainer/base_trainer.py)
     then wants to build its image_processor again, from the object: AttributeError. Here it is built from a copy.
     Seen in 1.9. Can go when stock `build_processor` may be called twice on one section.
+
+    predict_process also looks for `top_k` in the outer model section alone, and where there is none hands the pipeline
+    top_k=1, with which `do_sample: True` is greedy. Here it is that of the language model. Seen in 1.9. Can go when
+    predict_process hands on no `top_k` that nobody has set.
     """
 
     def set_config(self, config: Any = None, is_full_config: bool = False) -> Any:
@@ -91,29 +99,113 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         if processor is None and isinstance(config, MindFormerConfig):
             processor = build_processor(copy.deepcopy(config.processor))
             kwargs["image_processor"] = kwargs.get("image_processor") or processor.image_processor
+        if kwargs.get("top_k") is None and isinstance(config, MindFormerConfig):
+            kwargs["top_k"] = _yaml_top_k(config)
         return super().predict(config, input_data, network, processor, **kwargs)
 
 
+def _yaml_top_k(config: MindFormerConfig) -> int:
+    model = config.model.model_config if config.model else {}
+    language = (model.get("llm_model") or {}).get("model_config") or {}
+    return next((place["top_k"] for place in (config, model, language) if place.get("top_k") is not None), 0)
+
+
 class ProcessorPipeline(MultiModalToTextPipeline):
-    """The stock pipeline, which puts its processor together from the parts that `pipeline()` hands it.
+    """The stock pipeline, which finds its processor: that of the directory the network came from, or one put together
+    from the parts that `pipeline()` hands it.
 
     Host: mindformers/pipeline/pipeline.py builds tokenizer and image processor and passes them on, but
     mindformers/pipeline/multi_modal_to_text_generation_pipeline.py wants a processor and raises ValueError. Seen in
     1.6-1.9, 2.1. Can go when `pipeline("multi_modal_to_text_generation", model=...)` needs no `processor=`.
+
+    The same file drops what a call says about the answer, `pipe(queries, max_new_tokens=8)`; here that reaches
+    `generate()`, as it does in text_generation_pipeline.py. And mindformers/pipeline/base_pipeline.py saves as a YAML,
+    which `pipeline(task, directory)` does not read, and no processor; here it saves config.json and all else that is
+    read. Seen in 1.9. Can go when the stock pipeline does so.
     """
 
     def __init__(self, model: Any, processor: Any = None, tokenizer: Any = None, image_processor: Any = None, **kwargs):
+        if processor is None:
+            processor = self._processor_of(getattr(model, "predict_network", model), tokenizer, image_processor)
+        if processor is not None:
+            tokenizer, image_processor = tokenizer or processor.tokenizer, image_processor or processor.image_processor
+        super().__init__(model, processor=processor, tokenizer=tokenizer, image_processor=image_processor, **kwargs)
+
+    @staticmethod
+    def _processor_of(network: Any, tokenizer: Any, image_processor: Any) -> Any:
         from mindformers_qwenvl.auto import processor_for  # the network imports this module, so only now
         from mindformers_qwenvl.config import QwenVLConfig
+        from mindformers_qwenvl.data.processor import QwenVLProcessor
 
-        config = getattr(getattr(model, "predict_network", model), "config", None)
-        if processor is None and tokenizer is not None and isinstance(config, QwenVLConfig):
-            processor = processor_for(config, tokenizer, image_processor)
-        super().__init__(model, processor=processor, tokenizer=tokenizer, image_processor=image_processor, **kwargs)
+        config = getattr(network, "config", None)
+        if not isinstance(config, QwenVLConfig):
+            return None
+        directory = Path(config.name_or_path)
+        if image_processor is None and config.name_or_path and (directory / "config.json").is_file():
+            return QwenVLProcessor.from_pretrained(directory, tokenizer=tokenizer)
+        if tokenizer is None:
+            return None
+        return processor_for(config, tokenizer, image_processor, network.generation_config)
+
+    def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
+        before, _, after = super()._sanitize_parameters(**parameters)
+        usual = (*GenerationConfig().to_dict(), "generation_config", "logits_processor", "streamer", "seed")
+        about_the_answer = {name: value for name, value in parameters.items() if name in usual}
+        if "skip_special_tokens" in parameters:
+            after["skip_special_tokens"] = parameters["skip_special_tokens"]
+        return before, about_the_answer, after
+
+    def save_pretrained(self, save_directory: str, save_name: str = "mindspore_model") -> None:
+        """Write what `pipeline(task, save_directory)` reads: weights, JSON files and the vocabulary."""
+        self.network.save_pretrained(save_directory, save_name, save_json=True)
+        self.processor.save_pretrained(save_directory, save_name)
+
+
+class OwnGenerationConfig:
+    """A base class for networks, before the host's `PreTrainedModel`: `generate()` follows `self.generation_config`,
+    as far as that was read from a generation_config.json or given by the user.
+
+    Host: mindformers/generation/text_generator.py, GenerationMixin.generate. Without an argument `generation_config` it
+    makes one of the network's configuration, and reads `self.generation_config` only with `use_legacy: False`; nor
+    does PreTrainedModel.from_pretrained read the file. Seen in 1.9. Can go when the stock `generate()` stops where
+    `network.generation_config.max_new_tokens` says.
+    """
+
+    def generate(
+        self,
+        input_ids: Any,
+        generation_config: Any = None,
+        logits_processor: Any = None,
+        streamer: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The host's; keywords go before `generation_config`, and that before the model's own.
+
+        A model whose own says `chat_format: chatml` also stops at <|im_end|> and <|im_start|>, as its `chat` does.
+        """
+        if generation_config is None and not self.generation_config._from_model_config:
+            generation_config = settings_for(self)
+            if getattr(self.generation_config, "chat_format", None) == "chatml":
+                known = generation_config.eos_token_id
+                turns = getattr(self.config, "turn_ids", ())
+                generation_config.eos_token_id = [*known, *(i for i in turns if i not in known)]
+            if "max_length" in kwargs:  # the host would let max_new_tokens go before it
+                generation_config.max_new_tokens = None
+        return super().generate(input_ids, generation_config, logits_processor, streamer, seed, **kwargs)
+
+    @classmethod
+    def from_pretrained_experimental_mode(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """The host's, and generation_config.json if there is one."""
+        network = super().from_pretrained_experimental_mode(pretrained_model_name_or_path, *args, **kwargs)
+        network.generation_config = generation_config_of(pretrained_model_name_or_path) or network.generation_config
+        return network
 
 
 class SaveParameters:
     """A first base class for networks: `save_pretrained(directory, save_json=True)` saves the weights.
+
+    Without the key/value cache, which is none, and with the generation_config.json that the network came with.
 
     Host: mindformers/models/modeling_utils.py, PreTrainedModel.save_pretrained_experimental_mode. It hands bare tensors
     to mindspore.save_checkpoint, which takes only Parameters in a dict and raises UnboundLocalError. Seen in 1.9 on
@@ -122,5 +214,8 @@ class SaveParameters:
 
     def save_pretrained(self, save_directory: str, save_name: str = "mindspore_model", **kwargs: Any) -> None:
         if kwargs.get("save_json") and kwargs.get("state_dict") is None:
-            kwargs["state_dict"] = {parameter.name: parameter for parameter in self.get_parameters()}
+            weights = (parameter for parameter in self.get_parameters() if ".cache." not in parameter.name)
+            kwargs["state_dict"] = {parameter.name: parameter for parameter in weights}
         super().save_pretrained(save_directory, save_name, **kwargs)
+        if not self.generation_config._from_model_config:
+            save_generation_config(self.generation_config, save_directory)

@@ -116,4 +116,6 @@ def _auto_classes() -> None:
     # Not under QwenVLConfig: `pipeline` would then insist on a file that the original's directories do not have.
     AutoImageProcessor.register(config.QwenVLVisionConfig, QwenVLImageProcessor, exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(TASK, host.ProcessorPipeline, ms_model=(AutoModel,), task_type="multimodal")
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, host.ProcessorPipeline, ms_model=(auto.PipelineModel,), task_type="multimodal"
+        )

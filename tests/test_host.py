@@ -21,7 +21,9 @@ import mindspore as ms
 from mindspore import nn
 from mindformers import AutoConfig, MindFormerConfig, MindFormerRegister, PretrainedConfig, PreTrainedModel, pipeline
 from mindformers.core import build_optim
+from mindformers.generation import GenerationConfig
 from mindformers.mindformer_book import MindFormerBook
+from mindformers.pipeline import MultiModalToTextPipeline
 from mindformers.trainer import MultiModalToTextGenerationTrainer
 from mindformers.wrapper import MFTrainOneStepCell
 
@@ -60,6 +62,41 @@ def leaking():
     config = MindFormerConfig(run_mode="predict", parallel_config={}, moe_config={}, recompute_config={})
     return "layer_decay" in trainer.predict(config, [""], processor=Processor(), is_full_config=True)
 
+def own_generation():
+    network, made = Network(), GenerationConfig.from_model_config
+    network.generation_config = GenerationConfig(max_new_tokens=1)
+    def complain(config):
+        raise LookupError("made of the network's configuration")
+    GenerationConfig.from_model_config = complain
+    try:
+        network.generate([[1, 2]])
+    finally:
+        GenerationConfig.from_model_config = made
+
+class Model:
+    calls = []
+    def save_pretrained(self, *args, **kwargs):
+        self.calls.append([args, kwargs])
+
+def pipeline_saves():
+    pipe = object.__new__(MultiModalToTextPipeline)
+    pipe.model = pipe.processor = Model()
+    pipe.tokenizer = pipe.feature_extractor = pipe.image_processor = None
+    pipe.save_pretrained("saved")
+    return Model.calls
+
+def top_k():
+    handed = {}
+    trainer = MultiModalToTextGenerationTrainer("any")
+    trainer.pipeline_task = lambda data, **settings: handed.update(settings) or []
+    section = MindFormerConfig(top_k=None, llm_model=MindFormerConfig(model_config=MindFormerConfig(top_k=7)))
+    trainer.predict_process(MindFormerConfig(model=MindFormerConfig(model_config=section)), [], "any")
+    return handed
+
+fault("own generation config", own_generation)
+fault("pipeline call", lambda: MultiModalToTextPipeline._sanitize_parameters(None, max_new_tokens=8))
+fault("pipeline saves", pipeline_saves)
+fault("top_k", top_k)
 fault("auto_register", auto_register)
 fault("by name", lambda: AutoConfig.from_pretrained("glm4_9b"))
 fault("save", lambda: Network().save_pretrained("saved", save_json=True))
@@ -135,6 +172,22 @@ def test_stock_prediction_merges_the_default_yaml(stock):
 
 def test_stock_pipeline_wants_a_processor(stock):
     assert stock["pipeline"] == "ValueError: MultiModalToTextPipeline: MultiModalToTextPipeline requires a processor."
+
+
+def test_stock_generate_makes_settings_of_its_own(stock):
+    assert stock["own generation config"] == "LookupError: made of the network's configuration"
+
+
+def test_stock_pipeline_drops_settings_of_a_call(stock):
+    assert stock["pipeline call"] == [{}, {}, {}]
+
+
+def test_stock_pipeline_saves_a_yaml_and_no_processor(stock):
+    assert stock["pipeline saves"] == [[["saved", "mindspore_model"], {}]]
+
+
+def test_stock_prediction_hands_on_a_top_k_of_its_own(stock):
+    assert stock["top_k"] == {"top_k": 1}
 
 
 # --- mended ---------------------------------------------------------------------------------------------------------
@@ -281,6 +334,25 @@ def test_prediction_takes_the_yaml_as_it_stands(registered, monkeypatch):
         config = MindFormerConfig(run_mode="predict", parallel_config={}, moe_config={}, recompute_config={})
         assert trainer.predict(config, [""], processor=Processor()) is config
         assert "layer_decay" not in config
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "expected"),
+    [({}, None, 7), ({"top_k": 4}, None, 4), ({"top_k": 4}, 3, 3), ({"model": None}, None, 0)],
+)
+def test_prediction_hands_on_the_top_k_of_the_yaml(registered, monkeypatch, config, given, expected):
+    from mindformers import MindFormerConfig
+
+    class Processor:
+        tokenizer = "a tokenizer"
+
+    monkeypatch.setenv("RUN_MODE", "predict")
+    trainer = registered.get_instance("trainer", "MultiModalToTextGenerationTrainer", model_name="qwenvl")
+    trainer.predict_process = lambda config, **kwargs: kwargs["top_k"]
+    model = {"model_config": {"llm_model": {"model_config": {"top_k": 7}}}}
+    sections = {"run_mode": "predict", "parallel_config": {}, "moe_config": {}, "recompute_config": {}, "model": model}
+    found = trainer.predict(MindFormerConfig(**{**sections, **config}), [""], processor=Processor(), top_k=given)
+    assert found == expected
 
 
 def test_names_of_old_yamls_say_what_takes_their_place(registered, caplog, monkeypatch):

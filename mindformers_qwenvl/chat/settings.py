@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from mindformers.generation import GenerationConfig
 
-__all__ = ["generation_config_of", "settings_for", "stop_ids", "stop_sequences"]
+__all__ = ["generation_config_of", "save_generation_config", "settings_for", "stop_ids", "stop_sequences"]
 
 FILE = "generation_config.json"
 # Of the published chat model; a network that was made from a YAML alone has no other.
@@ -30,6 +31,20 @@ def generation_config_of(directory: str | os.PathLike[str]) -> GenerationConfig 
     if not (Path(directory) / FILE).is_file():
         return None
     return GenerationConfig.from_pretrained(str(directory))
+
+
+def save_generation_config(config: GenerationConfig, directory: str | os.PathLike[str]) -> None:
+    """Write generation_config.json: what differs from the host's defaults."""
+    usual = GenerationConfig().to_dict()
+    settings = {
+        name: value
+        for name, value in config.to_dict().items()
+        if not name.startswith("_") and (name not in usual or value != usual[name])
+    }
+    file = Path(directory) / FILE
+    unfinished = file.with_name(f".{FILE}.{os.getpid()}")
+    unfinished.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    unfinished.replace(file)
 
 
 def settings_for(network: Any, given: GenerationConfig | None = None, **changes: Any) -> GenerationConfig:

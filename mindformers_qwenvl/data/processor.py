@@ -240,28 +240,42 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         """The processor of a folder (one that `save_pretrained` wrote, or that of a model, ours or the original) or of
         a YAML file with a section `processor`.
 
+        Args:
+            yaml_name_or_path: the folder or the file.
+            **kwargs: `tokenizer` goes in the place of the one that is there; others of the host change nothing.
+
         Raises:
             FileNotFoundError: there is nothing to read.
         """
         path = Path(kwargs.pop("pretrained_model_name_or_path", None) or yaml_name_or_path)
+        tokenizer = kwargs.pop("tokenizer", None)
+
+        def build(section: Mapping[str, Any]) -> QwenVLProcessor:
+            if tokenizer is None:
+                return build_processor(section, lib_path=str(folder))
+            section = {key: value for key, value in section.items() if key != "tokenizer"}
+            return build_processor(section, default_args={"tokenizer": tokenizer})
+
         folder = path if path.is_dir() else path.parent
         for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
             section = MindFormerConfig(str(file)).get("processor")
             if section:
-                return build_processor(section, lib_path=str(folder))
+                return build(section)
         if (file := folder / IMAGE_PROCESSOR_NAME).is_file():
             section = json.loads(file.read_text(encoding="utf-8")).get("processor")
             if section:
-                return build_processor(section, lib_path=str(folder))
+                return build(section)
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(
                 f"{path}: no YAML with a section `processor`, no {IMAGE_PROCESSOR_NAME} or config.json"
             )
         from mindformers_qwenvl.auto import processor_for  # it imports this module
+        from mindformers_qwenvl.chat.settings import generation_config_of
         from mindformers_qwenvl.config import QwenVLConfig
 
-        tokenizer = QwenVLTokenizer.from_pretrained(str(folder))
-        return processor_for(QwenVLConfig.from_pretrained(str(folder)), tokenizer)
+        tokenizer = tokenizer or QwenVLTokenizer.from_pretrained(str(folder))
+        config = QwenVLConfig.from_pretrained(str(folder))
+        return processor_for(config, tokenizer, generation_config=generation_config_of(folder))
 
 
 # Settings of the template that mean nothing in prediction, where `save_pretrained` need not keep them.

@@ -1,4 +1,4 @@
-"""What MindFormers' `generate()` asks of the network: inputs of each step, in few different shapes."""
+"""What MindFormers' `generate()` asks of a network: inputs of each step, in few different shapes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bucket(length: int, longest: int) -> int:
 
 
 class GenerationInputs:
-    """The two methods of the host's GenerationMixin that a network defines for itself."""
+    """The methods of the host's GenerationMixin that a network defines for itself."""
 
     def update_model_kwargs_before_generate(self, input_ids: np.ndarray, model_kwargs: dict[str, Any]) -> None:
         """Called once a `generate()`: keep the prompt's lengths, which choose the rotary base for the whole answer.
@@ -65,6 +65,23 @@ class GenerationInputs:
             inputs["images"] = kwargs["images"]
             inputs["image_context_pos"] = kwargs["image_context_pos"]
         return inputs
+
+    def layout_inputs(self, input_ids: Any) -> tuple[Tensor, ...]:
+        """Inputs of a prefill of the shape of `input_ids`, for the host to learn how several cards share the weights:
+        input_ids, prompt_length, batch_valid_length, and with a cache block_tables and slot_mapping.
+        """
+        rows, columns = np.shape(input_ids)
+        lengths = Tensor(np.full(rows, columns, np.int32))
+        inputs = (Tensor(np.asarray(input_ids), ms.int32), lengths, lengths)
+        if not self.use_past:
+            return inputs
+        blocks = -(-columns // self.config.block_size)
+        tables = Tensor(np.zeros((rows, blocks), np.int32))
+        return (*inputs, tables, Tensor(np.full(rows * columns, -1, np.int32)))
+
+    def set_dynamic_inputs(self, **kwargs: Any) -> None:
+        """The host asks for inputs of no fixed shape with `is_dynamic: True`. Here shapes come in buckets, each with a
+        graph of its own, whether or not that is set: lengths, batch sizes and numbers of images may change anyway."""
 
     def add_flags_custom(self, is_first_iteration: bool) -> None:
         """The host marks prefill and decoding graphs by a flag on every cell; here the number of columns tells them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import mindspore as ms
 from mindformers.models.modeling_utils import PreTrainedModel
@@ -13,10 +13,13 @@ from mindspore import ops as P
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_qwenvl.config import QwenConfig
+from mindformers_qwenvl.host import OwnGenerationConfig, SaveParameters
 from mindformers_qwenvl.model.cache import cached_attention, kv_cache
+from mindformers_qwenvl.model.generation import GenerationInputs
 from mindformers_qwenvl.model.layers import MergeHeads, SplitHeads, column_linear, row_linear
-from mindformers_qwenvl.model.ops import Attention, RMSNorm, Rotary
+from mindformers_qwenvl.model.ops import Attention, RMSNorm, Rotary, greedy_argmax
 from mindformers_qwenvl.model.positions import inverse_frequencies, log_n_scale, ntk_limits
+from mindformers_qwenvl.model.sampling import Sampling
 
 __all__ = ["QwenForCausalLM", "QwenModel"]
 
@@ -58,6 +61,20 @@ class ValidLength(nn.Cell):
         real = self.cast(self.not_equal(input_ids, self.pad_token_id), ms.float32)
         count = self.cast(P.arange(1, input_ids.shape[1] + 1, 1), ms.float32)
         return self.cast(self.max(self.mul(real, count), 1), ms.int32)
+
+
+class LastToken(nn.Cell):
+    """Hidden states [B, S, H] and lengths [B] to those of each row's last token, [B, H]."""
+
+    def __init__(self):
+        super().__init__()
+        self.gather = P.Gather()
+        self.reshape = P.Reshape()
+
+    def construct(self, hidden, valid_length):
+        batch, length, width = hidden.shape
+        last = self.reshape(valid_length, (-1,)) - 1 + P.arange(0, batch * length, length)
+        return self.gather(self.reshape(hidden, (-1, width)), last, 0)
 
 
 class Positions(nn.Cell):
@@ -226,14 +243,16 @@ class QwenModel(nn.Cell):
         return self.ln_f(x)
 
 
-class QwenForCausalLM(PreTrainedModel):
-    """Qwen-7B with its head.
+class QwenForCausalLM(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, PreTrainedModel):
+    """Qwen-7B with its head; alone, or as the language model of `QwenVL`.
 
     Inputs:
-        input_ids: int32 [B, S].
+        input_ids: int32 [B, S], right-padded.
+        embeddings: [B, S, H], what to read in the place of the embeddings of input_ids.
+        prompt_length, batch_valid_length, block_tables, slot_mapping: of prediction, see `QwenVL`.
 
     Outputs:
-        logits [B, S, V] in config.compute_dtype.
+        logits [B, S, V] in config.compute_dtype, or with `batch_valid_length` [B, V].
     """
 
     config_class = QwenConfig
@@ -260,8 +279,35 @@ class QwenForCausalLM(PreTrainedModel):
             self.lm_head.pipeline_stage = parallel.pipeline_stage - 1
         self.valid_length = ValidLength(config.pad_token_id)
         self.positions = Positions()
+        self.last_token = LastToken()
+        self.reshape = P.Reshape()
+        self.argmax = greedy_argmax()
+        self.use_past = config.use_past
+        self.load_checkpoint(config)  # the host's: `checkpoint_name_or_path`, if there is one
 
-    def construct(self, input_ids):
-        x = self.transformer.wte(input_ids)
-        x = self.transformer(x, self.positions(input_ids), self.valid_length(input_ids))
-        return self.lm_head(x)
+    def construct(
+        self,
+        input_ids,
+        embeddings=None,
+        prompt_length=None,
+        batch_valid_length=None,
+        block_tables=None,
+        slot_mapping=None,
+    ):
+        x = self.transformer.wte(input_ids) if embeddings is None else embeddings
+        if prompt_length is None:
+            prompt_length = self.valid_length(input_ids)
+        past = None if slot_mapping is None else (block_tables, slot_mapping, batch_valid_length)
+        if past is not None and input_ids.shape[1] == 1:
+            positions = self.reshape(batch_valid_length - 1, (-1, 1))
+            hidden = self.transformer(x, positions, prompt_length, past)
+        else:
+            hidden = self.transformer(x, self.positions(input_ids), prompt_length, past)
+            if batch_valid_length is not None:
+                hidden = self.last_token(hidden, batch_valid_length)
+        return self.lm_head(hidden)
+
+    def prepare_inputs_for_predict_layout(self, input_ids: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """See `GenerationInputs.layout_inputs`."""
+        ids, *generation = self.layout_inputs(input_ids)
+        return ids, None, *generation

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import mindspore as ms
+import numpy as np
 from mindformers.core.loss import CrossEntropyLoss
 from mindformers.models.modeling_utils import PreTrainedModel
 from mindspore import Tensor, nn
@@ -16,7 +17,7 @@ from mindspore import ops as P
 from mindformers_qwenvl.chat.settings import generation_config_of
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE
-from mindformers_qwenvl.host import SaveParameters
+from mindformers_qwenvl.host import OwnGenerationConfig, SaveParameters
 from mindformers_qwenvl.model.generation import GenerationInputs
 from mindformers_qwenvl.model.language import QwenForCausalLM
 from mindformers_qwenvl.model.ops import greedy_argmax
@@ -60,20 +61,6 @@ class ImageMerge(nn.Cell):
         return self.slice(padded, (0, 0, 0), (batch, length, hidden), (1, 1, 1))
 
 
-class LastToken(nn.Cell):
-    """Hidden states [B, S, H] and lengths [B] to those of each row's last token, [B, H]."""
-
-    def __init__(self):
-        super().__init__()
-        self.gather = P.Gather()
-        self.reshape = P.Reshape()
-
-    def construct(self, hidden, valid_length):
-        batch, length, width = hidden.shape
-        last = self.reshape(valid_length, (-1,)) - 1 + P.arange(0, batch * length, length)
-        return self.gather(self.reshape(hidden, (-1, width)), last, 0)
-
-
 class LabelLoss(nn.Cell):
     """Cross-entropy of logits [B, S, V] at labels [B, S], averaged over the labels that are not to be ignored."""
 
@@ -95,7 +82,7 @@ class LabelLoss(nn.Cell):
         return self.cross_entropy(logits, targets, self.cast(trained, ms.float32))
 
 
-class QwenVL(SaveParameters, GenerationInputs, Sampling, PreTrainedModel):
+class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, PreTrainedModel):
     """The whole network.
 
     Inputs:
@@ -123,7 +110,6 @@ class QwenVL(SaveParameters, GenerationInputs, Sampling, PreTrainedModel):
         self.vision_encoder = QwenVLVisionModel(config.vision)
         self.llm_model = QwenForCausalLM(config.llm)
         self.merge = ImageMerge()
-        self.last_token = LastToken()
         self.loss = LabelLoss(config)
         self.argmax = greedy_argmax()
         self.use_past = config.use_past
@@ -156,26 +142,24 @@ class QwenVL(SaveParameters, GenerationInputs, Sampling, PreTrainedModel):
             batch, length = input_ids.shape
             labels = self.slice(labels, (0, 1), (batch, length), (1, 1))
             input_ids = self.slice(input_ids, (0, 0), (batch, length - 1), (1, 1))
-        language = self.llm_model
-        x = language.transformer.wte(input_ids)
+        x = self.llm_model.transformer.wte(input_ids)
         if images is not None:
             batch, count, channels, height, width = images.shape
             vectors = self.vision_encoder(self.reshape(images, (batch * count, channels, height, width)))
             x = self.merge(x, vectors, image_context_pos)
-        if prompt_length is None:
-            prompt_length = language.valid_length(input_ids)
-        past = None if slot_mapping is None else (block_tables, slot_mapping, batch_valid_length)
-        if past is not None and input_ids.shape[1] == 1:
-            positions = self.reshape(batch_valid_length - 1, (-1, 1))
-            hidden = language.transformer(x, positions, prompt_length, past)
-        else:
-            hidden = language.transformer(x, language.positions(input_ids), prompt_length, past)
-            if batch_valid_length is not None:
-                hidden = self.last_token(hidden, batch_valid_length)
-        logits = self.llm_model.lm_head(hidden)
+        logits = self.llm_model(input_ids, x, prompt_length, batch_valid_length, block_tables, slot_mapping)
         if labels is None:
             return logits
         return self.loss(logits, labels)
+
+    def prepare_inputs_for_predict_layout(self, input_ids: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """See `GenerationInputs.layout_inputs`; with one image a row, so that the vision tower is laid out too."""
+        ids, *generation = self.layout_inputs(input_ids)
+        vision, rows = self.config.vision, ids.shape[0]
+        images = Tensor(np.zeros((rows, 1, 3, vision.image_size, vision.image_size), np.float32))
+        positions = np.full((rows, 1, vision.num_queries, 2), -1, np.int32)
+        positions[..., 0] = np.arange(rows).reshape(-1, 1, 1)
+        return ids, images, Tensor(positions), None, *generation
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_dir: str, *args: Any, **kwargs: Any) -> QwenVL:

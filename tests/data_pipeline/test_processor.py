@@ -365,11 +365,17 @@ def test_auto_processor(make, tmp_path):
     np.testing.assert_array_equal(processor("hi")["input_ids"], make()("hi")["input_ids"])
 
 
-def test_original_directory(checkpoint_dir, tokenizer):
+@pytest.mark.parametrize("chat_format", ["chatml", "raw", None])
+def test_original_directory(checkpoint_dir, tokenizer, tmp_path, chat_format):
+    """The frame is what generation_config.json says, as published for the chat model and for the base model."""
     from mindformers_qwenvl.data.processor import QwenVLProcessor
 
-    processor = QwenVLProcessor.from_pretrained(str(checkpoint_dir("a56")))
+    folder = shutil.copytree(checkpoint_dir("a56"), tmp_path / "original")
+    (folder / "generation_config.json").write_text(json.dumps({"chat_format": chat_format} if chat_format else {}))
+    processor = QwenVLProcessor.from_pretrained(str(folder))
     query, want = golden_query(tokenizer, "a56", "one_image")
+    if chat_format == "chatml":
+        query = [{"image": str(golden_set("a56").image(0))}, {"text": "What is it?"}]
     input_ids, images, _ = arrays(processor(query))
     assert input_ids.tolist() == [want] and images.shape == (1, 1, 3, 56, 56)
 

@@ -198,10 +198,18 @@ def test_greedy_ids_are_the_goldens(checkpoint, tmp_path, name):
     assert (tmp_path / "multi_modal_to_text_generation_result.txt").read_text(encoding="utf-8") == str([text])
 
 
-def test_greedy_ids_of_a_batch_from_the_original_folder(checkpoint_dir, tmp_path):
-    """Several questions at once, with different numbers of pictures; weights without conversion."""
+TEXTS = [
+    f"Picture 1: <img>{A56.image(0)}</img>\nWhat is it?",
+    f"Picture 1: <img>{A56.image(1)}</img>\nPicture 2: <img>{A56.image(2)}</img>\nCompare them.",
+    "Hello, who are you? 你好",
+]
+
+
+@pytest.mark.parametrize("queries", [list(QUERIES.values()), TEXTS], ids=["elements", "texts"])
+def test_greedy_ids_of_a_batch_from_the_original_folder(checkpoint_dir, tmp_path, queries):
+    """Several questions at once, with different numbers of pictures; weights without conversion. As texts they are
+    what run_mindformer.py makes of --predict_data TEXT TEXT TEXT --predict_batch_size 3."""
     settings = {**PREDICT, "load_checkpoint": str(checkpoint_dir("a56")), "load_ckpt_format": "safetensors"}
-    queries = list(QUERIES.values())
     printed = run(tmp_path, "predict_qwenvl_tiny", settings, input_data=queries, batch_size=len(queries))
     rows = _printed(printed, "GENERATED")
     longest = max(len(A56.arrays[f"ids.{name}"]) for name in QUERIES)
