@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,21 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         "bfloat16",
     )
     parser.add_argument("--system", metavar="TEXT", help='system message (default: "You are a helpful assistant.")')
+    pictures = parser.add_argument_group(
+        "pictures from addresses", "Of any public host; addresses that are not public are refused."
+    )
+    pictures.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="HOST",
+        help="fetch from this host alone, or from those below *.HOST; may be given again",
+    )
+    pictures.add_argument(
+        "--allow-private",
+        action="append",
+        metavar="NETWORK",
+        help="fetch from this address or network too, like 127.0.0.1 or 10.1.0.0/16; may be given again",
+    )
     group = parser.add_argument_group(
         "how answers are chosen", "Defaults are those of the model's generation_config.json."
     )
@@ -58,6 +74,21 @@ def changes(args: argparse.Namespace) -> dict[str, Any]:
     """What the options change in the generation configuration."""
     names = ("max_new_tokens", "max_window_size", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
     return {name: getattr(args, name) for name in names}
+
+
+def allow(args: argparse.Namespace, processor: Any) -> None:
+    """Let the options open, or close, the ways of `processor` to pictures; bad options end with exit code 2."""
+    template = processor.template
+    policy = template.image_transform.policy
+    try:
+        if args.allow_host:
+            policy = replace(policy, allow_hosts=(*(policy.allow_hosts or ()), *args.allow_host))
+        if args.allow_private and policy.allow_private is not True:
+            policy = replace(policy, allow_private=(*(policy.allow_private or ()), *args.allow_private))
+    except ValueError as error:
+        args.usage(str(error))
+    for reader in (template, processor.image_processor):
+        reader.image_transform = replace(reader.image_transform, policy=policy)
 
 
 def import_host() -> None:
@@ -97,6 +128,7 @@ class Loaded:
         self.args = args
         self.config = QwenVLConfig.from_pretrained(str(args.model))
         self.processor = QwenVLProcessor.from_pretrained(str(args.model))
+        allow(args, self.processor)
         self.generation = generation_config_of(args.model) or GenerationConfig.from_model_config(self.config)
 
     def settings(self, **more: Any) -> Any:

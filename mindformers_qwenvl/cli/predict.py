@@ -19,6 +19,9 @@ EPILOG = """examples:
   # boxes of the answer, drawn on the last picture
   mindformers-qwenvl predict --model Qwen-VL-Chat --image a.png --draw boxes.png "Box the cat."
 
+  # a picture from a server in one's own network
+  mindformers-qwenvl predict --model Qwen-VL-Chat --image http://10.1.2.3/a.png --allow-private 10.1.2.3 "What is it?"
+
   # the base model continues a text
   mindformers-qwenvl predict --model Qwen-VL --raw --image a.png "Generate the caption in English with grounding:"
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mindformers_qwenvl.cli import main, predict
+from tests.data_pipeline.web import site
 from tests.golden import golden_set
 
 GOLDEN = golden_set("a56")
@@ -36,6 +37,24 @@ def test_two_pictures_and_a_question(checkpoint_dir, capsys):
     out, err = capsys.readouterr()
     assert out == golden_text("two_images", 8) + "\n"
     assert err == "out.png: not written, for there is no box in the answer\n" and not Path("out.png").exists()
+
+
+def test_a_picture_from_an_address(checkpoint_dir, capsys):
+    """Refused while its server is not a public one, until that is allowed; then the answer is that of the file."""
+    with site() as served:
+        url = served.page("/0.png", GOLDEN.image(0).read_bytes())
+        words = ["predict", "--model", str(checkpoint_dir("a56")), "--image", url, "What is it?"]
+        words += ["--greedy", "--max-new-tokens", "8"]
+        assert main(words) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("mindformers-qwenvl predict: ImageRefusedError: image http://127.0.0.1:")
+        assert "rule allow_private; image_policy: {allow_private: ['127.0.0.1']} allows it" in err
+        assert main([*words, "--allow-private", "127.0.0.1", "--allow-host", "pictures.example"]) == 1
+        assert "the host 127.0.0.1 is none of those allowed: pictures.example" in capsys.readouterr().err
+        assert served.seen == []
+        assert main([*words, "--allow-private", "127.0.0.0/8", "--allow-host", "127.0.0.1"]) == 0
+        assert capsys.readouterr().out == golden_text("one_image", 8) + "\n"
+        assert [path for path, _ in served.seen] == ["/0.png"]
 
 
 def records(path="out.jsonl"):
@@ -99,6 +118,57 @@ def test_boxes_are_drawn_on_the_last_picture(checkpoint_dir, capsys):
     assert sorted(path.name for path in Path().glob("*boxes*")) == ["boxes.png"]
 
 
+def teach(source, folder, image, question, answer):
+    """Train the network of `source` on one conversation until it knows the answer, and save it in `folder`."""
+    import mindspore as ms
+    from mindformers.core.optim import AdamW
+
+    from mindformers_qwenvl import QwenVL, QwenVLTokenizer
+    from mindformers_qwenvl.data.conversation import training_sample
+    from mindformers_qwenvl.data.images import ImageTransform
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    tokenizer = QwenVLTokenizer.from_pretrained(source)
+    said = [("user", f"Picture 1: <img>{image}</img>\n{question}"), ("assistant", answer)]
+    sample = training_sample(said, tokenizer, max_length=127)
+    (span,) = sample.spans
+    positions = [[(0, position) for position in range(span.start, span.stop)]]
+    transform = ImageTransform(56)
+    batch = [
+        ms.Tensor(sample.input_ids[None]),
+        ms.Tensor(transform.normalise(transform.pixels(image))[None, None]),
+        ms.Tensor([positions], ms.int32),
+        ms.Tensor(sample.labels[None]),
+    ]
+    network = QwenVL.from_pretrained(str(source), freeze_vision=True, freeze_resampler=True)
+    step = ms.nn.TrainOneStepCell(network, AdamW(network.trainable_params(), learning_rate=1e-3)).set_train()
+    losses = [step(*batch).asnumpy().item() for _ in range(40)]
+    assert losses[-1] < 0.05 < losses[0], losses
+    network.save_pretrained(str(folder), save_json=True)
+    tokenizer.save_pretrained(str(folder))
+
+
+def test_boxes_that_a_network_has_learnt(checkpoint_dir, capsys):
+    """From weights to PNG: the box is in what the network writes, by itself."""
+    Image.new("RGB", (200, 100), "white").save("white.png")
+    answer = "<ref>it</ref><box>(100,200),(499,799)</box>"
+    teach(checkpoint_dir("a56"), Path("taught"), Path("white.png").resolve(), "Where is it?", answer)
+    capsys.readouterr()
+    words = ["predict", "--model", "taught", "--image", str(Path("white.png").resolve()), "--draw", "boxes.png"]
+    assert main([*words, "--greedy", "Where is it?"]) == 0
+    out, err = capsys.readouterr()
+    assert out == answer + "\n"
+    assert err == "boxes drawn: boxes.png\n"
+    drawn = Image.open("boxes.png").convert("RGB")
+    assert drawn.size == (200, 100)
+    white = (255, 255, 255)
+    # (100, 200) to (499, 799) of a thousand: x from 20 to 99, y from 20 to 79, and the label at the upper left corner.
+    for edge in ((20, 60), (99, 60), (60, 79)):
+        assert drawn.getpixel(edge) != white, edge
+    for elsewhere in ((60, 60), (150, 60), (10, 60), (60, 90)):
+        assert drawn.getpixel(elsewhere) == white, elsewhere
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -112,6 +182,8 @@ def test_boxes_are_drawn_on_the_last_picture(checkpoint_dir, capsys):
         (["q", "--greedy", "--sample"], "not allowed with"),
         (["q", "--top-p", "7"], "top_p is a probability from 0 to 1"),
         (["q", "--dtype", "int8"], "invalid choice"),
+        (["q", "--allow-private", "all"], "allow_private takes networks like 10.1.0.0/16"),
+        (["q", "--allow-host", "http://a.example/"], "allow_hosts takes names like images.example.com"),
     ],
 )
 def test_bad_usage(words, message, checkpoint_dir, capsys):
