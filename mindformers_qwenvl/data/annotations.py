@@ -111,7 +111,10 @@ class AnnotationFile:
         Raises:
             AnnotationError: the record is not JSON or has another form.
         """
-        record = self.record(index)
+        return self.turns(index, self.record(index))
+
+    def turns(self, index: int, record: Any) -> tuple[str, list[tuple[str, str]]]:
+        """`sample` of a record that was read already."""
         is_object = isinstance(record, dict)
         where = self._place(index)
         if is_object and record.get("id") is not None:

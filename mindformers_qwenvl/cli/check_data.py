@@ -1,0 +1,91 @@
+"""Read a dataset as training would, and say which samples it would stop at, cut or leave out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from mindformers_qwenvl.data.check.report import CheckReport, draw_histogram
+from mindformers_qwenvl.data.check.run import check_file
+from mindformers_qwenvl.data.check.settings import read_settings
+from mindformers_qwenvl.data.output_file import replacing
+
+EPILOG = """examples:
+  mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml
+
+  # before the paths in the YAML are set; every finding as a line of JSON
+  mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml --dataset_dir coco --report found.jsonl
+
+What is checked is what the YAML's train_dataset says: roles, max_length, modal_content_padding_size, image_overflow,
+image_policy, the tokenizer. Pictures are opened and decoded. Nothing of MindSpore is needed. The lengths are drawn as a
+picture too if matplotlib is installed.
+
+exit code: 0; 1 if training would stop at a sample, or the file cannot be read; 2 for bad usage.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("data", type=Path, metavar="DATA.json", help="the dataset: a JSON list, or JSON Lines")
+    parser.add_argument("--yaml", required=True, type=Path, metavar="FILE", help="the YAML of the fine-tuning")
+    parser.add_argument("--dataset_dir", metavar="DIR", help="folder of the pictures (default: the YAML's)")
+    parser.add_argument("--vocab_file", metavar="FILE", help="qwen.tiktoken (default: the YAML's)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)"
+    )
+    parser.add_argument(
+        "--histogram",
+        type=Path,
+        metavar="OUT.png",
+        help="where the lengths of the samples are drawn (default: DATA.lengths.png in the current folder)",
+    )
+    parser.add_argument("--report", type=Path, metavar="OUT.jsonl", help="write every finding, a JSON object a line")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(usage=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, print the report; returns 0, or 1 if training would fail. Other faults raise ValueError or OSError."""
+    if args.workers < 1:
+        args.usage(f"--workers must be at least 1, got {args.workers}")
+    if args.histogram and args.histogram.suffix.lower() != ".png":
+        args.usage(f"--histogram {args.histogram}: the name must end with .png")
+    settings = read_settings(args.yaml, dataset_dir=args.dataset_dir, vocab_file=args.vocab_file)
+    with ExitStack() as files:
+        lines = files.enter_context(replacing(args.report, "w")) if args.report else None
+        report = _check(args, settings, lines)
+    print(report)
+    _draw(report, args.histogram or Path(f"{args.data.stem}.lengths.png"))
+    return int(report.fails)
+
+
+def _check(args: argparse.Namespace, settings, lines) -> CheckReport:
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0  # its thread would be forked
+    bar = tqdm(unit="sample", desc="checking", disable=args.quiet, mininterval=0.2)
+
+    def progress(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    try:
+        return check_file(args.data, settings, workers=args.workers, lines=lines, progress=progress)
+    finally:
+        bar.close()
+
+
+def _draw(report: CheckReport, path: Path) -> None:
+    if not len(report.lengths):
+        print(f"{path}: not drawn, for no sample could be laid out", file=sys.stderr)
+        return
+    try:
+        with replacing(path) as file:
+            draw_histogram(report.lengths, report.max_length, file)
+    except ImportError:
+        print(f"{path}: not drawn, matplotlib is not installed (pip install matplotlib)", file=sys.stderr)
+        return
+    print(f"lengths drawn: {path}", file=sys.stderr)

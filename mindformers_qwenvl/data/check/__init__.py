@@ -1,0 +1,1 @@
+"""A dataset read as training would, without MindSpore: what would fail, what would be cut, how long samples are."""

@@ -1,0 +1,116 @@
+"""`mindformers-qwenvl check-data`, as typed, with the tiny YAML of the package."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mindformers_qwenvl.cli import main
+from tests.data_pipeline.pictures import draw
+from tests.golden import golden_set
+
+TINY = str(Path(__file__).parents[2] / "yaml" / "finetune_qwenvl_tiny.yaml")
+WORDS = ["check-data", "train.json", "--yaml", TINY, "--dataset_dir", "pictures"]
+WORDS += ["--vocab_file", str(golden_set("a56").vocab_file)]
+
+
+@pytest.fixture(autouse=True)
+def data():
+    """train.json of two samples with pictures, and one without."""
+    for name in "ab":
+        draw(Path("pictures") / f"{name}.png")
+    write(*(talk(f"Picture 1: <img>{name}.png</img>\nq") for name in "ab"), talk("q"))
+
+
+def talk(question, answer="r"):
+    return {
+        "id": "x7",
+        "conversations": [{"from": "user", "value": question}, {"from": "assistant", "value": answer}],
+    }
+
+
+def write(*records):
+    Path("train.json").write_text(json.dumps(records))
+
+
+def test_clean_data_exits_with_0(capsys):
+    assert main(WORDS) == 0
+    out, err = capsys.readouterr()
+    assert "samples   3, 3 could be laid out" in out and "training would read all of it" in out
+    assert "3/3" in err and "lengths drawn: train.lengths.png" in err
+    assert Image.open("train.lengths.png").format == "PNG"
+
+
+def test_faults_exit_with_1_and_name_the_sample(capsys):
+    write(talk("q"), talk("<img>no.png</img>"), talk("q", "<img>a.png"), talk("q", "r " * 100))
+    words = [*WORDS, "--report", "found.jsonl", "--histogram", "h.png", "--workers", "1", "--quiet"]
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert "sample 1, id 'x7': image pictures/no.png: no such file" in out.replace(str(Path.cwd()) + "/", "")
+    assert "unclosed tag: 1" in out and "note      over max_length: 1" in out
+    assert "training would stop at 2 of these findings" in out and "%" not in err
+    found = [json.loads(line) for line in Path("found.jsonl").read_text().splitlines()]
+    assert [(line["sample"], line["kind"], line["fails"]) for line in found] == [
+        (1, "missing picture", True),
+        (2, "unclosed tag", True),
+        (3, "over max_length", False),
+    ]
+    assert Path("h.png").is_file() and not Path("train.lengths.png").exists()
+
+
+def test_without_matplotlib_the_text_is_there(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(WORDS) == 0
+    out, err = capsys.readouterr()
+    assert "#" in out and "not drawn, matplotlib is not installed" in err
+    assert not list(Path().glob("*.png*"))
+
+
+def test_nothing_to_draw(capsys):
+    write({"id": 1})
+    assert main(WORDS) == 1
+    assert "no sample could be laid out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--yaml", "no.yaml"], "no.yaml"),
+        (["--dataset_dir", "nowhere"], "nowhere: no such folder"),
+        (["--vocab_file", "no.tiktoken"], "no.tiktoken' does not exist"),
+        (["--yaml", "train.json"], "no section train_dataset"),
+    ],
+)
+def test_failures_exit_with_1_and_one_message(words, message, capsys):
+    assert main([*WORDS, *words]) == 1
+    err = capsys.readouterr().err
+    assert "mindformers-qwenvl check-data: " in err and message in err
+
+
+def test_a_file_that_is_no_dataset(capsys):
+    for content, message in (("", "empty"), ('[{"id"', "not valid JSON"), ("[]", "no samples")):
+        Path("train.json").write_text(content)
+        assert main(WORDS) == 1
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["check-data"], ["check-data", "train.json"], [*WORDS, "--workers", "0"], [*WORDS, "--histogram", "h.gif"]],
+)
+def test_bad_usage_exits_with_2(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert "usage: mindformers-qwenvl check-data" in capsys.readouterr().err
+
+
+def test_help_shows_examples(capsys):
+    with pytest.raises(SystemExit):
+        main(["check-data", "--help"])
+    out = capsys.readouterr().out
+    assert "check-data train.json --yaml finetune_qwenvl_9.6b.yaml" in out and "exit code" in out
