@@ -14,9 +14,9 @@ __all__ = ["COLOURS", "KINDS", "SIZE", "TOPICS", "Question", "Shape", "ask", "dr
 COLOURS = {"red": (214, 40, 40), "green": (30, 150, 60), "blue": (40, 70, 215), "yellow": (240, 205, 20)}
 KINDS = ("square", "ring", "triangle")
 TOPICS = ("colour", "shape", "box")
-OFTEN = (0.15, 0.2, 0.65)  # of the topics in training; a box takes the longest to learn, and its answer names the rest
+OFTEN = (0.1, 0.35, 0.55)  # of the topics in training; a box takes the longest to learn, and its answer names the rest
 SIZE = 56  # pixels a side
-CELLS = 8  # corners of shapes lie on a lattice of so many cells a side
+CELLS = 4  # corners of shapes lie on a lattice of so many cells a side
 GRID = 1000  # Qwen-VL's coordinates: 0-999 along each side, whatever the size of the picture
 OVERSAMPLED = 4  # shapes are painted this much larger and reduced, which smooths their edges
 
@@ -40,16 +40,16 @@ class Question:
 
 
 def draw_shape(rng: np.random.Generator) -> Shape:
-    """A shape of four to six cells a side, anywhere in the picture."""
-    cells, cell = int(rng.integers(4, 7)), SIZE // CELLS
+    """A shape of two or three cells a side, anywhere in the picture."""
+    cells, cell = int(rng.integers(2, 4)), SIZE // CELLS
     x, y = (int(rng.integers(0, CELLS + 1 - cells)) * cell for _ in range(2))
     side = cells * cell
     return Shape(str(rng.choice(KINDS)), str(rng.choice(list(COLOURS))), (x, y, x + side, y + side))
 
 
 def paint(shape: Shape, rng: np.random.Generator) -> Image.Image:
-    """The picture, RGB: a light background with some noise, a colour that varies a little."""
-    picture = Image.new("RGB", (SIZE * OVERSAMPLED,) * 2, tuple(int(c) for c in rng.integers(244, 250, 3)))
+    """The picture, RGB: a grey background with some noise, a colour that varies a little."""
+    picture = Image.new("RGB", (SIZE * OVERSAMPLED,) * 2, tuple(int(c) for c in rng.integers(117, 123, 3)))
     pen = ImageDraw.Draw(picture)
     fill = tuple(int(np.clip(c + rng.integers(-15, 16), 0, 255)) for c in COLOURS[shape.colour])
     x1, y1, x2, y2 = (v * OVERSAMPLED for v in shape.box)

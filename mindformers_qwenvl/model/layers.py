@@ -5,16 +5,22 @@ from __future__ import annotations
 from mindformers.modules.layers import LayerNorm, Linear
 from mindspore import Tensor, nn
 from mindspore import ops as P
+from mindspore.common.initializer import Initializer, Normal
 
 from mindformers_qwenvl.model.positions import resize_matrix
 
 __all__ = ["MergeHeads", "Norm", "ResizedTable", "SplitHeads", "column_linear", "row_linear"]
 
 
-def column_linear(in_channels: int, out_channels: int, config, has_bias: bool = True) -> Linear:
-    """y = x W^T (+ b), W's rows (the outputs) split over the model-parallel cards."""
+def column_linear(
+    in_channels: int, out_channels: int, config, has_bias: bool = True, weight_init: Initializer | None = None
+) -> Linear:
+    """y = x W^T (+ b), W's rows (the outputs) split over the model-parallel cards.
+
+    W starts normal with config.initializer_range, where `weight_init` says nothing else.
+    """
     dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel
-    linear = _linear(in_channels, out_channels, config, has_bias)
+    linear = _linear(in_channels, out_channels, config, has_bias, weight_init)
     linear.shard(strategy_matmul=((dp, 1), (mp, 1)), strategy_bias=((dp, mp), (mp,)) if has_bias else None)
     return linear
 
@@ -27,12 +33,14 @@ def row_linear(in_channels: int, out_channels: int, config, has_bias: bool = Tru
     return linear
 
 
-def _linear(in_channels: int, out_channels: int, config, has_bias: bool) -> Linear:
+def _linear(
+    in_channels: int, out_channels: int, config, has_bias: bool, weight_init: Initializer | None = None
+) -> Linear:
     return Linear(
         in_channels,
         out_channels,
         has_bias=has_bias,
-        init_method_std=config.initializer_range,
+        weight_init=weight_init or Normal(config.initializer_range),
         compute_dtype=config.compute_dtype,
         param_init_type=config.param_init_type,
     )

@@ -6,7 +6,7 @@ import math
 
 from mindspore import Parameter, Tensor, nn
 from mindspore import ops as P
-from mindspore.common.initializer import TruncatedNormal, initializer
+from mindspore.common.initializer import TruncatedNormal, Uniform, initializer
 
 from mindformers_qwenvl.config import RESAMPLER_HEAD_DIM, QwenVLVisionConfig
 from mindformers_qwenvl.model.layers import Norm, ResizedTable, SplitHeads, column_linear, row_linear
@@ -23,9 +23,11 @@ class CrossAttention(nn.Cell):
         super().__init__()
         dim = config.output_dim
         heads = dim // RESAMPLER_HEAD_DIM
-        self.wq = column_linear(dim, dim, config)
-        self.wk = column_linear(dim, dim, config)
-        self.wv = column_linear(dim, dim, config)
+        # torch's MultiheadAttention starts its fused projection [3 D, D] as Xavier has it; so do its three parts.
+        xavier = Uniform(math.sqrt(6 / (dim + 3 * dim)))
+        self.wq = column_linear(dim, dim, config, weight_init=xavier)
+        self.wk = column_linear(dim, dim, config, weight_init=xavier)
+        self.wv = column_linear(dim, dim, config, weight_init=xavier)
         self.wo = row_linear(dim, dim, config)
         self.attention = Attention(
             heads,

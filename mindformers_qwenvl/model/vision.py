@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 from mindformers.models.modeling_utils import PreTrainedModel
 from mindformers.parallel_core.training_graph.transformer.utils import LayerSetting
 from mindspore import Parameter, nn
 from mindspore import ops as P
-from mindspore.common.initializer import Normal, initializer
+from mindspore.common.initializer import HeUniform, Normal, initializer
 
 from mindformers_qwenvl.config import VIT_POSITIONS, QwenVLVisionConfig
 from mindformers_qwenvl.model.layers import Norm, ResizedTable, column_linear, row_linear
@@ -31,9 +32,8 @@ class PatchEmbedding(nn.Cell):
         self.width = config.hidden_size
         self.compute_dtype = config.compute_dtype
         self.weight = Parameter(
-            initializer(
-                Normal(config.initializer_range), (self.width, 3, self.patch, self.patch), config.param_init_type
-            ),
+            # As torch's Conv2d starts, which the original's initialisation leaves alone.
+            initializer(HeUniform(math.sqrt(5)), (self.width, 3, self.patch, self.patch), config.param_init_type),
             name="weight",
         )
         self.cast = P.Cast()

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from PIL import Image
 
 PROGRAM = """
@@ -25,3 +26,11 @@ def test_demo_with_few_steps(tmp_path):
     for picture in ("loss.png", "answers.png"):
         assert min(Image.open(workdir / picture).size) > 400
     assert "Traceback" not in done.stderr and "Logging error" not in done.stderr
+
+
+@pytest.mark.slow
+def test_whole_demo_learns_colours_shapes_and_boxes(tmp_path):
+    command = [sys.executable, "-m", "mindformers_qwenvl", "demo", "--workdir", str(tmp_path / "demo")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert "PASSED" in done.stdout
