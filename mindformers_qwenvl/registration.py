@@ -59,6 +59,7 @@ def register() -> None:
     _tables()
     _auto_classes()
     host.accept_old_auto_register({cls.__name__ for cls in (*configs, *models, *others)})
+    host.prefer_this_package()
     host.find_config_by_name({NAME: str(yaml_dir() / f"predict_{NAME}.yaml")})
 
 

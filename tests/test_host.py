@@ -24,6 +24,7 @@ from mindformers.core import build_optim
 from mindformers.generation import GenerationConfig
 from mindformers.mindformer_book import MindFormerBook
 from mindformers.pipeline import MultiModalToTextPipeline
+from mindformers.tools.hub.dynamic_module_utils import resolve_trust_remote_code
 from mindformers.trainer import MultiModalToTextGenerationTrainer
 from mindformers.wrapper import MFTrainOneStepCell
 
@@ -93,6 +94,7 @@ def top_k():
     trainer.predict_process(MindFormerConfig(model=MindFormerConfig(model_config=section)), [], "any")
     return handed
 
+fault("remote code", lambda: resolve_trust_remote_code(True, ".", has_local_code=True, has_remote_code=True))
 fault("own generation config", own_generation)
 fault("pipeline call", lambda: MultiModalToTextPipeline._sanitize_parameters(None, max_new_tokens=8))
 fault("pipeline saves", pipeline_saves)
@@ -172,6 +174,10 @@ def test_stock_prediction_merges_the_default_yaml(stock):
 
 def test_stock_pipeline_wants_a_processor(stock):
     assert stock["pipeline"] == "ValueError: MultiModalToTextPipeline: MultiModalToTextPipeline requires a processor."
+
+
+def test_stock_runs_the_code_beside_the_weights(stock):
+    assert stock["remote code"] is True
 
 
 def test_stock_generate_makes_settings_of_its_own(stock):

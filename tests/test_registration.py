@@ -88,6 +88,7 @@ def test_twice_changes_nothing(registered):
             list(WRAPPERS_MINDFORMERS_DEFINED),
             registered.auto_register.__func__,
             AutoConfig.get_config_origin_mode.__func__,
+            configuration_auto.resolve_trust_remote_code,
         ]
 
     before = state()

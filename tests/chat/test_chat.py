@@ -192,6 +192,21 @@ def free_blocks(network, tokenizer):
     return lambda: len(network.block_mgr.block_mem_pool.free_blocks)
 
 
+def test_the_hosts_streamers(network, tokenizer, capsys):
+    """MindFormers' own print the answer in pieces, as soon as a word is at its end."""
+    from mindformers.generation import TextIteratorStreamer, TextStreamer
+
+    ids, settings = GOLDEN.arrays["ids.text"][None], {"do_sample": False, "max_new_tokens": 30, "eos_token_id": [-1]}
+    answer = tokenizer.decode(GOLDEN.arrays["greedy.text"].tolist(), skip_special_tokens=True)
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60)
+    network.generate(ids, **settings, streamer=streamer)
+    pieces = list(iter(streamer.__next__, None))  # its end is None, and no StopIteration
+    assert "".join(pieces) == answer and len(pieces) > 5
+    capsys.readouterr()
+    network.generate(ids, **settings, streamer=TextStreamer(tokenizer, skip_prompt=True))
+    assert f"{answer}\n" in capsys.readouterr().out
+
+
 def test_whoever_stops_listening_ends_the_answer(network, tokenizer, free_blocks):
     blocks = free_blocks()
     listening = network.chat_stream(tokenizer, HELLO, do_sample=False, max_new_tokens=4000)

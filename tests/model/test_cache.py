@@ -102,6 +102,31 @@ def test_vision_tower_runs_once_a_prompt(cached_network, monkeypatch):
     assert ["images" in step for step in given] == [True] + [False] * (STEPS - 1)
 
 
+def test_graphs_are_compiled_once_a_bucket_and_no_longer_than_it(cached_network, monkeypatch):
+    """291 tokens are computed in 320 columns, whatever seq_length is; 300 tokens need no graph that 291 have not."""
+    golden = golden_set("a56")
+    network = cached_network("a56")
+    assert network.config.seq_length == 8192
+    shapes = []
+    stock = network.prepare_inputs_for_generation
+
+    def noted(*args, **kwargs):
+        inputs = stock(*args, **kwargs)
+        shapes.append({name: inputs[name].shape for name in ("input_ids", "block_tables", "slot_mapping")})
+        return inputs
+
+    monkeypatch.setattr(network, "prepare_inputs_for_generation", noted)
+    ids = np.resize(golden.arrays["ids.text"], 310)
+    compiled = []
+    for length in (291, 300, 310):
+        shapes.clear()
+        answers(network, ids[None, :length], steps=3)
+        assert shapes[0] == {"input_ids": (1, 320), "block_tables": (1, 20), "slot_mapping": (320,)}
+        assert all(shape["block_tables"] == (1, 20) and shape["slot_mapping"] == (1,) for shape in shapes[1:])
+        compiled.append(len(network.compile_cache))
+    assert compiled[0] > 0 and set(compiled) == {compiled[0]}
+
+
 def test_too_small_a_cache_is_refused(checkpoint_dir):
     from mindformers_qwenvl import QwenVL
 

@@ -111,6 +111,11 @@ def directory(task: dict) -> dict:
 
 
 def original(task: dict) -> None:
+    def trusting():
+        autos = (AutoConfig, AutoTokenizer, AutoProcessor, AutoModel, AutoModelForCausalLM)
+        return [made(auto.from_pretrained(task["model"], trust_remote_code=True)) for auto in autos]
+
+    door("trusting", trusting)
     pipe = directory(task)["pipe"]
     queries = task["queries"][:1]
     door("pipeline_call", lambda: pipe(queries, max_new_tokens=4, eos_token_id=[-1]))
@@ -171,6 +176,7 @@ def trainer(task: dict) -> None:
         Path("by_name.yaml").write_text(json.dumps(settings.to_dict()), encoding="utf-8")  # JSON is YAML
         return pipeline(TASK, model=NAME)(task["raw_texts"])
 
+    door("pipeline_converted", lambda: pipeline(TASK, model=task["converted"])(queries[:1]))
     door("trainer_yaml", of_a_yaml)
     door("trainer_network", of_a_network)
     door("pipeline_name", by_name)

@@ -73,6 +73,8 @@ def hf(checkpoint_dir, folder) -> Path:
     """Set a56 as the original publishes it: config.json with auto_map and model_type qwen, shards, vocabulary."""
     shutil.copytree(checkpoint_dir("a56"), folder / "hf")
     (folder / "hf" / "generation_config.json").write_text(json.dumps(GENERATION))
+    for module in ("configuration_qwen", "modeling_qwen", "tokenization_qwen"):
+        (folder / "hf" / f"{module}.py").write_text("raise SystemExit('this is PyTorch code')\n")
     assert {"auto_map", "visual"} <= A56.config.keys() and A56.config["model_type"] == "qwen"
     return folder / "hf"
 
@@ -171,6 +173,12 @@ def test_pipeline_of_a_network(original, door):
     assert_golden(original[door], list(QUERIES)[:1])
 
 
+def test_code_beside_the_weights_is_never_run(original):
+    """trust_remote_code=True, as the original's README has it."""
+    classes = [name.rpartition(".")[2] for name in original["trusting"]["result"]]
+    assert classes == ["QwenVLConfig", "QwenVLTokenizer", "QwenVLProcessor", "QwenVL", "QwenVL"]
+
+
 # ---- save_pretrained
 
 
@@ -217,17 +225,24 @@ def trainer(hf, folder) -> dict[str, dict]:
             section = section[name]
         section[key] = value
     (folder / "predict.yaml").write_text(yaml.safe_dump(settings))
-    words = ["convert-weight", "--model", "qwenvl", "--input_path", str(hf), "--output_path", str(folder / "a56.ckpt")]
-    assert main([*words, "--dtype", "fp32"]) == 0
+    for output in ("a56.ckpt", "converted"):
+        words = ["convert-weight", "--input_path", str(hf), "--output_path", str(folder / output), "--dtype", "fp32"]
+        assert main(words) == 0
     return run(
         folder / "work4",
         "trainer",
         config=str(folder / "predict.yaml"),
         checkpoint=str(folder / "a56.ckpt"),
+        converted=str(folder / "converted"),
         model=str(hf),
         queries=list(QUERIES.values()),
         raw_texts=[VOCABULARY.decode(A56.arrays["ids.text"].tolist())],
     )
+
+
+def test_pipeline_of_a_converted_directory(trainer):
+    """What convert-weight writes: our tensors beside the original's JSON files."""
+    assert_golden(trainer["pipeline_converted"], list(QUERIES)[:1])
 
 
 def test_trainer_predict_with_a_yaml(trainer):
