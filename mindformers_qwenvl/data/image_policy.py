@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ class ImagePolicy:
             return path
         resolved = path.resolve()
         places = [*([root] if root else []), *(self.allow_folders or ())]
-        if any(resolved.is_relative_to(Path(place).expanduser().resolve()) for place in places):
+        if any(resolved.is_relative_to(_real_folder(os.fspath(place), Path.cwd())) for place in places):
             return resolved
         leads = "" if resolved == path else f" (it leads to {resolved})"
         if confined:
@@ -183,6 +184,12 @@ class ImagePolicy:
         reason = f"in none of the allowed folders {', '.join(map(str, places)) or '(there are none)'}{leads}"
         how = f"add '{resolved.parent}' to image_policy: {{allow_folders: [...]}}"
         raise ImageRefusedError(name, reason, "allow_folders", how)
+
+
+@lru_cache(maxsize=64)
+def _real_folder(place: str, start: Path) -> Path:
+    """`place` with links followed. `start`, the current folder, is only there for relative ones."""
+    return Path(place).expanduser().resolve()
 
 
 def _is_address(text: str) -> bool:

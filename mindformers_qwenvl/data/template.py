@@ -240,8 +240,14 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         return Sample(empty.input_ids, np.full_like(empty.labels, IGNORE), (), ())
 
     def build_labels(self, text_id_list: Any, result_recorder: DataRecord, **kwargs: Any) -> np.ndarray:
-        """Labels int32 [L] of the sample at hand."""
-        return result_recorder.get("sample").labels
+        """Labels int32 [S + 1] of the sample at hand."""
+        return self._padded(result_recorder.get("sample").labels, IGNORE)
+
+    def _padded(self, row: np.ndarray, value: int) -> np.ndarray:
+        """A training row of full length. The host would pad it too, by numpy's slow way."""
+        padded = np.full(self.layout["max_length"] + 1, value, np.int32)
+        padded[: len(row)] = row
+        return padded
 
     def get_need_update_output_items(self, result: DataRecord) -> dict[str, np.ndarray]:
         """The padded images and positions of a training sample."""
@@ -326,8 +332,9 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         return "".join(raw_inputs) if self.mode == "predict" else raw_inputs
 
     def build_modal_context(self, input_ids: Any, result_recorder: DataRecord, **kwargs: Any) -> np.ndarray:
-        """input_ids int32 [L] of the sample at hand, image slots filled with pads."""
-        return result_recorder.get("sample").input_ids
+        """input_ids int32 of the sample at hand, image slots filled with pads: [S + 1] in training, else [L]."""
+        ids = result_recorder.get("sample").input_ids
+        return self._padded(ids, self.tokenizer.pad_token_id) if self.mode == "train" else ids
 
     def generate_modal_context_positions(
         self, input_ids: Any, batch_index: int = 0, result_recorder: DataRecord | None = None, **kwargs: Any
