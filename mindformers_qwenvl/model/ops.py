@@ -18,6 +18,7 @@ from mindspore.common.initializer import initializer
 __all__ = ["Attention", "Gelu", "RMSNorm", "Rotary", "greedy_argmax", "on_ascend"]
 
 FLASH_MASK = 2048  # side of the compressed causal mask that FlashAttentionScore takes in sparse mode 2
+LARGE_SCORES = 512**2  # scores of one head from which on heads go one by one, so that a processor's cache holds them
 
 
 def on_ascend() -> bool:
@@ -131,7 +132,7 @@ class Attention(nn.Cell):
         dp = parallel_config.data_parallel if parallel_config else 1
         mp = parallel_config.model_parallel if parallel_config else 1
         heads = (dp, mp, 1, 1)
-        self.hidden = num_heads * head_dim
+        self.heads, self.hidden = num_heads, num_heads * head_dim
         self.causal = causal
         self.softmax_type = softmax_type
         self.cast = P.Cast()
@@ -151,27 +152,42 @@ class Attention(nn.Cell):
             if causal:
                 self.mask = Tensor(np.triu(np.ones((FLASH_MASK, FLASH_MASK), np.uint8), 1))
         else:
-            self.scale = Tensor(scale, softmax_type)
+            self.scale = P.Mul().shard((heads, ()))
             self.scores = P.BatchMatMul(transpose_b=True).shard((heads, heads))
-            self.mul = P.Mul().shard((heads, ()))
             self.greater = P.Greater().shard(((1, 1), (1, 1)))
             self.masked_fill = P.MaskedFill().shard((heads, (1, 1), ()))
             self.softmax = P.Softmax(axis=-1).shard((heads,))
             self.context = P.BatchMatMul().shard((heads, heads))
             self.lowest = Tensor(-1e9 if softmax_type != mstype.float16 else -6e4, softmax_type)
+            self.factor = scale
+            self.alone = dp * mp == 1 and not on_ascend()
+            if self.alone:
+                self.split = P.Split(axis=1, output_num=num_heads)
+                self.concat = P.Concat(axis=1)
 
     def construct(self, q, k, v):
         if self.flash:
             out = self.flash_attention(q, k, v, self.mask if self.causal else None)
         else:
-            scores = self.mul(self.cast(self.scores(q, k), self.softmax_type), self.scale)
-            if self.causal:
-                position = P.arange(0, q.shape[2], 1)
-                later = self.greater(position.reshape((1, -1)), position.reshape((-1, 1)))
-                scores = self.masked_fill(scores, later, self.lowest)
-            out = self.context(self.cast(self.softmax(scores), v.dtype), v)
+            q = self.scale(q, self.factor)
+            if self.alone and q.shape[2] * k.shape[2] >= LARGE_SCORES:
+                out, qs, ks, vs = (), self.split(q), self.split(k), self.split(v)
+                for head in range(self.heads):
+                    out += (self.plain(qs[head], ks[head], vs[head]),)
+                out = self.concat(out)
+            else:
+                out = self.plain(q, k, v)
         out = self.transpose(out, (0, 2, 1, 3))
         return self.reshape(out, (out.shape[0], out.shape[1], self.hidden))
+
+    def plain(self, q, k, v):
+        """softmax(q k^T) v, for q that is scaled already."""
+        scores = self.cast(self.scores(q, k), self.softmax_type)
+        if self.causal:
+            position = P.arange(0, q.shape[2], 1)
+            later = self.greater(position.reshape((1, -1)), position.reshape((-1, 1)))
+            scores = self.masked_fill(scores, later, self.lowest)
+        return self.context(self.cast(self.softmax(scores), v.dtype), v)
 
 
 def greedy_argmax():
