@@ -30,7 +30,7 @@ def register() -> None:
     from mindformers.tools.register import MindFormerRegister
 
     from mindformers_qwenvl import config, host, train
-    from mindformers_qwenvl.data import loader, processor, template, tokenizer
+    from mindformers_qwenvl.data import loader, normalise, processor, template, tokenizer
     from mindformers_qwenvl.model import language, qwenvl, vision
 
     configs = (config.QwenVLConfig, config.QwenVLVisionConfig, config.QwenConfig)
@@ -40,6 +40,7 @@ def register() -> None:
         processor.QwenVLProcessor: Kind.PROCESSOR,
         processor.QwenVLImageProcessor: Kind.PROCESSOR,
         template.QwenVLContentTransformTemplate: Kind.TRANSFORMS,
+        normalise.QwenVLBatchNormalize: Kind.TRANSFORMS,
         loader.QwenVLDataLoader: Kind.DATASET_LOADER,
         train.QwenVLTrainOneStepCell: Kind.WRAPPER,
         train.FP32StateAdamWeightDecay: Kind.OPTIMIZER,
