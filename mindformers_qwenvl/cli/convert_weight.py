@@ -60,19 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, print the report; returns 0. Faults in the input are raised as ValueError or OSError."""
-    try:
-        report = convert(
-            args.input_path,
-            args.output_path,
-            dtype=args.dtype,
-            reverse=args.reverse,
-            verify=args.verify,
-            max_shard_size=parse_size(args.max_shard_size),
-            config=args.config,
-            progress=_progress_bar,
-        )
-    except ImportError as error:  # PyTorch shards without PyTorch: the message says what to install
-        raise ValueError(str(error)) from error
+    report = convert(
+        args.input_path,
+        args.output_path,
+        dtype=args.dtype,
+        reverse=args.reverse,
+        verify=args.verify,
+        max_shard_size=parse_size(args.max_shard_size),
+        config=args.config,
+        progress=_progress_bar,
+    )
     print(report, file=sys.stderr if report.overflow else sys.stdout)
     return 0
 

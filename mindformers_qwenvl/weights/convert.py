@@ -5,76 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mindformers_qwenvl.weights.dtypes import CODES, ITEM_BYTES, cast, widen
 from mindformers_qwenvl.weights.names import is_training_state, layout
-from mindformers_qwenvl.weights.plan import Target, make_plan, read_config, target_blocks
+from mindformers_qwenvl.weights.plan import Target, make_plan, read_config
 from mindformers_qwenvl.weights.reader import Checkpoint
+from mindformers_qwenvl.weights.report import Report
 from mindformers_qwenvl.weights.shapes import check_shapes, listed, our_shapes
-from mindformers_qwenvl.weights.writer import Entry, write_ckpt, write_safetensors, write_sharded
+from mindformers_qwenvl.weights.transfer import Progress, compare, write_all, write_numbers
+from mindformers_qwenvl.weights.workfolder import WorkFolder, fingerprint
+from mindformers_qwenvl.weights.writer import Entry, Layout, ckpt_layout, replacing, safetensors_layout, shard
 
-__all__ = ["Report", "convert", "load_original"]
+__all__ = ["DEFAULT_SHARD", "Progress", "Report", "convert", "load_original"]
 
 COMPANIONS = ("config.json", "generation_config.json", "tokenizer_config.json", "qwen.tiktoken")
 DEFAULT_SHARD = 5_000_000_000
-
-Progress = Callable[[str, int], None]
-"""Called with a tensor's name and the bytes written since the last call."""
-
-
-@dataclass
-class Report:
-    """What a conversion read, wrote and dropped."""
-
-    source: Path
-    output: Path
-    tensors_read: int = 0
-    bytes_read: int = 0
-    files_read: int = 0
-    tensors_written: int = 0
-    bytes_written: int = 0
-    files_written: list[Path] = field(default_factory=list)
-    dtypes: dict[str, int] = field(default_factory=dict)
-    dropped: list[str] = field(default_factory=list)
-    overflow: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    verified: bool = False
-
-    def __str__(self) -> str:
-        kinds = ", ".join(f"{count} {code}" for code, count in sorted(self.dtypes.items()))
-        lines = [
-            f"read     {self.tensors_read} tensors, {self.bytes_read:,} bytes, {self.files_read} files: {self.source}",
-            f"wrote    {self.tensors_written} tensors ({kinds}), {self.bytes_written:,} bytes, "
-            f"{len(self.files_written)} files: {self.output}",
-            f"dropped  {len(self.dropped)} tensors" + (f": {listed(self.dropped, limit=20)}" if self.dropped else ""),
-        ]
-        if self.overflow:
-            worst = [f"{name} ({count:,})" for name, count in self.overflow.items()]
-            total = sum(self.overflow.values())
-            lines.append(
-                f"WARNING  {total:,} values are too large for the dtype asked for and became infinite (bf16 or fp32 "
-                f"holds them): {listed(worst, limit=20)}"
-            )
-        if self.verified:
-            lines.append("verified every byte written against the source")
-        rate = self.bytes_written / max(self.seconds, 1e-9) / 1e6
-        return "\n".join([*lines, f"took     {self.seconds:.1f} s, {rate:,.0f} MB/s"])
-
-
-def _ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The items, the next one being prepared in a thread while the caller writes the last: a cast overlaps the disk."""
-    with ThreadPoolExecutor(1) as worker:
-        upcoming = worker.submit(next, items, None)
-        while (item := upcoming.result()) is not None:
-            upcoming = worker.submit(next, items, None)
-            yield item
+FILES = (".safetensors", ".ckpt")  # what is written as one file; any other output is a folder
 
 
 def convert(
@@ -99,7 +49,7 @@ def convert(
         progress: called once with the bytes to be written; what it returns is called while they are.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: see `Checkpoint`, `make_plan` and `write_sharded`; or the output
+        ValueError, FileNotFoundError: see `Checkpoint`, `make_plan` and `WorkFolder`; or the output
             would overwrite the input, or has an unsupported suffix.
         OSError: the result does not fit the disk.
     """
@@ -116,11 +66,14 @@ def convert(
         targets, dropped = make_plan(checkpoint, settings, reverse=reverse, dtype=CODES.get(dtype))
         report = Report(source, output, dropped=dropped, files_read=len(checkpoint.files))
         _account(report, checkpoint, targets)
-        _check_space(output, report.bytes_written)
         tick = progress(report.bytes_written) if progress else lambda name, count: None
-        report.files_written = _write(checkpoint, targets, output, report, tick, reverse, max_shard_size)
-        if output.suffix not in (".safetensors", ".ckpt"):
-            _copy_companions(Path(config) if config is not None else source, output)
+        if output.suffix in FILES:
+            _check_space(output, report.bytes_written)
+            report.overflow = _write_file(output, checkpoint, targets, reverse, tick)
+            report.files_written = [output]
+        else:
+            settings_from = Path(config) if config is not None else source
+            _write_folder(output, checkpoint, targets, report, settings_from, reverse, max_shard_size, tick)
         if verify:
             _verify(checkpoint, targets, output)
             report.verified = True
@@ -156,36 +109,64 @@ def _account(report: Report, checkpoint: Checkpoint, targets: list[Target]) -> N
         report.dtypes[target.entry.dtype] = report.dtypes.get(target.entry.dtype, 0) + 1
 
 
-def _write(
-    checkpoint: Checkpoint,
-    targets: list[Target],
+def _write_file(
+    path: Path, checkpoint: Checkpoint, targets: Sequence[Target], reverse: bool, tick: Progress
+) -> dict[str, int]:
+    with replacing(path) as temporary:
+        entries = [target.entry for target in targets]
+        plan = ckpt_layout(entries) if path.suffix == ".ckpt" else safetensors_layout(entries, _form(reverse))
+        return _fill(temporary, plan, checkpoint, targets, tick)
+
+
+def _form(reverse: bool) -> str:
+    return "pt" if reverse else "ms"
+
+
+def _fill(
+    path: Path, plan: Layout, checkpoint: Checkpoint, targets: Sequence[Target], tick: Progress
+) -> dict[str, int]:
+    """Write the file `path` as planned; returns the overflowed values by tensor."""
+    with path.open("wb", buffering=0) as file:
+        for position, header in plan.headers:
+            write_all(file.fileno(), header, position)
+        overflow = write_numbers(file.fileno(), checkpoint, targets, plan.ranges, tick)
+        size = os.fstat(file.fileno()).st_size
+    if size != plan.size:
+        raise AssertionError(f"{path}: wrote {size:,} bytes, planned {plan.size:,}")
+    return overflow
+
+
+def _write_folder(
     output: Path,
+    checkpoint: Checkpoint,
+    targets: Sequence[Target],
     report: Report,
-    tick: Progress,
+    settings_from: Path,
     reverse: bool,
     max_shard_size: int,
-) -> list[Path]:
+    tick: Progress,
+) -> None:
+    shards = shard([target.entry for target in targets], max_shard_size)
     by_name = {target.entry.name: target for target in targets}
-
-    def blocks(entry: Entry) -> Iterator[np.ndarray]:
-        target = by_name[entry.name]
-        numbers = target_blocks(checkpoint, target)
-        plain = all(checkpoint.tensors[name].dtype == entry.dtype for name, _, _ in target.pieces)
-        for block, overflowed in numbers if plain else _ahead(numbers):
-            if overflowed:
-                report.overflow[entry.name] = report.overflow.get(entry.name, 0) + overflowed
-            yield block
-            tick(entry.name, block.nbytes)
-
-    entries = [target.entry for target in targets]
-    form = "pt" if reverse else "ms"
-    if output.suffix == ".ckpt":
-        write_ckpt(output, entries, blocks)
-        return [output]
-    if output.suffix == ".safetensors":
-        write_safetensors(output, entries, blocks, form)
-        return [output]
-    return write_sharded(output, entries, blocks, form, max_shard_size)
+    result = {name: [(entry.name, entry.dtype, entry.shape) for entry in entries] for name, entries in shards.items()}
+    folder = WorkFolder(output, fingerprint(checkpoint.files, result))
+    kept = folder.kept()
+    report.kept = [name for name in shards if name in kept]
+    _check_space(output, sum(entry.nbytes for name in shards if name not in kept for entry in shards[name]))
+    for name, entries in shards.items():
+        if name in kept:
+            report.overflow |= kept[name]
+            for entry in entries:
+                tick(entry.name, entry.nbytes)
+            continue
+        plan = safetensors_layout(entries, _form(reverse))
+        parts = [by_name[entry.name] for entry in entries]
+        report.overflow |= folder.write(
+            name, lambda path, plan=plan, parts=parts: _fill(path, plan, checkpoint, parts, tick)
+        )
+    _copy_companions(settings_from, output)
+    weight_map = {entry.name: name for name, entries in shards.items() for entry in entries}
+    report.files_written = folder.publish(weight_map, report.bytes_written, _form(reverse))
 
 
 def _copy_companions(source: Path, output: Path) -> None:
@@ -200,19 +181,11 @@ def _copy_companions(source: Path, output: Path) -> None:
             (output / f"{name}.tmp").replace(output / name)
 
 
-def _verify(checkpoint: Checkpoint, targets: list[Target], output: Path) -> None:
-    wrong = []
+def _verify(checkpoint: Checkpoint, targets: Sequence[Target], output: Path) -> None:
     with Checkpoint(output) as written:
         if written.tensors.keys() != {target.entry.name for target in targets}:
             raise ValueError(f"{output} was verified and does not hold the tensors it should")
-        for target in targets:
-            position = 0
-            for block, _ in target_blocks(checkpoint, target):
-                back = written.read(target.entry.name, position, position + block.size)
-                position += block.size
-                if back.tobytes() != block.tobytes():
-                    wrong.append(target.entry.name)
-                    break
+        wrong = compare(checkpoint, targets, written, lambda name, count: None)
     if wrong:
         raise ValueError(f"{output} was verified and differs from its source in: {listed(wrong)}")
 
@@ -231,7 +204,7 @@ def load_original(directory: str | os.PathLike, dtype: str = "fp32") -> Iterator
         An iterator of (our parameter name, array of its shape). Faults are raised before it is returned.
 
     Raises:
-        ValueError, FileNotFoundError, ImportError: as `convert`.
+        ValueError, FileNotFoundError: as `convert`.
     """
     if dtype not in ("fp32", "fp16"):
         raise ValueError(f"dtype {dtype!r}: expected fp32 or fp16 (numpy has no bfloat16: take fp32 and cast it)")

@@ -9,13 +9,16 @@ from functools import cache
 
 import numpy as np
 
-__all__ = ["CODES", "ITEM_BYTES", "STORAGE", "cast", "widen"]
+__all__ = ["BLOCK", "CODES", "ITEM_BYTES", "STORAGE", "cast", "cast_into", "new_scratch", "widen"]
 
 CODES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 STORAGE = {"F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F32": np.dtype("<f4")}
 ITEM_BYTES = {code: storage.itemsize for code, storage in STORAGE.items()}
 
-_BLOCK = 1 << 18  # numbers cast at a time: small enough that the intermediate arrays stay in the processor's cache
+BLOCK = 1 << 16  # numbers cast at a time: small enough that the arrays of a cast stay in the processor's cache
+
+_NO_SIGN = np.uint16(0x7FFF)
+_INFINITY = {"F32": 0x7F800000, "BF16": 0x7F80, "F16": 0x7C00}
 
 
 def widen(array: np.ndarray, source: str) -> np.ndarray:
@@ -23,42 +26,6 @@ def widen(array: np.ndarray, source: str) -> np.ndarray:
     if source == "BF16":
         return np.left_shift(array, 16, dtype=np.uint32).view(np.float32)
     return array.astype(np.float32, copy=False)
-
-
-def _to_bf16(values: np.ndarray) -> np.ndarray:
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    # Round half to even on the 16 bits that go. A carry out of the mantissa gives the next exponent, or infinity.
-    rounded = (bits >> 16) & 1
-    rounded += 0x7FFF
-    rounded += bits
-    rounded >>= 16
-    result = rounded.astype(np.uint16)
-    nan = np.isnan(values)
-    if nan.any():  # rounding could turn a NaN into an infinity or wrap around: truncate it, and keep it quiet
-        result[nan] = (bits[nan] >> 16).astype(np.uint16) | 0x0040
-    return result
-
-
-def _to_f16(values: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return values.astype(np.float16)
-
-
-_NARROW = {"F32": lambda values: values, "BF16": _to_bf16, "F16": _to_f16}
-_INFINITY = {"F32": 0x7F800000, "BF16": 0x7F80, "F16": 0x7C00}
-
-
-@cache
-def _table(source: str, target: str) -> np.ndarray:
-    """Every value of one 16-bit format in another: looking them up is faster than going through float32."""
-    values = np.arange(1 << 16, dtype=np.uint16).view(STORAGE[source])
-    return _NARROW[target](widen(values, source))
-
-
-def _infinities(array: np.ndarray, code: str) -> int:
-    bits = array.view(np.uint32 if code == "F32" else np.uint16)
-    without_sign = bits & bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
-    return int(np.count_nonzero(without_sign == _INFINITY[code]))
 
 
 def cast(array: np.ndarray, source: str, target: str) -> tuple[np.ndarray, int]:
@@ -74,22 +41,111 @@ def cast(array: np.ndarray, source: str, target: str) -> tuple[np.ndarray, int]:
     """
     if source == target:
         return array, 0
-    if array.size <= _BLOCK:
-        return _cast_block(np.ascontiguousarray(array), source, target)
     result = np.empty(array.shape, STORAGE[target])
+    return result, cast_into(array, source, result, target, new_scratch())
+
+
+def new_scratch() -> np.ndarray:
+    """What `cast_into` works in."""
+    return np.empty((2, BLOCK), np.uint32)
+
+
+def cast_into(array: np.ndarray, source: str, result: np.ndarray, target: str, scratch: np.ndarray) -> int:
+    """`cast` of [n] into the contiguous `result` [n]; nothing of its size is allocated.
+
+    Args:
+        scratch: from `new_scratch`, one for each thread.
+
+    Returns:
+        How many values overflowed.
+    """
     overflow = 0
-    for start in range(0, array.size, _BLOCK):
-        block = np.ascontiguousarray(array[start : start + _BLOCK])
-        result[start : start + _BLOCK], more = _cast_block(block, source, target)
-        overflow += more
-    return result, overflow
+    for start in range(0, array.size, BLOCK):
+        block = np.ascontiguousarray(array[start : start + BLOCK])
+        into = result[start : start + BLOCK]
+        first, second = scratch[:, : block.size]
+        if source == target:
+            np.copyto(into, block)
+        elif ITEM_BYTES[source] == ITEM_BYTES[target]:
+            np.take(_table(source, target), block.view(np.uint16), mode="clip", out=into)
+        elif source == "BF16":
+            np.copyto(into.view(np.uint32), block)
+            np.left_shift(into.view(np.uint32), 16, out=into.view(np.uint32))
+        elif source == "F16":
+            np.copyto(into, block)
+        elif target == "BF16":
+            _to_bf16(block, into, first)
+        else:
+            _to_f16(block, into, first, second)
+        if source != target and ITEM_BYTES[target] == 2:
+            overflow += _overflow(block, source, into, target, first)
+    return overflow
 
 
-def _cast_block(block: np.ndarray, source: str, target: str) -> tuple[np.ndarray, int]:
-    if ITEM_BYTES[source] == ITEM_BYTES[target]:
-        result = np.take(_table(source, target), block.view(np.uint16), mode="clip")
-    else:
-        result = _NARROW[target](widen(block, source))
-    if ITEM_BYTES[target] == 2 and (infinite := _infinities(result, target)):
-        return result, infinite - _infinities(block, source)
-    return result, 0
+def _overflow(block: np.ndarray, source: str, result: np.ndarray, target: str, scratch: np.ndarray) -> int:
+    magnitude = scratch.view(np.uint16)[: block.size]
+    np.bitwise_and(result.view(np.uint16), _NO_SIGN, out=magnitude)
+    if magnitude.max() < _INFINITY[target]:
+        return 0
+    return int(np.count_nonzero(magnitude == _INFINITY[target])) - _infinities(block, source)
+
+
+def _to_bf16(values: np.ndarray, result: np.ndarray, rounded: np.ndarray) -> None:
+    bits = values.view(np.uint32)
+    # Round half to even on the 16 bits that go. A carry out of the mantissa gives the next exponent, or infinity.
+    np.right_shift(bits, 16, out=rounded)
+    np.bitwise_and(rounded, 1, out=rounded)
+    np.add(rounded, 0x7FFF, out=rounded)
+    np.add(rounded, bits, out=rounded)
+    np.right_shift(rounded, 16, out=rounded)
+    np.copyto(result, rounded, casting="unsafe")
+    if np.isnan(values.max()):
+        # Rounding could turn a NaN into an infinity or wrap around: truncate it, and keep it quiet.
+        nan = np.isnan(values)
+        result[nan] = (bits[nan] >> 16).astype(np.uint16) | 0x0040
+
+
+def _to_f16(values: np.ndarray, result: np.ndarray, sums: np.ndarray, powers: np.ndarray) -> None:
+    """numpy's own cast, as fast for numbers below 2^-14, which half precision holds with fewer digits, as for others.
+
+    To |x| of exponent e is added the power of two of exponent e + 13, 2^-1 at least: a float32 of that size ends where
+    a half of exponent e does, so the addition rounds, to nearest even. What the sum has more than the power of two is
+    the mantissa of the half, its leading one included; the exponent is that of the power.
+    """
+    bits, half = values.view(np.uint32), result.view(np.uint16)
+    np.bitwise_and(bits, 0x7FFFFFFF, out=sums)
+    largest = sums.max()
+    np.bitwise_and(sums, 0x7F800000, out=powers)
+    np.maximum(powers, 0x38800000, out=powers)  # 2^-14: below, halves are as far apart as there
+    np.add(powers, 13 << 23, out=powers)
+    with np.errstate(invalid="ignore"):
+        np.add(sums.view(np.float32), powers.view(np.float32), out=sums.view(np.float32))
+    np.subtract(sums, powers, out=sums)
+    np.right_shift(powers, 13, out=powers)
+    np.add(sums, powers, out=sums)
+    np.copyto(half, sums, casting="unsafe")
+    np.subtract(half, np.uint16(126 << 10 & 0xFFFF), out=half)
+    sign = powers.view(np.uint16)[: values.size]
+    np.right_shift(bits, 16, out=sums)
+    np.copyto(sign, sums, casting="unsafe")
+    np.bitwise_and(sign, np.uint16(0x8000), out=sign)
+    np.bitwise_or(half, sign, out=half)
+    if largest >= 0x477FF000:  # 65,520, the first that is nearer to infinity, and what is none or no number already
+        beyond = np.flatnonzero((bits & 0x7FFFFFFF) >= 0x477FF000)
+        with np.errstate(over="ignore", invalid="ignore"):
+            result[beyond] = values[beyond].astype(np.float16)
+
+
+@cache
+def _table(source: str, target: str) -> np.ndarray:
+    """Every value of one 16-bit format in another: looking them up is faster than going through float32."""
+    values = widen(np.arange(1 << 16, dtype=np.uint16).view(STORAGE[source]), source)
+    result = np.empty(values.shape, STORAGE[target])
+    cast_into(values, "F32", result, target, new_scratch())
+    return result
+
+
+def _infinities(array: np.ndarray, code: str) -> int:
+    bits = array.view(np.uint32 if code == "F32" else np.uint16)
+    without_sign = bits & bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
+    return int(np.count_nonzero(without_sign == _INFINITY[code]))

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mindformers_qwenvl.weights.dtypes import STORAGE, cast
+from mindformers_qwenvl.weights.dtypes import STORAGE
 from mindformers_qwenvl.weights.names import is_training_state, to_original, to_ours
 from mindformers_qwenvl.weights.reader import Checkpoint
 from mindformers_qwenvl.weights.shapes import check_shapes, listed, original_shapes, our_shapes
 from mindformers_qwenvl.weights.writer import Entry
 
-__all__ = ["Target", "make_plan", "read_config", "target_blocks"]
-
-BLOCK = 1 << 18  # numbers in memory at a time: what is read, cast and written while it is in the processor's cache
+__all__ = ["Target", "make_plan", "read_config"]
 
 
 @dataclass(frozen=True)
@@ -100,11 +95,3 @@ def _is_buffer(name: str) -> bool:
         return not to_ours(name)
     except ValueError:
         return False  # unknown: the comparison with the config lists it
-
-
-def target_blocks(checkpoint: Checkpoint, target: Target) -> Iterator[tuple[np.ndarray, int]]:
-    """The numbers of `target`, a block at a time, each with the count of values that overflowed in its cast."""
-    for source, start, stop in target.pieces:
-        for begin in range(start, stop, BLOCK):
-            block = checkpoint.read(source, begin, min(begin + BLOCK, stop))
-            yield cast(block, checkpoint.tensors[source].dtype, target.entry.dtype)

@@ -1,23 +1,24 @@
 """Lazy reading of checkpoints: safetensors, PyTorch and MindSpore files, alone or as shards in a folder.
 
 Opening reads headers only. Values come as flat ranges of numbers, so that a caller's memory is bounded by the range it
-asks for. No file is ever executed: PyTorch files go through torch's weights-only loading.
+asks for. Neither PyTorch nor MindSpore is needed, and no file is ever executed.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
+from mindformers_qwenvl.weights.ckpt_file import ckpt_tensors
 from mindformers_qwenvl.weights.dtypes import STORAGE
-from mindformers_qwenvl.weights.foreign import MindSporeFile, TorchFile
 from mindformers_qwenvl.weights.shapes import listed
+from mindformers_qwenvl.weights.stored import WeightFile, safetensors_tensors
+from mindformers_qwenvl.weights.torch_file import torch_tensors
 
 __all__ = ["Checkpoint", "TensorInfo"]
 
@@ -40,63 +41,6 @@ class TensorInfo:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
-class WeightFile(Protocol):
-    """One file of a checkpoint."""
-
-    def infos(self) -> Mapping[str, tuple[str, tuple[int, ...]]]: ...
-
-    def read(self, name: str, start: int, stop: int) -> np.ndarray: ...
-
-    def release(self) -> None: ...
-
-
-class SafetensorsFile:
-    """One .safetensors file, read with plain file reads: mapped pages would count as this process's memory."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._file = None
-        self._tensors: dict[str, tuple[str, tuple[int, ...], int]] = {}
-
-    def infos(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        size = self.path.stat().st_size
-        with self.path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = file.read(length) if 8 + length <= size else b""
-        try:
-            entries = json.loads(header)
-            entries.pop("__metadata__", None)
-            self._tensors = {
-                name: (entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
-                for name, entry in entries.items()
-            }
-            end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"{self.path} is no safetensors file, or is cut off in its header ({error})") from None
-        if end != size:
-            raise ValueError(f"{self.path} is damaged: its header describes {end:,} bytes, the file has {size:,}")
-        for name, entry in entries.items():
-            held = entry["data_offsets"][1] - entry["data_offsets"][0]
-            if entry["dtype"] in STORAGE:
-                needed = int(np.prod(entry["shape"], dtype=np.int64)) * STORAGE[entry["dtype"]].itemsize
-                if held != needed:
-                    raise ValueError(f"{self.path} is damaged: {name} holds {held:,} bytes, its shape needs {needed:,}")
-        return {name: (dtype, shape) for name, (dtype, shape, _) in self._tensors.items()}
-
-    def read(self, name: str, start: int, stop: int) -> np.ndarray:
-        dtype, _, offset = self._tensors[name]
-        storage = STORAGE[dtype]
-        if self._file is None:
-            self._file = self.path.open("rb", buffering=0)
-        self._file.seek(offset + start * storage.itemsize)
-        return np.fromfile(self._file, storage, stop - start)
-
-    def release(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
 class Checkpoint:
     """A checkpoint opened for reading: a single file, or a folder of shards with or without an index.
 
@@ -111,13 +55,11 @@ class Checkpoint:
         Raises:
             FileNotFoundError: there is no such path, no weights in the folder, or a shard of its index is missing.
             ValueError: a file is damaged or disagrees with the index, or two files hold the same tensor.
-            ImportError: PyTorch shards, and torch is not installed.
         """
         self.path = Path(path)
         self.files, index = _weight_files(self.path)
         self.tensors: dict[str, TensorInfo] = {}
         self._owner: dict[str, WeightFile] = {}
-        self._current: WeightFile | None = None
         for file in self.files:
             self._add(file)
         if index is not None:
@@ -125,15 +67,14 @@ class Checkpoint:
 
     def _add(self, path: Path) -> None:
         weights = _open(path)
-        for name, (dtype, shape) in weights.infos().items():
+        for name, stored in weights.tensors.items():
             if name in self._owner:
                 raise ValueError(
                     f"{path} holds {name} again: {self.path} mixes two checkpoints. "
                     "Keep one, or add the index file of the one that is meant"
                 )
-            self.tensors[name] = TensorInfo(dtype, tuple(shape))
+            self.tensors[name] = TensorInfo(stored.dtype, stored.shape)
             self._owner[name] = weights
-        weights.release()
 
     def _check_index(self, index: Path) -> None:
         listed_names = set(_weight_map(index))
@@ -142,17 +83,24 @@ class Checkpoint:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Numbers [start, stop) of the flattened tensor `name`, in the storage type of its dtype (see dtypes.py)."""
-        weights = self._owner[name]
-        if weights is not self._current:
-            self.close()
-            self._current = weights
-        return weights.read(name, start, self.tensors[name].size if stop is None else stop)
+        info = self.tensors[name]
+        numbers = np.empty((info.size if stop is None else stop) - start, STORAGE[info.dtype])
+        self.read_into(name, start, numbers)
+        return numbers
+
+    def read_into(self, name: str, start: int, numbers: np.ndarray) -> None:
+        """The same into an array that is there; several threads may call it."""
+        self._owner[name].read_into(name, start, numbers)
+
+    def copy_to(self, descriptor: int, position: int, name: str, start: int, count: int) -> bool:
+        """Have the system copy `count` numbers as they are into an open file; False if it cannot."""
+        item = STORAGE[self.tensors[name].dtype].itemsize
+        return self._owner[name].copy_to(descriptor, position, name, start * item, count * item)
 
     def close(self) -> None:
-        """Let go of the file read last."""
-        if self._current is not None:
-            self._current.release()
-            self._current = None
+        """Let go of the files; another read opens them again."""
+        for weights in set(self._owner.values()):
+            weights.close()
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -165,9 +113,8 @@ class Checkpoint:
 
 
 def _open(path: Path) -> WeightFile:
-    if path.suffix == ".safetensors":
-        return SafetensorsFile(path)
-    return MindSporeFile(path) if path.suffix == ".ckpt" else TorchFile(path)
+    tensors = {".safetensors": safetensors_tensors, ".ckpt": ckpt_tensors}.get(path.suffix, torch_tensors)
+    return WeightFile(path, tensors(path))
 
 
 def _weight_map(index: Path) -> dict[str, str]:

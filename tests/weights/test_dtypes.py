@@ -61,6 +61,22 @@ def test_16_bit_to_16_bit_is_the_cast_through_fp32(source, target):
     assert overflow == expected_overflow
 
 
+def test_fp32_to_fp16_is_numpys_own_cast():
+    """Random bits; every half, the middle between each two, and their neighbours; infinities and NaN."""
+    halves = np.sort(ALL_16.view(np.float16)[np.isfinite(ALL_16.view(np.float16))].astype(np.float32))
+    middles = ((halves[1:].astype(np.float64) + halves[:-1]) / 2).astype(np.float32)
+    near = np.concatenate([halves, middles, np.float32([65504, 65520, -65520, np.inf, -np.inf, np.nan])]).view(
+        np.uint32
+    )
+    random = np.random.default_rng(2).integers(0, 1 << 32, 400_000, dtype=np.uint32)
+    values = np.concatenate([random, near, near + 1, near - 1]).view(np.float32)
+    got, overflow = cast(values, "F32", "F16")
+    with np.errstate(all="ignore"):
+        expected = values.astype(np.float16)
+    assert got.tobytes() == expected.tobytes()
+    assert overflow == np.isinf(expected).sum() - np.isinf(values).sum() > 0
+
+
 def test_overflow_counts_finite_values_only():
     values = np.array([65504, 65519, 65520, -70000, 1e30, np.inf, -np.inf, np.nan, 0], np.float32)
     got, overflow = cast(values, "F32", "F16")
@@ -75,7 +91,7 @@ def test_overflow_counts_finite_values_only():
 def test_blocks_make_no_difference(monkeypatch):
     values = np.random.default_rng(1).standard_normal(10_001).astype(np.float32) * 40_000
     whole = {target: cast(values, "F32", target) for target in ("F16", "BF16")}
-    monkeypatch.setattr(dtypes, "_BLOCK", 1000)
+    monkeypatch.setattr(dtypes, "BLOCK", 1000)
     for target, (array, overflow) in whole.items():
         got, count = cast(values, "F32", target)
         assert got.tobytes() == array.tobytes()

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mindformers_qwenvl.weights import hooks
+from mindformers_qwenvl.weights import hooks, writer
 from mindformers_qwenvl.weights.convert import convert, load_original
 from mindformers_qwenvl.weights.dtypes import CODES, cast, widen
 from mindformers_qwenvl.weights.reader import Checkpoint
@@ -47,6 +47,34 @@ def test_ckpt_back_to_the_original(checkpoint_dir):
         drawn = draw_checkpoint("b224")
         assert back.tensors.keys() == drawn.keys()
         assert all(np.array_equal(back.read(name), array.reshape(-1)) for name, array in drawn.items())
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
+def test_our_ckpt_is_mindspores_byte_for_byte(dtype, checkpoint_dir):
+    convert(checkpoint_dir("a56"), "ours.ckpt", dtype=dtype)
+    ms.save_checkpoint([{"name": n, "data": p} for n, p in ms.load_checkpoint("ours.ckpt").items()], "theirs.ckpt")
+    assert Path("theirs.ckpt").read_bytes() == Path("ours.ckpt").read_bytes()
+
+
+def test_mindspores_slices_scalars_and_checksum(monkeypatch):
+    from mindspore.train import serialization
+
+    monkeypatch.setattr(serialization, "SLICE_SIZE", 1)  # KiB; 512 MiB otherwise
+    arrays = {"a": np.random.default_rng(0).standard_normal((70, 33)).astype(np.float32), "b": np.float32(5)}
+    saved = [{"name": name, "data": ms.Tensor(array)} for name, array in arrays.items()]
+    ms.save_checkpoint(saved, "a.ckpt", crc_check=True)
+    with Checkpoint("a.ckpt") as checkpoint:
+        for name, array in arrays.items():
+            assert checkpoint.tensors[name].shape == array.shape
+            assert np.array_equal(checkpoint.read(name).reshape(array.shape), array)
+
+
+def test_mindspore_joins_our_slices(checkpoint_dir, monkeypatch):
+    monkeypatch.setattr(writer, "SLICE", 1000)
+    convert(checkpoint_dir("a56"), "sliced.ckpt")
+    loaded = ms.load_checkpoint("sliced.ckpt")
+    for name, array in load_original(checkpoint_dir("a56")):
+        assert np.array_equal(loaded[name].asnumpy(), array)
 
 
 def test_a_ckpt_of_a_training(checkpoint_dir):

@@ -1,0 +1,52 @@
+"""What a conversion says when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mindformers_qwenvl.weights.shapes import listed
+
+__all__ = ["Report"]
+
+
+@dataclass
+class Report:
+    """What a conversion read, wrote and dropped."""
+
+    source: Path
+    output: Path
+    tensors_read: int = 0
+    bytes_read: int = 0
+    files_read: int = 0
+    tensors_written: int = 0
+    bytes_written: int = 0
+    files_written: list[Path] = field(default_factory=list)
+    dtypes: dict[str, int] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    overflow: dict[str, int] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    verified: bool = False
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{count} {code}" for code, count in sorted(self.dtypes.items()))
+        lines = [
+            f"read     {self.tensors_read} tensors, {self.bytes_read:,} bytes, {self.files_read} files: {self.source}",
+            f"wrote    {self.tensors_written} tensors ({kinds}), {self.bytes_written:,} bytes, "
+            f"{len(self.files_written)} files: {self.output}",
+            f"dropped  {len(self.dropped)} tensors" + (f": {listed(self.dropped, limit=20)}" if self.dropped else ""),
+        ]
+        if self.kept:
+            lines.append(f"kept     {len(self.kept)} shards that an interrupted run had completed: {listed(self.kept)}")
+        if self.overflow:
+            worst = [f"{name} ({count:,})" for name, count in self.overflow.items()]
+            total = sum(self.overflow.values())
+            lines.append(
+                f"WARNING  {total:,} values are too large for the dtype asked for and became infinite (bf16 or fp32 "
+                f"holds them): {listed(worst, limit=20)}"
+            )
+        if self.verified:
+            lines.append("verified every byte written against the source")
+        rate = self.bytes_written / max(self.seconds, 1e-9) / 1e6
+        return "\n".join([*lines, f"took     {self.seconds:.1f} s, {rate:,.0f} MB/s"])
