@@ -29,7 +29,7 @@ def register() -> None:
     from mindformers.tools.register import MindFormerModuleType as Kind
     from mindformers.tools.register import MindFormerRegister
 
-    from mindformers_qwenvl import config, host, train
+    from mindformers_qwenvl import config, host, monitor, train
     from mindformers_qwenvl.data import loader, normalise, processor, template, tokenizer
     from mindformers_qwenvl.model import language, qwenvl, vision
 
@@ -45,6 +45,7 @@ def register() -> None:
         train.QwenVLTrainOneStepCell: Kind.WRAPPER,
         train.FP32StateAdamWeightDecay: Kind.OPTIMIZER,
         train.ObsMonitor: Kind.CALLBACK,
+        monitor.QwenVLMonitor: Kind.CALLBACK,
     }
     for legacy in (True, False):  # the YAML's `use_legacy`, which has names of its own for configurations and models
         for cls in configs:

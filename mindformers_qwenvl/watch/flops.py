@@ -1,0 +1,58 @@
+"""Floating-point operations of a training step, from the sizes of the network: for the MFU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["step_flops"]
+
+# A product costs as much again for the gradient of each factor.
+FORWARD, INPUTS, WEIGHTS = 1, 1, 1
+
+
+def step_flops(config: Any, rows: int, length: int, images: int) -> float:
+    """Operations of one training step; a multiplication and an addition are two (PaLM paper, appendix B).
+
+    Counted are the products of matrices, forward and backward, over all positions (attention is not halved for its
+    mask); parts that are frozen have no gradient of their weights, and none at all if nothing below them learns.
+    Activations that are computed again (recompute) do not count: it is the MFU, not the hardware's utilisation.
+
+    Args:
+        config: a `QwenVLConfig`.
+        rows: samples of the batch.
+        length: positions of a sample that the network sees: those of input_ids without the last.
+        images: pictures of the batch, all samples together.
+    """
+    llm, vision = config.llm, config.vision
+    learns = {
+        "llm": not config.freeze_llm,
+        "vision": not config.freeze_vision,
+        "resampler": not config.freeze_resampler,
+    }
+    llm_times = FORWARD + any(learns.values()) * INPUTS + learns["llm"] * WEIGHTS
+    resampler_times = FORWARD + (learns["vision"] or learns["resampler"]) * INPUTS + learns["resampler"] * WEIGHTS
+    vision_times = FORWARD + learns["vision"] * (INPUTS + WEIGHTS)
+    return float(
+        rows * length * llm_times * _per_token(llm, length)
+        + images * (resampler_times * _resampler(vision) + vision_times * _tower(vision))
+    )
+
+
+def _per_token(llm: Any, length: int) -> int:
+    width = llm.hidden_size
+    layer = 4 * width**2 + 3 * width * llm.intermediate_size
+    return 2 * (llm.num_layers * layer + width * llm.vocab_size) + 4 * llm.num_layers * length * width
+
+
+def _tower(vision: Any) -> int:
+    patches, width = vision.num_patches, vision.hidden_size
+    layer = 4 * width**2 + 2 * width * vision.intermediate_size
+    weights = 3 * vision.patch_size**2 * width + vision.num_hidden_layers * layer
+    return 2 * patches * weights + 4 * vision.num_hidden_layers * patches**2 * width
+
+
+def _resampler(vision: Any) -> int:
+    patches, queries, width = vision.num_patches, vision.num_queries, vision.output_dim
+    narrower = 0 if vision.hidden_size == width else vision.hidden_size * width  # kv_proj
+    weights = patches * (narrower + 2 * width**2) + queries * 3 * width**2  # key, value; query, output, proj
+    return 2 * weights + 4 * patches * queries * width

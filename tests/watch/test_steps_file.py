@@ -1,0 +1,100 @@
+"""The file of a run's steps: written, killed, resumed, read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindformers_qwenvl.watch.steps_file import COLUMNS, StepsFile, find_steps_files, read_steps, steps_file_name
+
+
+def write(path, steps, first_step=None, **more) -> None:
+    file = StepsFile(path, steps[0] if first_step is None else first_step)
+    for step in steps:
+        file.append({"step": step, "epoch": 1, "loss": 10.0 - step, **more})
+    file.close()
+
+
+def numbers(path) -> list[int]:
+    return [row["step"] for row in read_steps(path)]
+
+
+def test_a_row_is_in_the_file_when_append_returns(tmp_path):
+    file = StepsFile(tmp_path / "rank_0.csv")
+    file.append({"step": 1, "epoch": 1, "loss": 1.23456789e-5, "grad_norm": None, "overflow": True})
+    (row,) = read_steps(tmp_path / "rank_0.csv")  # not closed
+    assert row == {**dict.fromkeys(COLUMNS), "step": 1, "epoch": 1, "loss": 1.23456789e-5, "overflow": 1}
+    with pytest.raises(KeyError, match="lr"):
+        file.append({"step": 2, "lr": 1.0})
+
+
+def test_resumed_without_a_step_twice(tmp_path):
+    path = tmp_path / "rank_0.csv"
+    write(path, range(1, 8))
+    write(path, range(5, 10), loss_scale=2.0)
+    assert numbers(path) == list(range(1, 10))
+    assert [row["loss_scale"] for row in read_steps(path)] == [None] * 4 + [2.0] * 5
+
+
+def test_a_new_run_moves_the_old_file_aside(tmp_path):
+    path = tmp_path / "rank_0.csv"
+    write(path, range(1, 4))
+    write(path, range(1, 3))
+    assert numbers(path) == [1, 2]
+    assert numbers(tmp_path / "rank_0.before.csv") == [1, 2, 3]
+    assert find_steps_files(tmp_path) == [path]
+
+
+@given(cut=st.integers(0, 400))
+def test_wherever_a_file_is_cut_its_whole_lines_are_read_and_it_is_continued(tmp_path_factory, cut):
+    path = tmp_path_factory.mktemp("cut") / "rank_0.csv"
+    write(path, range(1, 12), seconds=0.123456789)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:cut])
+    left = numbers(path)
+    assert left == list(range(1, max(1, whole[:cut].count(b"\n"))))
+    write(path, range(9, 12), first_step=9)
+    assert numbers(path) == [step for step in left if step < 9] + [9, 10, 11]
+
+
+def test_after_a_kill_all_rows_are_there(tmp_path):
+    """Killed while it writes, without a chance to close anything."""
+    path = tmp_path / "rank_0.csv"
+    script = (
+        "import sys\nfrom mindformers_qwenvl.watch.steps_file import StepsFile\n"
+        "file, step = StepsFile(sys.argv[1]), 0\n"
+        "while True:\n    step += 1\n    file.append({'step': step, 'loss': step})\n"
+        "    if step == 500: print('500', flush=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "500\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    found = numbers(path)
+    assert len(found) >= 500
+    assert found == list(range(1, len(found) + 1))
+
+
+@pytest.mark.parametrize("text", ["step,loss\n1,2\nx,3\n4,5\n", "step,loss\n1,2,3\n4,5\n", "step,loss\n,1\n", "a,b\n"])
+def test_damage_before_the_last_line_is_an_error(tmp_path, text):
+    path = tmp_path / "rank_0.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"rank_0.csv"):
+        read_steps(path)
+
+
+def test_found_from_any_folder_of_the_run_and_by_rank(tmp_path):
+    paths = [steps_file_name(tmp_path / "output", rank) for rank in (0, 2, 10)]
+    for path in paths:
+        write(path, [1])
+    for place in (tmp_path, tmp_path / "output", tmp_path / "output" / "steps"):
+        assert find_steps_files(place) == paths
+    assert find_steps_files(paths[1]) == [paths[1]]
+    with pytest.raises(FileNotFoundError, match="QwenVLMonitor"):
+        find_steps_files(tmp_path / "elsewhere")
