@@ -19,6 +19,11 @@ EPILOG = """examples:
 
   # a finetuned checkpoint back to the original layout
   mindformers-qwenvl convert-weight --reverse --input_path finetuned.ckpt --config Qwen-VL-Chat --output_path mine
+
+  # the last step of a training on many cards: as one checkpoint, or back to the original layout
+  mindformers-qwenvl convert-weight --input_path output/checkpoint --config Qwen-VL-Chat --output_path one.safetensors
+  mindformers-qwenvl convert-weight --reverse --input_path output/checkpoint --strategy output/strategy \
+      --config Qwen-VL-Chat --output_path mine
 """
 
 
@@ -30,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PATH",
-        help="original HuggingFace folder (safetensors or .bin shards) or file; with --reverse, one of ours",
+        help="original HuggingFace folder (safetensors or .bin shards) or file; with --reverse, one of ours; or the "
+        "folder with the rank_* folders of a training",
     )
     parser.add_argument(
         "--output_path",
@@ -56,6 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="the original config.json, or its folder, when it is not beside the input",
     )
+    parser.add_argument(
+        "--strategy",
+        type=Path,
+        metavar="PATH",
+        help="for rank_* folders: MindSpore's strategy file, or the folder of them (default: the folder `strategy` "
+        "beside the checkpoint, if there is one)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         verify=args.verify,
         max_shard_size=parse_size(args.max_shard_size),
         config=args.config,
+        strategy=args.strategy,
         progress=_progress_bar,
     )
     print(report, file=sys.stderr if report.overflow else sys.stdout)

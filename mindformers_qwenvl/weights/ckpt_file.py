@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mindformers_qwenvl.weights.stored import Stored
 
-__all__ = ["SLICE", "ckpt_tensors", "value_header"]
+__all__ = ["SLICE", "Fields", "ckpt_tensors", "value_header"]
 
 SLICE = 1 << 29  # the bytes of a tensor in one value, at most; as MindSpore has it
 
@@ -23,11 +23,11 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _CRC_BYTES = 17  # `crc_num` and ten digits, which MindSpore appends on request
 
 
-class _Fields:
+class Fields:
     """Fields of the messages in a file, of which only tags and lengths are read."""
 
-    def __init__(self, descriptor: int, size: int):
-        self.descriptor, self.size = descriptor, size
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
 
     def __call__(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
         """(field number, wire type, value or position, length) of each field between two positions."""
@@ -50,19 +50,21 @@ class _Fields:
             start += length
 
     def read(self, start: int, length: int) -> bytes:
+        """The content of a short field."""
         if length > 1 << 16:
             raise ValueError(f"a name of {length:,} bytes at byte {start:,}")
-        return os.pread(self.descriptor, length, start)
+        return os.pread(self._descriptor, length, start)
 
     def _varint(self, start: int, stop: int) -> tuple[int, int]:
         value = 0
-        for place, byte in enumerate(os.pread(self.descriptor, min(10, stop - start), start)):
+        for place, byte in enumerate(os.pread(self._descriptor, min(10, stop - start), start)):
             value |= (byte & 0x7F) << 7 * place
             if byte < 0x80:
                 return value, start + place + 1
         raise ValueError(f"no number at byte {start:,}")
 
     def varints(self, start: int, length: int) -> Iterator[int]:
+        """The numbers of a packed field."""
         stop = start + length
         while start < stop:
             value, start = self._varint(start, stop)
@@ -80,14 +82,14 @@ def ckpt_tensors(path: Path) -> dict[str, Stored]:
         size = os.fstat(descriptor).st_size
         if size >= _CRC_BYTES and os.pread(descriptor, 7, size - _CRC_BYTES) == b"crc_num":
             size -= _CRC_BYTES
-        return _tensors(_Fields(descriptor, size), size)
+        return _tensors(Fields(descriptor), size)
     except ValueError as error:  # also a name that is no UTF-8
         raise ValueError(f"{path} is no MindSpore checkpoint, or is damaged or encrypted ({error})") from None
     finally:
         os.close(descriptor)
 
 
-def _tensors(fields: _Fields, size: int) -> dict[str, Stored]:
+def _tensors(fields: Fields, size: int) -> dict[str, Stored]:
     tensors: dict[str, Stored] = {}
     last = None
     for number, wire, start, length in fields(0, size):
@@ -111,7 +113,7 @@ def _tensors(fields: _Fields, size: int) -> dict[str, Stored]:
     return {name: stored for name, stored in tensors.items() if stored.dtype != "str"}
 
 
-def _value(fields: _Fields, start: int, stop: int) -> tuple[str, Stored]:
+def _value(fields: Fields, start: int, stop: int) -> tuple[str, Stored]:
     name, stored = "", Stored("a table", (), ())  # a value without a tensor is a hash table of MindSpore's
     for number, wire, at, length in fields(start, stop):
         if (number, wire) == (1, _BYTES):
@@ -121,7 +123,7 @@ def _value(fields: _Fields, start: int, stop: int) -> tuple[str, Stored]:
     return name, stored
 
 
-def _tensor(fields: _Fields, start: int, stop: int) -> Stored:
+def _tensor(fields: Fields, start: int, stop: int) -> Stored:
     dims: list[int] = []
     kind, content = "", (start, 0)
     for number, wire, at, length in fields(start, stop):

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from mindformers_qwenvl.weights.dtypes import CODES, ITEM_BYTES, cast, widen
-from mindformers_qwenvl.weights.names import is_training_state, layout
+from mindformers_qwenvl.weights.names import layout
 from mindformers_qwenvl.weights.plan import Target, make_plan, read_config
 from mindformers_qwenvl.weights.reader import Checkpoint
 from mindformers_qwenvl.weights.report import Report
-from mindformers_qwenvl.weights.shapes import check_shapes, listed, our_shapes
+from mindformers_qwenvl.weights.shapes import listed
 from mindformers_qwenvl.weights.transfer import Progress, compare, write_all, write_numbers
 from mindformers_qwenvl.weights.workfolder import WorkFolder, fingerprint
-from mindformers_qwenvl.weights.writer import Entry, Layout, ckpt_layout, replacing, safetensors_layout, shard
+from mindformers_qwenvl.weights.writer import Layout, ckpt_layout, replacing, safetensors_layout, shard
 
 __all__ = ["DEFAULT_SHARD", "Progress", "Report", "convert", "load_original"]
 
@@ -36,16 +36,19 @@ def convert(
     verify: bool = False,
     max_shard_size: int = DEFAULT_SHARD,
     config: str | os.PathLike | None = None,
+    strategy: str | os.PathLike | None = None,
     progress: Callable[[int], Progress] | None = None,
 ) -> Report:
     """Convert an original Qwen-VL checkpoint to this network's names (or back, with `reverse`).
 
     Args:
-        input_path: folder or file to read: safetensors, PyTorch, or MindSpore .ckpt.
+        input_path: folder or file to read: safetensors, PyTorch, or MindSpore .ckpt; or the `rank_*` folders of a
+            distributed training, which become one checkpoint, of our layout or with `reverse` of the original.
         output_path: a `.safetensors` or `.ckpt` file, or a folder for shards of `max_shard_size` bytes.
         dtype: `fp16`, `bf16`, `fp32`; None keeps each tensor's own.
         verify: read the result back and compare it with the source.
         config: the original config.json or its folder, where it does not lie beside the input.
+        strategy: for `rank_*` folders, how their weights were cut: see `Checkpoint`.
         progress: called once with the bytes to be written; what it returns is called while they are.
 
     Raises:
@@ -59,11 +62,12 @@ def convert(
         raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(CODES)}")
     _check_output(source, output, reverse)
     settings = read_config(config if config is not None else source)
-    with Checkpoint(source) as checkpoint:
-        if layout(checkpoint.tensors, str(source)) == ("original" if reverse else "ours"):
+    with Checkpoint(source, strategy) as checkpoint:
+        found, wanted = layout(checkpoint.tensors, str(source)), "original" if reverse else "ours"
+        if found == wanted and not checkpoint.of_ranks:
             way = "it needs no --reverse" if reverse else "give --reverse to convert it back"
             raise ValueError(f"{source} is in {'the original' if reverse else 'our'} layout already: {way}")
-        targets, dropped = make_plan(checkpoint, settings, reverse=reverse, dtype=CODES.get(dtype))
+        targets, dropped = make_plan(checkpoint, settings, source=found, result=wanted, dtype=CODES.get(dtype))
         report = Report(source, output, dropped=dropped, files_read=len(checkpoint.files))
         _account(report, checkpoint, targets)
         tick = progress(report.bytes_written) if progress else lambda name, count: None
@@ -210,13 +214,8 @@ def load_original(directory: str | os.PathLike, dtype: str = "fp32") -> Iterator
         raise ValueError(f"dtype {dtype!r}: expected fp32 or fp16 (numpy has no bfloat16: take fp32 and cast it)")
     settings = read_config(directory)
     checkpoint = Checkpoint(directory)
-    if layout(checkpoint.tensors, str(directory)) == "original":
-        targets, _ = make_plan(checkpoint, settings, reverse=False, dtype=None)
-    else:
-        found = {name: info for name, info in checkpoint.tensors.items() if not is_training_state(name)}
-        shapes = {name: info.shape for name, info in found.items()}
-        check_shapes(shapes, our_shapes(settings), str(directory))
-        targets = [Target(Entry(name, info.dtype, info.shape), ((name, 0, info.size),)) for name, info in found.items()]
+    found = layout(checkpoint.tensors, str(directory))
+    targets, _ = make_plan(checkpoint, settings, source=found, result="ours", dtype=None)
 
     def arrays() -> Iterator[tuple[str, np.ndarray]]:
         with checkpoint:

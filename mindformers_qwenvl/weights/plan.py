@@ -49,9 +49,12 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def make_plan(
-    checkpoint: Checkpoint, config: dict[str, Any], *, reverse: bool, dtype: str | None
+    checkpoint: Checkpoint, config: dict[str, Any], *, source: str, result: str, dtype: str | None
 ) -> tuple[list[Target], list[str]]:
     """Check the tensors of `checkpoint` against `config` and lay out the result, in the order of the source.
+
+    Args:
+        source, result: the layouts, "original" or "ours".
 
     Returns:
         The tensors of the result, and the names of source tensors that have no place in it on purpose.
@@ -59,17 +62,22 @@ def make_plan(
     Raises:
         ValueError: missing, unknown or wrong-shaped tensors, or ones that are no FP16, BF16 or FP32; all are listed.
     """
-    drop = is_training_state if reverse else _is_buffer
+    drop = is_training_state if source == "ours" else _is_buffer
     dropped = [name for name in checkpoint if drop(name)]
     found = {name: info for name, info in checkpoint.tensors.items() if not drop(name)}
     theirs, ours = original_shapes(config), our_shapes(config)
-    check_shapes({name: info.shape for name, info in found.items()}, ours if reverse else theirs, str(checkpoint.path))
+    check_shapes(
+        {name: info.shape for name, info in found.items()}, ours if source == "ours" else theirs, str(checkpoint.path)
+    )
     if odd := [f"{name} is {info.dtype}" for name, info in found.items() if info.dtype not in STORAGE]:
         raise ValueError(f"{checkpoint.path}: expected F16, BF16 or F32, but {listed(odd)}")
 
     targets = []
     for name, info in found.items():
-        if not reverse:
+        if source == result:
+            targets.append(Target(Entry(name, dtype or info.dtype, info.shape), ((name, 0, info.size),)))
+            continue
+        if source == "original":
             parts = to_ours(name)
             size = info.size // len(parts)
             for index, part in enumerate(parts):

@@ -16,6 +16,7 @@ import numpy as np
 
 from mindformers_qwenvl.weights.ckpt_file import ckpt_tensors
 from mindformers_qwenvl.weights.dtypes import STORAGE
+from mindformers_qwenvl.weights.ranks import RankFiles, rank_files, strategy_files
 from mindformers_qwenvl.weights.shapes import listed
 from mindformers_qwenvl.weights.stored import WeightFile, safetensors_tensors
 from mindformers_qwenvl.weights.torch_file import torch_tensors
@@ -46,31 +47,45 @@ class Checkpoint:
 
     Attributes:
         tensors: name -> TensorInfo, in the order the files hold them.
-        files: the files that hold them.
+        files: the files that hold them, and say how.
+        of_ranks: whether they come from a distributed training.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, strategy: str | os.PathLike | None = None):
         """Open `path` and read the headers.
+
+        Args:
+            path: a file, a folder of shards, or a folder of `rank_*` folders: see ranks.py.
+            strategy: how the ranks' weights were cut: a strategy file, or a folder of them. By default that of
+                MindFormers beside the checkpoint; with none at all, every rank is taken to hold whole weights.
 
         Raises:
             FileNotFoundError: there is no such path, no weights in the folder, or a shard of its index is missing.
             ValueError: a file is damaged or disagrees with the index, or two files hold the same tensor.
         """
         self.path = Path(path)
-        self.files, index = _weight_files(self.path)
         self.tensors: dict[str, TensorInfo] = {}
-        self._owner: dict[str, WeightFile] = {}
+        self._owner: dict[str, WeightFile | RankFiles] = {}
+        ranks = rank_files(self.path)
+        self.of_ranks = bool(ranks)
+        if ranks:
+            strategies = strategy_files(self.path, Path(strategy) if strategy is not None else None)
+            self.files = [*ranks.values(), *strategies]
+            self._add(RankFiles(self.path, ranks, strategies))
+            return
+        if strategy is not None:
+            raise ValueError(f"{self.path} has no folders rank_0, rank_1, ...: there is nothing to join by a strategy")
+        self.files, index = _weight_files(self.path)
         for file in self.files:
-            self._add(file)
+            self._add(_open(file))
         if index is not None:
             self._check_index(index)
 
-    def _add(self, path: Path) -> None:
-        weights = _open(path)
+    def _add(self, weights: WeightFile | RankFiles) -> None:
         for name, stored in weights.tensors.items():
             if name in self._owner:
                 raise ValueError(
-                    f"{path} holds {name} again: {self.path} mixes two checkpoints. "
+                    f"{weights.path} holds {name} again: {self.path} mixes two checkpoints. "
                     "Keep one, or add the index file of the one that is meant"
                 )
             self.tensors[name] = TensorInfo(stored.dtype, stored.shape)

@@ -143,6 +143,8 @@ def safetensors_tensors(path: Path) -> dict[str, Stored]:
     if end != size:
         raise ValueError(f"{path} is damaged: its header describes {end:,} bytes, the file has {size:,}")
     for name, (start, stop, dtype, shape) in spans.items():
+        if not all(type(number) is int and number >= 0 for number in (start, stop - start, *shape)):
+            raise ValueError(f"{path} is damaged: {name} lies at bytes {start} to {stop} and has the shape {shape}")
         if dtype in STORAGE and stop - start != (needed := math.prod(shape) * STORAGE[dtype].itemsize):
             raise ValueError(f"{path} is damaged: {name} holds {stop - start:,} bytes, its shape needs {needed:,}")
     return {

@@ -8,12 +8,14 @@ and what PyTorch before 1.6 wrote.
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import pickle
 import pickletools
 import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -127,7 +129,7 @@ def _unpickle(file: io.BytesIO) -> tuple[Any, dict[str, _Storage]]:
 # What Python's unpickler and zipfile raise for broken input, besides UnpicklingError.
 _DAMAGE = (
     *(EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError),
-    *(NotImplementedError, struct.error, zipfile.BadZipFile),
+    *(RuntimeError, struct.error, zipfile.BadZipFile, zlib.error),
 )
 
 Place = Callable[[_Storage], int]
@@ -152,7 +154,9 @@ def torch_tensors(path: Path) -> dict[str, Stored]:
         return {name: _stored(tensor, place) for name, tensor in state.items()}
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} was refused: it holds more than tensors, or is damaged ({error})") from None
-    except _DAMAGE as error:
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a position before the beginning
+            raise
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is no PyTorch checkpoint, or is damaged ({reason})") from None
 
