@@ -59,6 +59,12 @@ class PagedCache(nn.Cell):
             config.num_heads, config.kv_channels, config.num_heads, shape, compute_dtype=config.compute_dtype
         )
         self.paged.shard(config.parallel_config)
+        # The host (modules/paged_attention_mgr.py) splits keys by rows, not slot_mapping, which MindSpore keeps whole:
+        # with dp > 1 that does not compile. Each card keeps all rows of its heads instead, and attends to all of them.
+        heads = config.parallel_config.model_parallel
+        rows, blocks = (1, 1, heads), (1, 1, heads, 1)
+        self.paged.reshape_and_cache.shard((rows, rows, blocks, blocks, (1,)))
+        self.paged.paged_attention.shard((rows, blocks, blocks, (1, 1), (1,)))
 
     def construct(self, key, value, slot_mapping):
         return self.paged(key, value, slot_mapping)

@@ -49,13 +49,13 @@ class Embedding(nn.Cell):
 class ValidLength(nn.Cell):
     """Tokens of each row [B, S] before its right padding, int32 [B]."""
 
-    def __init__(self, pad_token_id: int):
+    def __init__(self, pad_token_id: int, dp: int = 1):
         super().__init__()
         self.pad_token_id = pad_token_id
-        self.not_equal = P.NotEqual()
+        self.not_equal = P.NotEqual().shard(((dp, 1), ()))
         self.cast = P.Cast()
-        self.mul = P.Mul()
-        self.max = P.ReduceMax()
+        self.mul = P.Mul().shard(((dp, 1), (1,)))
+        self.max = P.ReduceMax().shard(((dp, 1),))
 
     def construct(self, input_ids):
         real = self.cast(self.not_equal(input_ids, self.pad_token_id), ms.float32)
@@ -66,14 +66,17 @@ class ValidLength(nn.Cell):
 class LastToken(nn.Cell):
     """Hidden states [B, S, H] and lengths [B] to those of each row's last token, [B, H]."""
 
-    def __init__(self):
+    def __init__(self, dp: int = 1):
         super().__init__()
-        self.gather = P.Gather()
+        self.sub = P.Sub().shard(((dp,), ()))
+        self.add = P.Add().shard(((dp,), (dp,)))
+        self.gather = P.Gather().shard(((1, 1), (dp,)))
         self.reshape = P.Reshape()
 
     def construct(self, hidden, valid_length):
         batch, length, width = hidden.shape
-        last = self.reshape(valid_length, (-1,)) - 1 + P.arange(0, batch * length, length)
+        last = self.sub(self.reshape(valid_length, (-1,)), 1)
+        last = self.add(last, P.arange(0, batch * length, length))
         return self.gather(self.reshape(hidden, (-1, width)), last, 0)
 
 
@@ -97,17 +100,21 @@ class RotaryAngles(nn.Cell):
         dp = config.parallel_config.data_parallel
         limits = ntk_limits(config.train_seq_length, config.seq_length) if config.use_dynamic_ntk else []
         self.levels = len(limits) + 1
-        self.frequencies = Tensor(inverse_frequencies(config.kv_channels, config.rotary_emb_base, self.levels))
+        frequencies = inverse_frequencies(config.kv_channels, config.rotary_emb_base, self.levels)
+        self.frequencies = Tensor(frequencies)
+        self.trained_frequencies = Tensor(frequencies[0].reshape(1, 1, 1, -1))
         if self.levels > 1:
             self.limits = Tensor(limits)
         self.scales = config.use_logn_attn and config.seq_length > config.train_seq_length
         if self.scales:
             self.log_n = Tensor(log_n_scale(config.train_seq_length, config.seq_length))
         self.cast = P.Cast()
-        self.gather = P.Gather()
-        self.greater = P.Greater()
-        self.sum = P.ReduceSum()
-        self.mul = P.Mul().shard(((dp, 1, 1, 1), (dp, 1, 1, 1)))
+        self.gather = P.Gather().shard(((1, 1), (dp,)))
+        self.gather_log_n = P.Gather().shard(((1,), (dp, 1)))
+        self.greater = P.Greater().shard(((dp, 1), (1, 1)))
+        self.sum = P.ReduceSum().shard(((dp, 1),))
+        self.mul = P.Mul().shard(((dp, 1, 1, 1), (1, 1, 1, 1)))
+        self.mul_rows = P.Mul().shard(((dp, 1, 1, 1), (dp, 1, 1, 1)))
         self.concat = P.Concat(axis=-1).shard(((dp, 1, 1, 1), (dp, 1, 1, 1)))
         self.cos = P.Cos().shard(((dp, 1, 1, 1),))
         self.sin = P.Sin().shard(((dp, 1, 1, 1),))
@@ -115,17 +122,18 @@ class RotaryAngles(nn.Cell):
 
     def construct(self, positions, prompt_length):
         batch, length = positions.shape
+        columns = self.reshape(self.cast(positions, ms.float32), (batch, 1, length, 1))
         if self.training or self.levels == 1:
-            frequencies = self.reshape(self.frequencies[0], (1, 1, 1, -1))
+            angles = self.mul(columns, self.trained_frequencies)
         else:
             beyond = self.greater(self.reshape(prompt_length, (-1, 1)), self.reshape(self.limits, (1, -1)))
             level = self.cast(self.sum(self.cast(beyond, ms.float32), 1), ms.int32)
             frequencies = self.reshape(self.gather(self.frequencies, level, 0), (batch, 1, 1, -1))
-        angles = self.mul(self.reshape(self.cast(positions, ms.float32), (batch, 1, length, 1)), frequencies)
+            angles = self.mul_rows(columns, frequencies)
         angles = self.concat((angles, angles))
         log_n = None
         if self.scales and not self.training:
-            log_n = self.reshape(self.gather(self.log_n, positions, 0), (batch, 1, length, 1))
+            log_n = self.reshape(self.gather_log_n(self.log_n, positions, 0), (batch, 1, length, 1))
         return self.cos(angles), self.sin(angles), log_n
 
 
@@ -272,14 +280,15 @@ class QwenForCausalLM(SaveParameters, OwnGenerationConfig, GenerationInputs, Sam
             compute_dtype=config.compute_dtype,
             param_init_type=config.param_init_type,
         )
-        self.lm_head.shard(strategy_matmul=((dp * mp, 1), (1, 1)) if parallel.vocab_emb_dp else ((dp, 1), (mp, 1)))
+        self.lm_head.shard(strategy_matmul=((dp, 1), (1, 1) if parallel.vocab_emb_dp else (mp, 1)))
         if parallel.pipeline_stage > 1:
             self.transformer.wte.pipeline_stage = config.start_stage
             self.transformer.ln_f.pipeline_stage = parallel.pipeline_stage - 1
             self.lm_head.pipeline_stage = parallel.pipeline_stage - 1
-        self.valid_length = ValidLength(config.pad_token_id)
+        self.valid_length = ValidLength(config.pad_token_id, dp)
         self.positions = Positions()
-        self.last_token = LastToken()
+        self.last_token = LastToken(dp)
+        self.sub = P.Sub().shard(((dp,), ()))
         self.reshape = P.Reshape()
         self.argmax = greedy_argmax()
         self.use_past = config.use_past
@@ -299,7 +308,7 @@ class QwenForCausalLM(SaveParameters, OwnGenerationConfig, GenerationInputs, Sam
             prompt_length = self.valid_length(input_ids)
         past = None if slot_mapping is None else (block_tables, slot_mapping, batch_valid_length)
         if past is not None and input_ids.shape[1] == 1:
-            positions = self.reshape(batch_valid_length - 1, (-1, 1))
+            positions = self.reshape(self.sub(batch_valid_length, 1), (-1, 1))
             hidden = self.transformer(x, positions, prompt_length, past)
         else:
             hidden = self.transformer(x, self.positions(input_ids), prompt_length, past)

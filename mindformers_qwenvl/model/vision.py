@@ -39,14 +39,17 @@ class PatchEmbedding(nn.Cell):
         self.cast = P.Cast()
         self.reshape = P.Reshape()
         self.transpose = P.Transpose().shard(((dp, 1, 1, 1, 1, 1),))
-        self.matmul = P.MatMul(transpose_b=True).shard(((dp, 1), (mp, 1)))
+        # The weight is turned over rather than only reshaped: a reshape leaves open how the cards share its input.
+        self.turn = P.Transpose().shard(((mp, 1, 1, 1),))
+        self.matmul = P.MatMul().shard(((dp, 1), (1, mp)))
 
     def construct(self, images):
         batch = images.shape[0]
         x = self.reshape(images, (batch, 3, self.side, self.patch, self.side, self.patch))
         x = self.transpose(self.cast(x, self.compute_dtype), (0, 2, 4, 1, 3, 5))
         x = self.reshape(x, (-1, 3 * self.patch**2))
-        kernel = self.reshape(self.cast(self.weight, self.compute_dtype), (self.width, -1))
+        kernel = self.turn(self.cast(self.weight, self.compute_dtype), (1, 2, 3, 0))
+        kernel = self.reshape(kernel, (-1, self.width))
         return self.reshape(self.matmul(x, kernel), (batch, self.side**2, self.width))
 
 

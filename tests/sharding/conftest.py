@@ -1,0 +1,87 @@
+"""`compiled(task, workers, rank)`: what one worker of a sharded job found, compiled in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.sharding import stub
+
+WORKER = Path(__file__).with_name("worker.py")
+ROOT = Path(__file__).parents[2]
+NO_STRATEGY = re.compile(r"the strategy of node \S+ prim (\w+) is empty")
+
+
+@dataclass
+class Compiled:
+    """layouts: parameter -> devices, map (axis of `devices` from the right that cuts a dimension, -1: none) and slice,
+    the shape one card holds. strategies: operator -> cuts of each input. without: operators that had none."""
+
+    layouts: dict[str, dict]
+    strategies: dict[str, list]
+    shapes: dict[str, list[int]]
+    memory: int
+    without: list[str]
+
+    def slices(self, parameter: str) -> tuple[int, ...]:
+        """How many pieces each dimension of a parameter is cut into."""
+        piece = self.layouts[parameter]["slice"]
+        return tuple(whole // part for whole, part in zip(self.shapes[parameter], piece, strict=True))
+
+
+class DoesNotCompile(AssertionError):
+    pass
+
+
+@pytest.fixture(scope="session")
+def toolkit(tmp_path_factory) -> dict[str, str]:
+    reason = stub.missing()
+    if reason:
+        pytest.skip(reason)
+    return stub.build(tmp_path_factory.mktemp("stub_device"))
+
+
+@pytest.fixture(scope="session")
+def compiled(toolkit, tmp_path_factory) -> Callable[..., Compiled]:
+    done: dict[str, Compiled] = {}
+
+    def compile_(workers: int, rank: int = 0, **task) -> Compiled:
+        key = json.dumps([workers, rank, task])
+        if key not in done:
+            done[key] = _run(toolkit, tmp_path_factory.mktemp("worker"), workers, rank, task)
+        return done[key]
+
+    return compile_
+
+
+def _run(toolkit: dict[str, str], folder: Path, workers: int, rank: int, task: dict) -> Compiled:
+    report = folder / "report.json"
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    ended = subprocess.run(
+        [sys.executable, str(WORKER), json.dumps(task), str(report)],
+        cwd=folder,
+        env={
+            **os.environ,
+            **toolkit,
+            **stub.place(rank, workers),
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "MS_SUBMODULE_LOG_v": "{PARALLEL:1}",  # where MindSpore tells which operators it found no strategy for
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=900,
+    )
+    if ended.returncode:
+        told = [line for line in ended.stdout.splitlines() if "[ERROR]" in line or re.match(r"\w*Error: ", line)]
+        raise DoesNotCompile("\n".join(told) or ended.stdout[-4000:])
+    return Compiled(**json.loads(report.read_text()), without=NO_STRATEGY.findall(ended.stdout))
