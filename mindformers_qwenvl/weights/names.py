@@ -106,10 +106,12 @@ _TRAINING_PREFIX = (
 )
 _TRAINING_PREFIX += ("accu_grads.", "scaler.")
 _TRAINING_NAMES = {
+    "__exception_save__",
     "beta1_power",
     "beta2_power",
     "current_iterator_step",
     "epoch_num",
+    "global_batch_size",
     "global_step",
     "last_overflow_iterator_step",
     "learning_rate",

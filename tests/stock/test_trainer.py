@@ -14,6 +14,9 @@ import pytest
 
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.registration import yaml_dir
+from mindformers_qwenvl.weights.convert import load_original
+from mindformers_qwenvl.weights.dtypes import widen
+from mindformers_qwenvl.weights.reader import Checkpoint
 from tests.golden import golden_set
 
 DRIVER = Path(__file__).with_name("driver.py")
@@ -160,6 +163,26 @@ def test_the_trained_checkpoint_answers(trained, tmp_path):
     assert len(_printed(printed, "TEXTS")) == 1
     (missing,) = re.findall(r"Network parameters are not loaded: \(\[(.*?)\]", printed)
     assert all(".cache." in name for name in missing.split(", ") if name)  # the key/value cache is not in a checkpoint
+
+
+def test_the_checkpoint_of_a_training_goes_back_to_the_original_layout(trained, checkpoint_dir, tmp_path, capsys):
+    """The folder MindFormers saved to, with the optimizer's state and several steps, as it is."""
+    saved = trained[0] / "output" / "checkpoint"
+    words = ["convert-weight", "--input_path", str(saved), "--config", str(checkpoint_dir("a56"))]
+    assert main([*words, "--output_path", str(tmp_path / "back"), "--reverse", "--verify"]) == 0
+    report = capsys.readouterr().out
+    assert re.search(r"dropped  \d+ tensors: .*adam_m\.", report), report
+    assert main([*words, "--output_path", str(tmp_path / "one.safetensors")]) == 0
+    with Checkpoint(saved / "rank_0" / "tiny_rank_0-2_3.ckpt") as last, Checkpoint(tmp_path / "one.safetensors") as one:
+        assert len(one.tensors) == 73
+        for name in one:
+            assert one.read(name).tobytes() == last.read(name).tobytes()
+        back = dict(load_original(tmp_path / "back"))
+        assert back.keys() == one.tensors.keys()
+        for name, array in back.items():
+            assert array.astype(np.float32).tobytes() == widen(one.read(name), one.tensors[name].dtype).tobytes()
+    untrained = dict(load_original(checkpoint_dir("a56")))
+    assert any(not np.array_equal(back[name], untrained[name]) for name in back)
 
 
 # ---- predict

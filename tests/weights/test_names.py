@@ -120,6 +120,7 @@ def test_no_parameter_is_training_state():
     assert not any(is_training_state(name) for name in our_shapes(PUBLISHED.config))
     assert is_training_state("adam_m.llm_model.lm_head.weight")
     assert is_training_state("global_step")
+    assert is_training_state("global_batch_size")
 
 
 def test_layout():

@@ -119,6 +119,29 @@ def test_a_missing_rank_is_named(checkpoint_dir):
         convert("run/checkpoint", "other", reverse=True, config=source)
 
 
+def test_mindspore_deals_out_a_converted_folder(checkpoint_dir):
+    """What loading on many cards does with `load_checkpoint: FOLDER`: each card gets its part of every weight."""
+    ms = pytest.importorskip("mindspore")
+    convert(checkpoint_dir("a56"), "ours", max_shard_size=2_000_000, dtype="fp16")
+    with Checkpoint("ours") as ours:
+        write_strategy(Path("s.ckpt"), {name: info.shape for name, info in ours.tensors.items()}, **PLAIN)
+        cuts = read_strategies([Path("s.ckpt")])
+        ms.load_distributed_checkpoint(
+            None,
+            predict_strategy="s.ckpt",
+            unified_safetensors_dir="ours",
+            dst_safetensors_dir="dealt",
+            format="safetensors",
+        )
+        for rank in range(4):
+            (file,) = Path(f"dealt/rank_{rank}").glob("*.safetensors")
+            held = load_file(file)
+            for name, info in ours.tensors.items():
+                parts = zip(cuts[name].part(rank), cuts[name].parts, info.shape, strict=True)
+                part = tuple(slice(index * side // count, (index + 1) * side // count) for index, count, side in parts)
+                assert np.array_equal(held[name], ours.read(name).reshape(info.shape)[part])
+
+
 # ---- without MindSpore
 
 
