@@ -88,6 +88,14 @@ class QwenVLVisionConfig(PretrainedConfig):
         _require_divisible("image_size", image_size, "patch_size", patch_size)
         _require_divisible("output_dim", output_dim, "the head size of the resampler,", RESAMPLER_HEAD_DIM)
         _require_square("num_queries", num_queries)
+        _require_split(
+            self.parallel_config,
+            num_attention_heads=num_attention_heads,
+            hidden_size=hidden_size,
+            intermediate_size=self.intermediate_size,
+            output_dim=output_dim,
+            resampler_heads=output_dim // RESAMPLER_HEAD_DIM,
+        )
 
     @property
     def num_patches(self) -> int:
@@ -188,6 +196,14 @@ class QwenConfig(PretrainedConfig):
                 f"QwenConfig: num_heads={num_heads} heads of kv_channels={kv_channels} make "
                 f"{num_heads * kv_channels}, which must equal hidden_size={hidden_size}"
             )
+        _require_split(
+            self.parallel_config,
+            num_heads=num_heads,
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+        )
+        if not getattr(self.parallel_config, "vocab_emb_dp", True):
+            _require_split(self.parallel_config, vocab_size=vocab_size)
 
 
 class QwenVLConfig(PretrainedConfig):
@@ -430,6 +446,17 @@ def _parallel_config(given: Any) -> TransformerOpParallelConfig:
 def _require_divisible(name: str, value: int, by_name: str, by: int) -> None:
     if value % by:
         raise ValueError(f"{name}={value} must be divisible by {by_name}={by}")
+
+
+def _require_split(parallel: Any, **sizes: int) -> None:
+    """Every size can be cut into equal parts for the model-parallel cards."""
+    cards = getattr(parallel, "model_parallel", 1)
+    wrong = [f"{name}={size}" for name, size in sizes.items() if size % cards]
+    if wrong:
+        raise ValueError(
+            f"parallel_config.model_parallel={cards} cards cannot share {', '.join(wrong)} evenly; choose a "
+            f"model_parallel that divides {'it' if len(wrong) == 1 else 'each of them'}"
+        )
 
 
 def _require_square(name: str, value: int) -> None:

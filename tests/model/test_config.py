@@ -85,6 +85,33 @@ def test_sizes_that_do_not_fit_are_named(build, numbers):
     assert all(number in str(error.value) for number in numbers)
 
 
+@pytest.mark.parametrize(
+    ("part", "cards", "named"),
+    [
+        ({"llm_model": {"num_heads": 32}}, 64, ["num_heads=32"]),
+        ({"llm_model": {"vocab_size": 151935}}, 2, ["vocab_size=151935"]),
+        ({"llm_model": {"intermediate_size": 11007}}, 2, ["intermediate_size=11007"]),
+        ({"vision_model": {"num_attention_heads": 13, "hidden_size": 1664}}, 2, ["num_attention_heads=13"]),
+        ({"vision_model": {"intermediate_size": 8193}}, 2, ["intermediate_size=8193"]),
+        ({}, 3, ["num_heads=32", "hidden_size=4096", "intermediate_size=11008"]),
+    ],
+)
+def test_what_the_cards_cannot_share_is_named(part, cards, named):
+    with pytest.raises(ValueError) as error:
+        QwenVLConfig(**part, parallel_config={"model_parallel": cards, "vocab_emb_dp": False})
+    assert all(words in str(error.value) for words in (*named, f"model_parallel={cards}"))
+
+
+def test_a_whole_vocabulary_needs_no_even_number():
+    parallel = {"model_parallel": 2, "vocab_emb_dp": True}
+    assert QwenConfig(vocab_size=151935, parallel_config=parallel).vocab_size == 151935
+
+
+@pytest.mark.parametrize("cards", [2, 4, 8, 16])
+def test_the_published_sizes_can_be_shared(cards):
+    QwenVLConfig(parallel_config={"model_parallel": cards, "vocab_emb_dp": False})
+
+
 def test_directory_without_configuration(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         QwenVLConfig.from_pretrained(str(tmp_path))
