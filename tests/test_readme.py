@@ -11,7 +11,7 @@ from mindformers_qwenvl.cli import main
 tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README_CN.md"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -45,9 +45,21 @@ def test_every_command_that_is_named_exists(capsys):
         assert "mindformers-qwenvl" in capsys.readouterr().out
 
 
-def test_every_link_leads_somewhere():
-    targets = re.findall(r"\]\(([^)]+)\)", README)
-    headings = {re.sub(r"[^\w-]", "", line.lstrip("# ").lower().replace(" ", "-")) for line in README.splitlines()}
+def test_the_chinese_readme_has_the_same_commands_and_versions():
+    def commands(text: str) -> list[str]:
+        lines = "\n".join(re.findall(r"```shell\n(.*?)```", text, re.DOTALL)).splitlines()
+        return [line.partition("  #")[0].strip() for line in lines if not line.startswith("#")]
+
+    assert len(commands(CHINESE)) > 15
+    assert set(commands(CHINESE)) <= set(commands(README))
+    row = next(line for line in CHINESE.splitlines() if line.startswith(f"| {__version__.rpartition('.')[0]} |"))
+    assert [cell.strip() for cell in row.strip("|").split("|")][:4] == row_of_this_version()[:4]
+
+
+@pytest.mark.parametrize("readme", [README, CHINESE], ids=["english", "chinese"])
+def test_every_link_leads_somewhere(readme):
+    targets = re.findall(r"\]\(([^)]+)\)", readme)
+    headings = {re.sub(r"[^\w-]", "", line.lstrip("# ").lower().replace(" ", "-")) for line in readme.splitlines()}
     for target in targets:
         if target.startswith("#"):
             assert target[1:] in headings, target
