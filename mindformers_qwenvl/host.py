@@ -124,10 +124,24 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
     predict_process also looks for `top_k` in the outer model section alone, and where there is none hands the pipeline
     top_k=1, with which `do_sample: True` is greedy. Here it is that of the language model. Seen in 1.9. Can go when
     predict_process hands on no `top_k` that nobody has set.
+
+    And _check_grad_accumulation_steps (mindformers/trainer/base_trainer.py) sets `gradient_accumulation_steps` to 1
+    where it cannot accumulate, and trains on. Here that is an error. Seen in 1.9. Can go when the host raises.
     """
 
     def set_config(self, config: Any = None, is_full_config: bool = False) -> Any:
         return super().set_config(config, is_full_config or isinstance(config, MindFormerConfig))
+
+    def _check_grad_accumulation_steps(self) -> None:
+        wanted = self.config.runner_config.gradient_accumulation_steps
+        super()._check_grad_accumulation_steps()
+        if wanted is not None and wanted != self.config.runner_config.gradient_accumulation_steps:
+            raise ValueError(
+                f"runner_config: gradient_accumulation_steps={wanted}: MindFormers accumulates in semi_auto_parallel "
+                "without pipeline stages only, and would go on with 1. On one card and in data parallel, set "
+                f"runner_wrapper.accumulation_steps={wanted} (type QwenVLTrainOneStepCell) and multiply "
+                "runner_config.batch_size by it; with pipeline stages, set parallel_config.micro_batch_num"
+            )
 
     def predict(self, config: Any = None, input_data: Any = None, network: Any = None, processor: Any = None, **kwargs):
         if processor is None and isinstance(config, MindFormerConfig):

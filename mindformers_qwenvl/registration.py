@@ -43,6 +43,7 @@ def register() -> None:
         normalise.QwenVLBatchNormalize: Kind.TRANSFORMS,
         loader.QwenVLDataLoader: Kind.DATASET_LOADER,
         train.QwenVLTrainOneStepCell: Kind.WRAPPER,
+        train.QwenVLAdamW: Kind.OPTIMIZER,
         train.FP32StateAdamWeightDecay: Kind.OPTIMIZER,
         train.ObsMonitor: Kind.CALLBACK,
         monitor.QwenVLMonitor: Kind.CALLBACK,

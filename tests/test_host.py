@@ -94,6 +94,15 @@ def top_k():
     trainer.predict_process(MindFormerConfig(model=MindFormerConfig(model_config=section)), [], "any")
     return handed
 
+def accumulation():
+    trainer = MultiModalToTextGenerationTrainer("any")
+    trainer.config = MindFormerConfig(
+        runner_config={"gradient_accumulation_steps": 4}, model={"model_config": {}}, parallel_config={}
+    )
+    trainer._check_grad_accumulation_steps()
+    return trainer.config.runner_config.gradient_accumulation_steps
+
+fault("accumulation", accumulation)
 fault("remote code", lambda: resolve_trust_remote_code(True, ".", has_local_code=True, has_remote_code=True))
 fault("own generation config", own_generation)
 fault("pipeline call", lambda: MultiModalToTextPipeline._sanitize_parameters(None, max_new_tokens=8))
@@ -194,6 +203,10 @@ def test_stock_pipeline_saves_a_yaml_and_no_processor(stock):
 
 def test_stock_prediction_hands_on_a_top_k_of_its_own(stock):
     assert stock["top_k"] == {"top_k": 1}
+
+
+def test_stock_trainer_does_not_accumulate_and_trains_on(stock):
+    assert stock["accumulation"] == 1
 
 
 # --- mended ---------------------------------------------------------------------------------------------------------
@@ -399,3 +412,19 @@ def test_save_parameters(registered, tmp_path):
     assert set(saved) == {"dense.weight", "dense.bias"}
     assert (saved["dense.weight"].asnumpy() == network.dense.weight.asnumpy()).all()
     assert (tmp_path / "saved" / "config.json").is_file()
+
+
+def test_accumulation_that_the_host_would_drop_is_an_error(registered):
+    from mindformers import MindFormerConfig
+
+    trainer = registered.get_cls("trainer", "MultiModalToTextGenerationTrainer")("qwenvl")
+    for steps in (4, 1, None):
+        runner = {"gradient_accumulation_steps": steps, "batch_size": 2}
+        model = {"model_config": {}}
+        trainer.config = MindFormerConfig(runner_config=runner, model=model, parallel_config={})
+        if steps == 4:
+            with pytest.raises(ValueError, match=r"runner_wrapper\.accumulation_steps=4"):
+                trainer._check_grad_accumulation_steps()
+        else:
+            trainer._check_grad_accumulation_steps()
+            assert trainer.config.runner_config.gradient_accumulation_steps == 1

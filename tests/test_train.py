@@ -1,81 +1,120 @@
-"""The train step off Ascend, on a network of four weights."""
+"""The train step's accumulation, and what the optimizers decay and keep."""
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
 import pytest
+from mindformers.core.optim import AdamW
+from mindformers.trainer.optimizer_grouped_parameters import get_optimizer_grouped_parameters
+from mindspore import Parameter, Tensor, nn, ops
 
-ms = pytest.importorskip("mindspore")
-
-
-@pytest.fixture
-def step():
-    """`step(scale)` -> (the cell, its network, a function that runs it on an input)."""
-    from mindspore import Tensor, nn
-
-    from mindformers_qwenvl.train import QwenVLTrainOneStepCell
-
-    class Network(nn.Cell):
-        def __init__(self):
-            super().__init__()
-            self.dense = nn.Dense(2, 2, weight_init="ones", bias_init="zeros")
-
-        def construct(self, x):
-            return self.dense(x).sum()
-
-    def make(**kwargs):
-        ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
-        network = Network()
-        optimizer = nn.SGD(network.trainable_params(), learning_rate=0.5)
-        cell = QwenVLTrainOneStepCell(network, optimizer, **kwargs).set_train()
-        return cell, network, lambda *values: cell(Tensor([values], ms.float32))
-
-    return make
+from mindformers_qwenvl import QwenVL, QwenVLConfig
+from mindformers_qwenvl.train import FP32StateAdamWeightDecay, QwenVLAdamW, QwenVLTrainOneStepCell
 
 
-def test_a_finite_step_updates(step):
-    _, network, run = step(scale_sense=4.0)
-    loss, overflow, scale, rate, _ = run(1.0, 2.0)
-    assert (float(loss), bool(overflow), float(scale), float(rate)) == (6.0, False, 4.0, 0.5)
-    np.testing.assert_array_equal(network.dense.weight.asnumpy(), [[0.5, 0.0], [0.5, 0.0]])
-
-
-@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
-def test_a_gradient_that_is_not_finite_skips_the_update(step, bad):
-    _, network, run = step()
-    _, overflow, *_ = run(1.0, bad)
-    assert bool(overflow)
-    np.testing.assert_array_equal(network.dense.weight.asnumpy(), np.ones((2, 2)))
-    _, overflow, *_ = run(1.0, 1.0)  # the next step is not held up
-    assert not bool(overflow)
-    np.testing.assert_array_equal(network.dense.weight.asnumpy(), np.full((2, 2), 0.5))
-
-
-def test_dynamic_loss_scale_and_clipping(step):
-    from mindspore.nn import DynamicLossScaleUpdateCell
-
-    update = DynamicLossScaleUpdateCell(loss_scale_value=64, scale_factor=2, scale_window=1000)
-    _, network, run = step(scale_sense=update, use_clip_grad=True, max_grad_norm=1.0)
-    run(1.0, float("inf"))
-    _, _, scale, _, norm = run(3.0, 4.0)
-    assert float(scale) == 32.0  # halved by the overflow
-    assert float(norm) == pytest.approx(np.sqrt(2 * (9 + 16) + 2), rel=1e-6)
-    moved = 1 - network.dense.weight.asnumpy()
-    np.testing.assert_allclose(moved, 0.5 * np.array([[3, 4], [3, 4]]) / np.sqrt(52), rtol=1e-6)
-
-
-def test_the_host_hands_it_what_its_own_cell_gets():
-    """The builder drops `parallel_config` for wrappers it does not know; arguments of the YAML arrive."""
-    from mindformers.wrapper.build_wrapper import build_wrapper
-    from mindspore import nn
-
-    from mindformers_qwenvl.registration import register
-
-    register()
+@pytest.fixture(autouse=True, scope="module")
+def _context():
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
-    network = nn.Dense(2, 2)
-    given = {"network": network, "optimizer": nn.SGD(network.trainable_params()), "parallel_config": "the parallel one"}
-    cell = build_wrapper({"type": "QwenVLTrainOneStepCell", "use_clip_grad": True}, default_args=given)
-    assert type(cell).__name__ == "QwenVLTrainOneStepCell"
-    assert cell.parallel_config == "the parallel one"
-    assert cell.use_clip_grad
+
+
+class Mean(nn.Cell):
+    """A loss over label tokens, as QwenVL's: mean of (w x - label)^2 where the label counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = Parameter(Tensor([0.5, -1.0, 2.0], ms.float32), name="w")
+
+    def construct(self, x, labels):
+        labels = labels[:, 1:]
+        counts = ops.cast(labels != -100, ms.float32)
+        errors = ((x * self.w).sum(-1) - ops.cast(labels, ms.float32)) ** 2 * counts
+        return errors.sum() / ops.maximum(counts.sum(), ops.scalar_to_tensor(1.0))
+
+
+def batch(rows: int, counted: list[int]) -> tuple[Tensor, Tensor]:
+    """x [rows, 6, 3] and labels [rows, 7], of which row r counts `counted[r]`, besides the first, which never does."""
+    random = np.random.default_rng(0)
+    labels = np.full((rows, 7), -100, np.int32)
+    for row, count in enumerate(counted):
+        labels[row, 1 : 1 + count] = random.integers(0, 5, count)
+    labels[:, 0] = 3
+    return Tensor(random.normal(size=(rows, 6, 3)), ms.float32), Tensor(labels)
+
+
+def step_of(parts: int, **more):
+    network = Mean()
+    optimizer = nn.SGD(network.trainable_params(), learning_rate=0.1)
+    settings = {"use_clip_grad": True, "max_grad_norm": 1e9, "scale_sense": 1.0, **more}
+    return network, QwenVLTrainOneStepCell(network, optimizer, accumulation_steps=parts, **settings).set_train(True)
+
+
+@pytest.mark.parametrize("counted", [[6, 1, 2, 0], [6, 0, 0, 5], [0, 0, 4, 6], [0, 0, 0, 0]])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_is_the_whole_batch(parts, counted):
+    """Each part counts by its label tokens; one without any changes nothing."""
+    (whole, whole_step), (cut, cut_step) = step_of(1), step_of(parts, scale_sense=1024.0)
+    expected, found = whole_step(*batch(4, counted)), cut_step(*batch(4, counted))
+    for part in (0, 4):  # loss, gradient norm
+        np.testing.assert_allclose(found[part].asnumpy(), expected[part].asnumpy(), rtol=1e-6)
+    np.testing.assert_allclose(cut.w.asnumpy(), whole.w.asnumpy(), rtol=1e-6)
+    assert np.isfinite(cut.w.asnumpy()).all()
+    assert (np.abs(cut.w.asnumpy() - [0.5, -1.0, 2.0]).max() > 1e-3) == any(counted)
+
+
+def test_parts_that_do_not_divide_the_batch():
+    with pytest.raises(ValueError, match="accumulation_steps must divide"):
+        step_of(3)[1](*batch(4, [1, 1, 1, 1]))
+
+
+@pytest.mark.parametrize("parts", [0, -1, 2.0, True, "2"])
+def test_what_is_no_number_of_parts(parts):
+    with pytest.raises(ValueError, match="accumulation_steps must be 1 or more"):
+        step_of(parts)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> QwenVL:
+    vision = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 56}
+    llm = {"hidden_size": 256, "num_layers": 1, "num_heads": 2, "intermediate_size": 64, "vocab_size": 64}
+    kinds = {"compute_dtype": "float32", "param_init_type": "float16"}
+    return QwenVL(QwenVLConfig(vision_model=vision, llm_model={**llm, "seq_length": 32}, num_queries=4, **kinds))
+
+
+def decayed(optimizer) -> set[str]:
+    pairs = zip(optimizer.group_params, optimizer.group_weight_decay, strict=True)
+    return {parameter.name for parameter, decay in pairs if float(decay) > 0}
+
+
+def test_what_decays(tiny):
+    """As the original: all but biases and LayerNorms. The host's AdamW spares RMSNorms too."""
+    names = {parameter.name for parameter in tiny.trainable_params()}
+    vectors = {parameter.name for parameter in tiny.trainable_params() if parameter.ndim == 1}
+    norms = {name for name in names if name.endswith(("attention_norm.weight", "ffn_norm.weight", "ln_f.weight"))}
+    spared = {name for name in names if name.endswith((".bias", ".gamma", ".beta"))}
+    assert len(norms) == 3
+    assert spared | norms == vectors
+    groups = get_optimizer_grouped_parameters(tiny, weight_decay=0.1)
+    settings = {"learning_rate": 1e-3, "weight_decay": 0.1}
+    assert decayed(QwenVLAdamW(groups, **settings)) == names - spared
+    assert decayed(QwenVLAdamW(groups, **settings, decay_rms_norm=False)) == names - vectors
+    assert decayed(AdamW(groups, **settings)) == names - vectors
+
+
+@pytest.mark.parametrize("optimizer_type", [QwenVLAdamW, FP32StateAdamWeightDecay])
+@pytest.mark.parametrize("dtype", [ms.float16, ms.bfloat16])
+def test_moments_are_float32(optimizer_type, dtype):
+    weight = Parameter(Tensor(np.ones((2, 3)), dtype), name="weight")
+    optimizer = optimizer_type([{"params": [weight], "weight_decay": 0.1}], learning_rate=1e-3, weight_decay=0.1)
+    moments = [parameter for parameter in optimizer.get_parameters() if parameter.name.startswith("adam_")]
+    assert {parameter.name for parameter in moments} == {"adam_m.weight", "adam_v.weight"}
+    assert {parameter.dtype for parameter in moments} == {ms.float32}
+    assert weight.dtype == dtype
+
+
+def test_small_gradients_of_float16_are_not_lost():
+    """1e-4 squared is nothing in float16; the update is still the whole learning rate."""
+    weight = Parameter(Tensor(np.full((2, 3), 0.01), ms.float16), name="weight")
+    optimizer = QwenVLAdamW([{"params": [weight]}], learning_rate=1e-3)
+    optimizer((Tensor(np.full((2, 3), 1e-4), ms.float16),))
+    np.testing.assert_allclose(weight.asnumpy(), 0.009, rtol=1e-3)

@@ -30,7 +30,16 @@ def settings(samples: Path, host_monitor: bool, **more) -> dict:
     callbacks = [{"type": "QwenVLMonitor", "peak_tflops": 0.1}, {**checkpoints, "checkpoint_format": "ckpt"}]
     if host_monitor:
         callbacks.insert(0, {"type": "MFLossMonitor", "per_print_times": 1})
-    return training(samples, **{"callbacks": callbacks, "lr_schedule.total_steps": 9, "output_dir": "./output", **more})
+    return training(
+        samples,
+        **{
+            "callbacks": callbacks,
+            "lr_schedule.total_steps": 9,
+            "lr_schedule.warmup_steps": 2,
+            "output_dir": "./output",
+            **more,
+        },
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +96,13 @@ def test_the_numbers_are_those_of_the_host(killed):
     for row, (step, loss) in zip(rows, ours, strict=False):
         assert (str(row["step"]), f"{row['loss']:.6f}") == (step, loss)
     assert len(ours) >= 5
+
+
+def test_the_learning_rate_warms_up_and_follows_the_cosine(killed):
+    """finetune_qwenvl_tiny.yaml: from 0 to 1e-3 in the first 2 of 9 steps, then down to 2e-5."""
+    _, rows, _ = killed
+    cosine = [2e-5 + 0.5 * (1e-3 - 2e-5) * (1 + math.cos(math.pi * step / 7)) for step in range(3)]
+    assert [row["learning_rate"] for row in rows[:5]] == pytest.approx([0, 5e-4, *cosine], rel=1e-5)
 
 
 def test_a_resumed_run_continues_the_file(killed, samples, capsys):
