@@ -126,9 +126,7 @@ def _to_f16(values: np.ndarray, result: np.ndarray, sums: np.ndarray, powers: np
     np.copyto(half, sums, casting="unsafe")
     np.subtract(half, np.uint16(126 << 10 & 0xFFFF), out=half)
     sign = powers.view(np.uint16)[: values.size]
-    np.right_shift(bits, 16, out=sums)
-    np.copyto(sign, sums, casting="unsafe")
-    np.bitwise_and(sign, np.uint16(0x8000), out=sign)
+    np.bitwise_and(bits.view(np.uint16)[1::2], np.uint16(0x8000), out=sign)  # the upper halves: little-endian
     np.bitwise_or(half, sign, out=half)
     if largest >= 0x477FF000:  # 65,520, the first that is nearer to infinity, and what is none or no number already
         beyond = np.flatnonzero((bits & 0x7FFFFFFF) >= 0x477FF000)

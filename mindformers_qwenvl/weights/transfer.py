@@ -26,7 +26,7 @@ Progress = Callable[[str, int], None]
 
 Ranges = tuple[tuple[int, int], ...]
 BLOCK = 1 << 18  # numbers read and written at a time
-_CHUNK = 16  # blocks that a thread takes at a time
+_CHUNK = 16  # blocks that a thread takes at a time; what needs no cast, the system copies in one call
 
 
 class _Step(NamedTuple):
@@ -71,14 +71,35 @@ def _numbers(checkpoint: Checkpoint, step: _Step, buffers: _Buffers) -> tuple[np
     return result, cast_into(block, kind, result, wanted, buffers.scratch)
 
 
+def _joined(steps: Iterable[_Step]) -> list[_Step]:
+    """The same blocks, those that lie together in source and result made one."""
+    joined: list[_Step] = []
+    for step in steps:
+        last = joined[-1] if joined else None
+        if last and last.source == step.source and last.start + last.count == step.start:
+            length = last.count * ITEM_BYTES[step.target.entry.dtype]
+            if last.position + length == step.position:
+                joined[-1] = last._replace(count=last.count + step.count)
+                continue
+        joined.append(step)
+    return joined
+
+
 def _run(
-    jobs: Iterable[tuple[Target, Ranges]], work: Callable[[_Step, _Buffers], int], progress: Progress
+    jobs: Iterable[tuple[Target, Ranges]],
+    work: Callable[[_Step, _Buffers], int],
+    progress: Progress,
+    shortcut: Callable[[_Step], bool] = lambda step: False,
 ) -> Iterator[tuple[Target, int]]:
-    """The sum of what `work` gives for each target, chunk by chunk."""
+    """The sum of what `work` gives for each target, chunk by chunk; no work where `shortcut` has done it."""
     buffers, telling = _Buffers(), threading.Lock()
 
     def chunk_of_blocks(steps: list[_Step]) -> int:
         total = 0
+        if all(shortcut(step) for step in _joined(steps)):
+            with telling:
+                progress(steps[0].target.entry.name, sum(s.count * ITEM_BYTES[s.target.entry.dtype] for s in steps))
+            return 0
         for step in steps:
             total += work(step, buffers)
             with telling:
@@ -110,16 +131,17 @@ def write_numbers(
     """
 
     def work(step: _Step, buffers: _Buffers) -> int:
-        _, source, start, count, position = step
-        same = checkpoint.tensors[source].dtype == step.target.entry.dtype
-        if same and checkpoint.copy_to(descriptor, position, source, start, count):
-            return 0
         block, overflow = _numbers(checkpoint, step, buffers)
         write_all(descriptor, memoryview(block).cast("B"), step.position)
         return overflow
 
+    def copy(step: _Step) -> bool:
+        same = checkpoint.tensors[step.source].dtype == step.target.entry.dtype
+        return same and checkpoint.copy_to(descriptor, step.position, step.source, step.start, step.count)
+
+    jobs = [(target, ranges[target.entry.name]) for target in targets]
     overflow: dict[str, int] = {}
-    for target, count in _run([(target, ranges[target.entry.name]) for target in targets], work, progress):
+    for target, count in _run(jobs, work, progress, copy):
         if count:
             overflow[target.entry.name] = overflow.get(target.entry.name, 0) + count
     return overflow
