@@ -202,3 +202,34 @@ def test_whole_vocabulary(compiled, task):
     found = compiled(4, 2, task=task, dp=2, mp=2, vocab_emb_dp=True)
     check = check_train if task == "train" else check_predict
     check(found, dp=2, mp=2, whole=("wte.embedding_weight", "lm_head.weight"))
+
+
+PUBLISHED = {
+    "vision_model": {
+        "hidden_size": 1664,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 16,
+        "image_size": 448,
+    },
+    "llm_model": {
+        "hidden_size": 4096,
+        "num_layers": 32,
+        "num_heads": 32,
+        "intermediate_size": 11008,
+        "vocab_size": 151936,
+        "seq_length": 2048,
+        "train_seq_length": 2048,
+    },
+    "num_queries": 256,
+    "image_start_id": 151857,
+}
+
+
+@pytest.mark.slow
+def test_the_published_size_on_two(compiled):
+    """9.6 billion parameters, none of them allocated: both workers together within 12 GB."""
+    found = [compiled(2, rank, mp=2, model=PUBLISHED) for rank in (0, 1)]
+    for part in found:
+        check_train(part, dp=1, mp=2)
+    assert sum(part.memory for part in found) < 12e9
