@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 from mindformers.generation import GenerationConfig
 from mindformers.models.auto import AutoConfig, auto_factory, configuration_auto, processing_auto, tokenization_auto
 from mindformers.models.build_processor import build_processor
@@ -141,6 +142,13 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
                 "without pipeline stages only, and would go on with 1. On one card and in data parallel, set "
                 f"runner_wrapper.accumulation_steps={wanted} (type QwenVLTrainOneStepCell) and multiply "
                 "runner_config.batch_size by it; with pipeline stages, set parallel_config.micro_batch_num"
+            )
+        parts = (self.config.runner_wrapper or {}).get("accumulation_steps") or 1
+        if parts > 1 and ms.get_auto_parallel_context("parallel_mode") in ("semi_auto_parallel", "auto_parallel"):
+            # The host may take a wrapper of its own there, which would not know the key and say nothing.
+            raise ValueError(
+                f"runner_wrapper: accumulation_steps={parts} is for one card and data parallel; in semi_auto_parallel "
+                "use runner_config.gradient_accumulation_steps, with pipeline stages parallel_config.micro_batch_num"
             )
 
     def predict(self, config: Any = None, input_data: Any = None, network: Any = None, processor: Any = None, **kwargs):

@@ -428,3 +428,23 @@ def test_accumulation_that_the_host_would_drop_is_an_error(registered):
         else:
             trainer._check_grad_accumulation_steps()
             assert trainer.config.runner_config.gradient_accumulation_steps == 1
+
+
+@pytest.mark.parametrize("mode", ["semi_auto_parallel", "auto_parallel"])
+def test_accumulation_of_ours_where_the_host_takes_its_own_wrapper_is_an_error(registered, mode):
+    import mindspore as ms
+    from mindformers import MindFormerConfig
+
+    trainer = registered.get_cls("trainer", "MultiModalToTextGenerationTrainer")("qwenvl")
+    sections = {"runner_config": {"gradient_accumulation_steps": 2}, "model": {"model_config": {}}}
+    trainer.config = MindFormerConfig(**sections, parallel_config={}, runner_wrapper={"accumulation_steps": 4})
+    before = ms.get_auto_parallel_context("parallel_mode")
+    ms.set_auto_parallel_context(parallel_mode=mode)
+    try:
+        with pytest.raises(ValueError, match="accumulation_steps=4 is for one card"):
+            trainer._check_grad_accumulation_steps()
+        trainer.config.runner_wrapper.accumulation_steps = 1
+        trainer._check_grad_accumulation_steps()
+        assert trainer.config.runner_config.gradient_accumulation_steps == 2
+    finally:
+        ms.set_auto_parallel_context(parallel_mode=before)
