@@ -90,6 +90,7 @@ def _run(
     work: Callable[[_Step, _Buffers], int],
     progress: Progress,
     shortcut: Callable[[_Step], bool] = lambda step: False,
+    threads: int = 4,
 ) -> Iterator[tuple[Target, int]]:
     """The sum of what `work` gives for each target, chunk by chunk; no work where `shortcut` has done it."""
     buffers, telling = _Buffers(), threading.Lock()
@@ -113,7 +114,7 @@ def _run(
                 yield chunk
 
     planned = list(chunks())
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:
         for chunk, total in zip(planned, pool.map(chunk_of_blocks, planned), strict=True):
             yield chunk[0].target, total
 
@@ -140,8 +141,10 @@ def write_numbers(
         return same and checkpoint.copy_to(descriptor, step.position, step.source, step.start, step.count)
 
     jobs = [(target, ranges[target.entry.name]) for target in targets]
+    casts = any(checkpoint.tensors[name].dtype != to.entry.dtype for to, _ in jobs for name, _, _ in to.pieces)
+    threads = 4 if casts else 1  # the system lets one thread at a time write into a file: others would wait for it
     overflow: dict[str, int] = {}
-    for target, count in _run(jobs, work, progress, copy):
+    for target, count in _run(jobs, work, progress, copy, threads):
         if count:
             overflow[target.entry.name] = overflow.get(target.entry.name, 0) + count
     return overflow

@@ -9,7 +9,9 @@ emptied as soon as they are complete, unless --keep is given; a .ckpt needs 20 G
 
 Speed: a checkpoint of random numbers, 1 GB as float32, with the published widths and fewer layers and words. Conversion
 and `shutil.copyfile` of the same input files run in turn; the medians of the ratios count. A cast reads and writes
-different amounts: its rate is that of the mean of both. Limits: 70% of the copy without a cast, 40% with one.
+different amounts: its rate is that of the mean of both. Limits: 70% of the copy without a cast, 40% with one. A cast
+uses two processors where a copy uses one; the rate per second of processor time stands beside, for a machine that is
+busy with something else.
 
 Exit code 1 if a limit is missed.
 """
@@ -146,17 +148,6 @@ def write_random(folder: Path, config: dict, dtype: str, form: str) -> None:
             file.write(np.resize(noise, math.prod(shape)).tobytes())
 
 
-def timed(action, clean: Path) -> float:
-    begin = time.perf_counter()
-    action()
-    seconds = time.perf_counter() - begin
-    if clean.is_dir():
-        shutil.rmtree(clean)
-    else:
-        clean.unlink()
-    return seconds
-
-
 def speed(folder: Path, rounds: int, small: bool) -> bool:
     """Conversion against a copy of its input, in turn; whether all reach the limits."""
     config, within = small_config(0.02 if small else 1.0), True
@@ -176,16 +167,23 @@ def speed(folder: Path, rounds: int, small: bool) -> bool:
         write_random(source, config, source_dtype, form)
         os.sync()
         file = next(file for file in source.iterdir() if file.suffix in (".safetensors", ".bin"))
-        copied, converted, ratios = [], [], []
+        copied, converted, ratios, busy = [], [], [], []
         for turn in range(rounds + 1):
-            copy = timed(lambda: shutil.copyfile(file, folder / "copy"), folder / "copy")  # noqa: B023 - called at once
+            used = time.process_time()
+            begin = time.perf_counter()
+            shutil.copyfile(file, folder / "copy")
+            copy, copy_used = time.perf_counter() - begin, time.process_time() - used
+            (folder / "copy").unlink()
+            used = time.process_time()
             begin = time.perf_counter()
             report = convert(source, output, dtype=dtype)
-            seconds = time.perf_counter() - begin
-            timed(lambda: None, output)
+            seconds, used = time.perf_counter() - begin, time.process_time() - used
+            shutil.rmtree(output) if output.is_dir() else output.unlink()
             if turn:  # the first fills the file cache
+                moved = (report.bytes_read + report.bytes_written) / 2
                 copied.append(report.bytes_read / copy)
-                converted.append((report.bytes_read + report.bytes_written) / 2 / seconds)
+                converted.append(moved / seconds)
+                busy.append((moved / used) / (report.bytes_read / copy_used))
                 ratios.append(converted[-1] / copied[-1])
         limit = SAME if report.bytes_read == report.bytes_written and source_dtype[0] == dtype[0].upper() else CAST
         ratio = statistics.median(ratios)
@@ -193,7 +191,8 @@ def speed(folder: Path, rounds: int, small: bool) -> bool:
         print(
             f"{form} {source_dtype} -> {name} {dtype}: {statistics.median(converted) / 1e9:.2f} GB/s, copy "
             f"{statistics.median(copied) / 1e9:.2f} GB/s: {ratio:.2f} of it, limit {limit}; "
-            f"all rounds {', '.join(f'{one:.2f}' for one in ratios)}",
+            f"all rounds {', '.join(f'{one:.2f}' for one in ratios)}; "
+            f"per processor second {statistics.median(busy):.2f}",
             flush=True,
         )
         shutil.rmtree(source)
