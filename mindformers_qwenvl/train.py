@@ -47,8 +47,9 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
 
     With `accumulation_steps` above 1 the rows of a batch (`runner_config.batch_size` of them) are computed in so many
     parts, one after the other, their gradients added up, and the optimizer called once. Each part counts by its label
-    tokens: loss and gradients are those of the whole batch. The host's `runner_config.gradient_accumulation_steps` does
-    nothing but in `semi_auto_parallel`, where it weighs the parts alike.
+    tokens: loss and gradients are those of the whole batch. On a CPU the peak of memory falls by 3% only (four parts of
+    64 rows); on Ascend it has not been measured. The host's `runner_config.gradient_accumulation_steps` does nothing
+    but in `semi_auto_parallel`, where it weighs the parts alike.
 
     Raises:
         ValueError: accumulation_steps is no number of parts, does not divide the rows, or the parallel mode is one
@@ -83,7 +84,7 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
             piece = ()
             for column in inputs:
                 piece = (*piece, column[part * rows : (part + 1) * rows])
-            if part > 0:  # not before the part before is done, whose memory it takes
+            if part > 0:  # in this order, so that a device can use the memory of the part before again
                 piece = F.depend(piece, gradients)
             share = self._label_tokens(piece[-1]) / tokens
             loss_of_part = self.network(*piece)
