@@ -75,7 +75,7 @@ def train(folder: Path, golden, curve: dict, checkpoint: Path, **more) -> list[d
     [
         # Two rows a batch, with unlike numbers of labels.
         pytest.param("curve_full", {"accumulation_steps": 2, "scale_sense": 4096.0}, id="all, accumulated, loss scale"),
-        pytest.param("curve_fix_vit", {}, id="vision frozen, weight decay, clipped"),
+        pytest.param("curve_fix_vit", {}, id="vision frozen, weight decay, clipped", marks=pytest.mark.slow),
         pytest.param("curve_full", {}, id="all", marks=pytest.mark.slow),
     ],
 )
