@@ -359,7 +359,7 @@ def test_the_yamls_of_the_package_are_read():
 
     files = sorted((Path(__file__).parents[2] / "yaml").glob("finetune*.yaml"))
     assert len(files) >= 3
-    assert {read_settings(file).max_length for file in files} == {86, 2048}
+    assert {read_settings(file).max_length for file in files} == {86, 512, 2048}
 
 
 # ---------------------------------------------------------------- report

@@ -82,7 +82,7 @@ def test_loss_and_gradients(golden, differentiated, batch):
         assert difference.max() <= RELATIVE * np.abs(reference).max(), key
 
 
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("batch", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_loss_of_the_other_batches(golden, differentiated, batch):
     loss, _ = differentiated(golden.name)(training_batch(golden, f"batch{batch}"))
     assert loss == pytest.approx(golden.meta["train"]["loss_train_mode"][batch], rel=1e-5)

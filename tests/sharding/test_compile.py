@@ -127,7 +127,7 @@ def test_stages(compiled, rank):
     assert ("llm_model.lm_head.weight" in found.layouts) != first
 
 
-@pytest.mark.parametrize("task", ["prefill", "decode"])
+@pytest.mark.parametrize("task", [pytest.param("prefill", marks=pytest.mark.slow), "decode"])
 def test_prediction(compiled, task):
     check_predict(compiled(4, 1, task=task, dp=2, mp=2), dp=2, mp=2)
 
