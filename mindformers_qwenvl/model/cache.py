@@ -82,20 +82,21 @@ class PagedAttention(nn.Cell):
 
 
 class PlainCache(nn.Cell):
-    """Rows of two tables, overwritten in place."""
+    """Two tables with a row for each head of each slot, slot * N + head, overwritten in place."""
 
     def __init__(self, config):
         super().__init__()
         self.slots = config.num_blocks * config.block_size
-        self.width = config.num_heads * config.kv_channels
+        self.heads, self.head_dim = config.num_heads, config.kv_channels
         # One slot more takes what slot_mapping sends nowhere.
-        shape = (self.slots + 1, self.width)
+        shape = ((self.slots + 1) * self.heads, self.head_dim)
         self.key_cache = Parameter(
             initializer("zeros", shape, config.compute_dtype), name="key_cache", requires_grad=False
         )
         self.value_cache = Parameter(
             initializer("zeros", shape, config.compute_dtype), name="value_cache", requires_grad=False
         )
+        self.of_head = Tensor(np.arange(self.heads, dtype=np.int32).reshape(1, -1))
         self.update = P.ScatterUpdate()
         self.reshape = P.Reshape()
         self.select = P.Select()
@@ -103,25 +104,31 @@ class PlainCache(nn.Cell):
 
     def construct(self, key, value, slot_mapping):
         slots = self.select(self.less(slot_mapping, 0), P.full_like(slot_mapping, self.slots), slot_mapping)
-        keys = self.update(self.key_cache, slots, self.reshape(key, (-1, self.width)))
-        values = self.update(self.value_cache, slots, self.reshape(value, (-1, self.width)))
+        places = self.reshape(self.reshape(slots, (-1, 1)) * self.heads + self.of_head, (-1,))
+        keys = self.update(self.key_cache, places, self.reshape(key, (-1, self.head_dim)))
+        values = self.update(self.value_cache, places, self.reshape(value, (-1, self.head_dim)))
         return keys, values
 
 
-class BlockRows(nn.Cell):
-    """The slots of each row's blocks [B, M], in order: int32 [B, M * block_size]."""
+class CachedHeads(nn.Cell):
+    """Where each head of each row's blocks [B, M] is, in order: int32 [B, N, M * block_size].
 
-    def __init__(self, block_size: int):
+    They are rows of `PlainCache`: one Gather gives [B, N, T, D], where rows of all heads would have to be transposed.
+    """
+
+    def __init__(self, heads: int, block_size: int):
         super().__init__()
-        self.block_size = block_size
-        self.offsets = Tensor(np.arange(block_size, dtype=np.int32).reshape(1, 1, -1))
+        self.heads, self.block_size = heads, block_size
+        offsets = np.arange(heads).reshape(1, -1, 1, 1) + heads * np.arange(block_size)
+        self.offsets = Tensor(offsets.astype(np.int32))  # [1, N, 1, block_size]
         self.reshape = P.Reshape()
         self.relu = P.ReLU()  # a block of -1 is read as block 0, and masked
 
     def construct(self, block_tables):
         batch, blocks = block_tables.shape
-        first = self.reshape(self.relu(block_tables) * self.block_size, (batch, blocks, 1))
-        return self.reshape(first + self.offsets, (batch, blocks * self.block_size))
+        first = self.relu(block_tables) * (self.block_size * self.heads)
+        places = self.reshape(first, (batch, 1, blocks, 1)) + self.offsets
+        return self.reshape(places, (batch, self.heads, blocks * self.block_size))
 
 
 class PlainCachedAttention(nn.Cell):
@@ -131,7 +138,7 @@ class PlainCachedAttention(nn.Cell):
         super().__init__()
         self.heads, self.head_dim = config.num_heads, config.kv_channels
         self.softmax_type = config.softmax_compute_type
-        self.rows = BlockRows(config.block_size)
+        self.places = CachedHeads(self.heads, config.block_size)
         self.split_heads = SplitHeads(self.heads, self.head_dim, config.parallel_config)
         self.merge_heads = MergeHeads(config.parallel_config)
         self.scale = Tensor(1.0 / math.sqrt(self.head_dim), self.softmax_type)
@@ -146,12 +153,11 @@ class PlainCachedAttention(nn.Cell):
 
     def construct(self, query, stored, block_tables, valid_length):
         keys, values = stored
-        slots = self.rows(block_tables)  # [B, T]
-        keys = self.split_heads(self.gather(keys, slots, 0))  # [B, N, T, D]
-        values = self.split_heads(self.gather(values, slots, 0))
+        places = self.places(block_tables)
+        keys, values = self.gather(keys, places, 0), self.gather(values, places, 0)  # [B, N, T, D]
         scores = self.scores(self.split_heads(query), keys)  # [B, N, 1, T]
         scores = self.mul(self.cast(scores, self.softmax_type), self.scale)
-        position = P.arange(0, slots.shape[1], 1).reshape((1, 1, 1, -1))
+        position = P.arange(0, places.shape[2], 1).reshape((1, 1, 1, -1))
         outside = position >= valid_length.reshape((-1, 1, 1, 1))
         weights = self.softmax(self.masked_fill(scores, outside, self.lowest))
         return self.merge_heads(self.context(self.cast(weights, query.dtype), values))

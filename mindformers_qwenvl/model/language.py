@@ -17,7 +17,7 @@ from mindformers_qwenvl.host import OwnGenerationConfig, SaveParameters
 from mindformers_qwenvl.model.cache import cached_attention, kv_cache
 from mindformers_qwenvl.model.generation import GenerationInputs
 from mindformers_qwenvl.model.layers import MergeHeads, SplitHeads, column_linear, row_linear
-from mindformers_qwenvl.model.ops import Attention, RMSNorm, Rotary, greedy_argmax
+from mindformers_qwenvl.model.ops import Attention, RMSNorm, Rotary, RotaryTables, greedy_argmax
 from mindformers_qwenvl.model.positions import inverse_frequencies, log_n_scale, ntk_limits
 from mindformers_qwenvl.model.sampling import Sampling
 
@@ -89,7 +89,7 @@ class Positions(nn.Cell):
 
 
 class RotaryAngles(nn.Cell):
-    """cos and sin [B, 1, S, D] for positions [B, S], and the query's logn scale [B, 1, S, 1].
+    """What `Rotary` takes for positions [B, S], two tables [B, 1, S, D], and the query's logn scale [B, 1, S, 1].
 
     In prediction each row takes the base that dynamic NTK gives its prompt length [B]; in training base and scale
     are the plain ones (original: QWenModel.forward and RotaryEmbedding).
@@ -115,9 +115,7 @@ class RotaryAngles(nn.Cell):
         self.sum = P.ReduceSum().shard(((dp, 1),))
         self.mul = P.Mul().shard(((dp, 1, 1, 1), (1, 1, 1, 1)))
         self.mul_rows = P.Mul().shard(((dp, 1, 1, 1), (dp, 1, 1, 1)))
-        self.concat = P.Concat(axis=-1).shard(((dp, 1, 1, 1), (dp, 1, 1, 1)))
-        self.cos = P.Cos().shard(((dp, 1, 1, 1),))
-        self.sin = P.Sin().shard(((dp, 1, 1, 1),))
+        self.tables = RotaryTables(dp)
         self.reshape = P.Reshape()
 
     def construct(self, positions, prompt_length):
@@ -130,11 +128,11 @@ class RotaryAngles(nn.Cell):
             level = self.cast(self.sum(self.cast(beyond, ms.float32), 1), ms.int32)
             frequencies = self.reshape(self.gather(self.frequencies, level, 0), (batch, 1, 1, -1))
             angles = self.mul_rows(columns, frequencies)
-        angles = self.concat((angles, angles))
+        cos, sin = self.tables(angles)
         log_n = None
         if self.scales and not self.training:
             log_n = self.reshape(self.gather_log_n(self.log_n, positions, 0), (batch, 1, length, 1))
-        return self.cos(angles), self.sin(angles), log_n
+        return cos, sin, log_n
 
 
 class QwenAttention(nn.Cell):

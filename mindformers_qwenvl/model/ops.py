@@ -15,7 +15,7 @@ from mindspore import dtype as mstype
 from mindspore import ops as P
 from mindspore.common.initializer import initializer
 
-__all__ = ["Attention", "Gelu", "RMSNorm", "Rotary", "greedy_argmax", "on_ascend"]
+__all__ = ["Attention", "Gelu", "RMSNorm", "Rotary", "RotaryTables", "greedy_argmax", "on_ascend"]
 
 FLASH_MASK = 2048  # side of the compressed causal mask that FlashAttentionScore takes in sparse mode 2
 LARGE_SCORES = 512**2  # scores of one head from which on heads go one by one, so that a processor's cache holds them
@@ -59,8 +59,30 @@ class RMSNorm(nn.Cell):
         return self.cast(x, dtype)
 
 
+class RotaryTables(nn.Cell):
+    """Angles [B, 1, S, D / 2] to the two tables [B, 1, S, D] that `Rotary` takes: cos, and sin.
+
+    For the plain form sin's first half is negative already, so that no layer has to negate half of its heads.
+    """
+
+    def __init__(self, dp: int = 1):
+        super().__init__()
+        strategy = (dp, 1, 1, 1)
+        self.concat = P.Concat(axis=-1).shard((strategy, strategy))
+        self.cos = P.Cos().shard((strategy,))
+        self.sin = P.Sin().shard((strategy,))
+        self.fused = on_ascend()
+        if not self.fused:
+            self.neg = P.Neg().shard((strategy,))
+
+    def construct(self, angles):
+        cos, sin = self.cos(angles), self.sin(angles)
+        first = sin if self.fused else self.neg(sin)
+        return self.concat((cos, cos)), self.concat((first, sin))
+
+
 class Rotary(nn.Cell):
-    """Half-rotation rotary embedding of x [B, N, S, D] by cos, sin [B, 1, S, D] (original: apply_rotary_pos_emb)."""
+    """Half-rotation rotary embedding of x [B, N, S, D] by `RotaryTables` (original: apply_rotary_pos_emb)."""
 
     def __init__(self, compute_type: mstype.Type, dp: int = 1, mp: int = 1):
         super().__init__()
@@ -72,7 +94,6 @@ class Rotary(nn.Cell):
             self.rotate = P.auto_generate.RotaryPositionEmbedding().shard((heads, angles, angles))
         else:
             self.split = P.Split(axis=-1, output_num=2).shard((heads,))
-            self.neg = P.Neg().shard((heads,))
             self.concat = P.Concat(axis=-1).shard((heads, heads))
             self.mul = P.Mul().shard((heads, angles))
             self.add = P.Add().shard((heads, heads))
@@ -84,8 +105,8 @@ class Rotary(nn.Cell):
             x = self.rotate(x, cos, sin, 0)
         else:
             first, second = self.split(x)
-            turned = self.concat((self.neg(second), first))
-            x = self.add(self.mul(x, cos), self.mul(turned, sin))
+            swapped = self.concat((second, first))
+            x = self.add(self.mul(x, cos), self.mul(swapped, sin))
         return self.cast(x, dtype)
 
 

@@ -1,10 +1,11 @@
 """Vision, prefill and decoding of a 448M-parameter Qwen-VL on this CPU, beside what the machine can do at best.
 
-    python -m tests.bench.bench_inference [--threads 2] [--tokens 32]
+    python -m tests.bench.bench_inference [--threads 2] [--tokens 32] [--rounds 5]
 
-Yardsticks, measured in the same run: the best MatMul rate, and the rate at which weights can be read (a product of one
-row with matrices that do not fit into the cache). Decoding one token reads every weight of the language model once;
-vision and prefill are as good as their matrix products.
+Yardsticks: the best MatMul rate, and the rate at which numpy reads a matrix to multiply it with one row. Decoding one
+token reads every weight of the language model once; vision and prefill are as good as their matrix products. On a
+shared machine both yardsticks change within minutes, so each round measures them again, beside what they are for, and
+the percentages are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import time
 HIDDEN, LAYERS, HEADS, MLP, VOCAB = 1024, 8, 8, 2752, 151936
 VISION_WIDTH, VISION_LAYERS, VISION_HEADS, IMAGE, PATCHES, QUERIES = 512, 8, 8, 448, 1024, 256
 PROMPT = 291
-# PyTorch on a machine of this kind: seconds, seconds with one image, tokens a second.
-ORIGINAL = {"vision": 0.655, "prefill": 1.45, "decode": 18.2}
+# The original on PyTorch, on a machine of this kind: seconds, seconds with one image, seconds a token.
+ORIGINAL = {"vision": 0.655, "prefill": 1.45, "decode": 1 / 18.2}
 
 
 def timed(call, repeats: int = 5, warmup: int = 1) -> float:
@@ -34,7 +35,7 @@ def timed(call, repeats: int = 5, warmup: int = 1) -> float:
     return statistics.median(seconds)
 
 
-def build():
+def build(use_past: bool, **freeze: bool):
     from mindformers_qwenvl import QwenConfig, QwenVL, QwenVLConfig, QwenVLVisionConfig
 
     types = {"compute_dtype": "float32", "param_init_type": "float32"}
@@ -44,9 +45,9 @@ def build():
     )  # fmt: skip
     llm = QwenConfig(
         hidden_size=HIDDEN, num_layers=LAYERS, num_heads=HEADS, intermediate_size=MLP, vocab_size=VOCAB,
-        seq_length=2048, use_past=True, block_size=16, num_blocks=128, **types,
+        seq_length=2048, use_past=use_past, block_size=16, num_blocks=128, **types,
     )  # fmt: skip
-    return QwenVL(QwenVLConfig(vision, llm)).set_train(False)
+    return QwenVL(QwenVLConfig(vision, llm, **freeze)).set_train(not use_past)
 
 
 def vision_flops() -> float:
@@ -67,6 +68,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=32, help="tokens to decode")
+    parser.add_argument("--rounds", type=int, default=5, help="times to measure everything")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     os.environ["LOG_MF_PATH"] = tempfile.mkdtemp()
@@ -79,27 +81,21 @@ def main() -> int:
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU", runtime_num_threads=args.threads)
     random = np.random.RandomState(0)
 
-    # Yardsticks.
     a, b = (Tensor(random.randn(1024, 1024).astype(np.float32)) for _ in range(2))
     square = ops.MatMul()
-    peak = 2 * 1024**3 / timed(lambda: square(a, b).asnumpy(), 30, 5) / 1e9
-    row = Tensor(random.randn(1, HIDDEN).astype(np.float32))
-    source = random.randn(VOCAB, HIDDEN).astype(np.float32)
-    table, copied = Tensor(source), np.empty_like(source)
-    product = ops.MatMul(transpose_b=True)
-    bandwidth = source.nbytes / timed(lambda: product(row, table).asnumpy(), 10, 2) / 1e9
-    copy = 2 * source.nbytes / timed(lambda: np.copyto(copied, source), 5, 1) / 1e9
-    print(f"MatMul 1024^3         {peak:8.1f} GFLOP/s")
-    print(f"reading weights       {bandwidth:8.1f} GB/s   (1 x {HIDDEN} x {VOCAB}; numpy copy {copy:.1f} GB/s)")
+    head, row = random.randn(VOCAB, HIDDEN).astype(np.float32), random.randn(HIDDEN).astype(np.float32)
 
-    network = build()
+    def peak() -> float:
+        return 2 * 1024**3 / timed(lambda: square(a, b).asnumpy(), 15, 3)
+
+    def bandwidth() -> float:
+        return head.nbytes / timed(lambda: head @ row, 5, 1)
+
+    network = build(use_past=True)
     parameters = [p for p in network.get_parameters() if not p.name.endswith("_cache")]
     print(f"network               {sum(p.size for p in parameters) / 1e6:8.1f} M parameters")
 
     image = Tensor(random.randn(1, 3, IMAGE, IMAGE).astype(np.float32))
-    vision = timed(lambda: network.vision_encoder(image).asnumpy())
-    report("vision, one image", vision, vision_flops(), peak, ORIGINAL["vision"])
-
     ids = random.randint(0, 150000, (1, PROMPT)).astype(np.int32)
     positions = np.stack([np.zeros(QUERIES), np.arange(20, 20 + QUERIES)], -1).astype(np.int32)
     inputs = {
@@ -108,25 +104,48 @@ def main() -> int:
     }
     stamps = Stamps()
 
-    def answer(tokens, **images):
+    def answer(tokens):
         stamps.clear()
-        network.generate(ids, max_new_tokens=tokens, do_sample=False, eos_token_id=[-1], streamer=stamps, **images)
+        network.generate(ids, max_new_tokens=tokens, do_sample=False, eos_token_id=[-1], streamer=stamps, **inputs)
         return np.diff(stamps.times)
 
     for _ in range(2):
-        answer(args.tokens, **inputs)
-    first = statistics.median(answer(2, **inputs)[0] for _ in range(5))
-    flops = prefill_flops(PROMPT) + vision_flops()
-    report(f"prefill, {PROMPT} tokens, one image", first, flops, peak, ORIGINAL["prefill"])
-
-    step = statistics.median(answer(args.tokens, **inputs)[1:])
+        answer(args.tokens)
     read = sum(p.nbytes for p in network.llm_model.get_parameters() if "cache" not in p.name and "wte" not in p.name)
-    floor = read / bandwidth / 1e9
-    print(
-        f"decode                {1 / step:8.1f} tokens/s   {floor / step:6.1%} of reading {read / 1e9:.2f} GB a token"
-        f"   ({1 / step / ORIGINAL['decode']:.2f} x the original)"
-    )
+    vision, prefill, decode = Measure("vision"), Measure("prefill"), Measure("decode")
+    for _ in range(args.rounds):
+        vision.add(timed(lambda: network.vision_encoder(image).asnumpy(), 3), vision_flops(), peak())
+        prefill.add(statistics.median(answer(2)[0] for _ in range(3)), prefill_flops(PROMPT) + vision_flops(), peak())
+        decode.add(statistics.median(answer(args.tokens)[1:]), read, bandwidth())
+    print(f"vision, one image               {vision.seconds:7.3f} s   {vision.of('GFLOP/s of MatMul 1024^3')}")
+    print(f"prefill, {PROMPT} tokens, one image {prefill.seconds:7.3f} s   {prefill.of('GFLOP/s of MatMul 1024^3')}")
+    print(f"decode                     {1 / decode.seconds:7.1f} tokens/s   {decode.of('GB/s of reading')}")
     return 0
+
+
+class Measure:
+    """Seconds of something in several rounds, and in each the rate that a yardstick had."""
+
+    def __init__(self, what: str):
+        self.original = ORIGINAL[what]
+        self.rows: list[tuple[float, float, float]] = []
+
+    def add(self, seconds: float, work: float, yardstick: float) -> None:
+        """`work`: FLOP or bytes; `yardstick`: of the same a second."""
+        self.rows.append((seconds, work / seconds, yardstick))
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(seconds for seconds, *_ in self.rows)
+
+    def of(self, unit: str) -> str:
+        rate, yardstick = (statistics.median(row[column] for row in self.rows) / 1e9 for column in (1, 2))
+        share = statistics.median(rate / yardstick for _, rate, yardstick in self.rows)
+        unit, name = unit.split(" of ")
+        return (
+            f"{rate:6.1f} {unit}: {share:.1%} of {name}, {yardstick:.1f}   "
+            f"({self.original / self.seconds:.2f} x the original)"
+        )
 
 
 class Stamps:
@@ -143,14 +162,6 @@ class Stamps:
 
     def end(self):
         pass
-
-
-def report(what: str, seconds: float, flops: float, peak: float, original: float) -> None:
-    rate = flops / seconds / 1e9
-    print(
-        f"{what:30s}{seconds:7.3f} s   {rate:7.1f} GFLOP/s, {rate / peak:6.1%} of MatMul   "
-        f"({original / seconds:.2f} x the original)"
-    )
 
 
 if __name__ == "__main__":
