@@ -1,0 +1,66 @@
+"""Estimate the memory that each card needs for a YAML: weights, gradients, optimizer states, activations.
+
+By arithmetic over the YAML: nothing is allocated, and neither MindSpore nor an accelerator is needed. A YAML of a
+prediction gives weights and key/value cache. Not counted: driver, communication library, fragmentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+EPILOG = """\
+examples:
+  mindformers-qwenvl estimate --yaml finetune_qwenvl_9.6b.yaml --device-memory 64GB
+  # one that comes with the package, by its name; and what if
+  mindformers-qwenvl estimate --yaml finetune_qwenvl_9.6b_stage2 --set parallel_config.model_parallel=4
+  mindformers-qwenvl estimate --yaml predict_qwenvl_9.6b --json
+
+exit code: 0 it fits (or nothing was said to fit into), 1 it does not, 2 the YAML or an option is malformed.
+Without --device-memory, context.max_device_memory of the YAML is what it has to fit into. A GB is 1024**3 bytes.
+"""
+
+__all__ = ["EPILOG", "add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--yaml",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="a YAML, or the name of one that `mindformers-qwenvl yaml` lists",
+    )
+    parser.add_argument("--device-memory", metavar="SIZE", help="memory of a card, such as 64GB")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="changes",
+        help="change a key, such as runner_config.batch_size=2; may be repeated",
+    )
+    parser.add_argument("--json", action="store_true", help="numbers in bytes, for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0: it fits; 1: it does not; 2: the YAML or an option is malformed."""
+    from mindformers_qwenvl.estimate import estimate, read_job
+    from mindformers_qwenvl.estimate.section import SettingsError, parse_memory
+    from mindformers_qwenvl.estimate.table import render
+    from mindformers_qwenvl.registration import yaml_dir
+
+    shipped = yaml_dir() / f"{args.yaml.name.removesuffix('.yaml')}.yaml"
+    path = shipped if not args.yaml.exists() and args.yaml.parent == Path() and shipped.is_file() else args.yaml
+    try:
+        job = read_job(path, args.changes)
+        found = estimate(job)
+        given = args.device_memory
+        memory = job.device_memory if given is None else parse_memory(given, "--device-memory")
+    except (SettingsError, OSError) as error:
+        print(f"mindformers-qwenvl estimate: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(found.as_dict(memory), indent=2) if args.json else render(found, memory))
+    return 0 if memory is None or found.total <= memory else 1
