@@ -25,8 +25,10 @@ _CUT = (
     (r"^vision_encoder\.proj$", _COLUMNS),
 )
 _NORM = re.compile(r"(norm|ln_f)\.weight$|\.(gamma|beta)$")  # kept in layernorm_compute_type
-# `parallel_optimizer=False` stands beside these in model/.
-_NEVER_SHARDED = re.compile(r"(norm|ln_f)\.weight$|positional_embedding$|attn_pool\.(query|pos_embed)$")
+# `parallel_optimizer=False` stands beside these, in model/ and in MindFormers' Linear and LayerNorm.
+_NEVER_SHARDED = re.compile(
+    r"(norm|ln_f)\.weight$|\.(gamma|beta|bias)$|positional_embedding$|attn_pool\.(query|pos_embed)$"
+)
 _BLOCK = re.compile(r"^(vision_encoder\.transformer\.resblocks|llm_model\.transformer\.layers)\.(\d+)\.")
 
 
