@@ -29,7 +29,7 @@ def register() -> None:
     from mindformers.tools.register import MindFormerModuleType as Kind
     from mindformers.tools.register import MindFormerRegister
 
-    from mindformers_qwenvl import config, host, monitor, train
+    from mindformers_qwenvl import config, host, host_resume, monitor, train
     from mindformers_qwenvl.data import loader, normalise, processor, template, tokenizer
     from mindformers_qwenvl.model import language, qwenvl, vision
 
@@ -63,6 +63,8 @@ def register() -> None:
     _auto_classes()
     host.accept_old_auto_register({cls.__name__ for cls in (*configs, *models, *others)})
     host.prefer_this_package()
+    host_resume.barrier_on_cpu()
+    host_resume.resume_in_data_parallel()
     host.find_config_by_name({NAME: str(yaml_dir() / f"predict_{NAME}.yaml")})
 
 

@@ -45,6 +45,12 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
     The stock overflow check reads Ascend's status register (NPUGetFloatStatusV2, no CPU kernel); here the gradients are
     looked through for infinities and NaNs. On Ascend the stock check stays.
 
+    In data parallel (`parallel_mode: 0` on several cards) each card counts by its label tokens: loss and gradients are
+    those of one card with the whole batch, as they are in `semi_auto_parallel`, and the loss is the same on every card.
+    The stock train step, and DistributedDataParallel or DeepSpeed under the original's finetune.py, average the cards'
+    own averages, in which a token of a short answer counts more the shorter the answers beside it on the same card are;
+    `weigh_cards: False` does so too, and the loss then is that of the card.
+
     With `accumulation_steps` above 1 the rows of a batch (`runner_config.batch_size` of them) are computed in so many
     parts, one after the other, their gradients added up, and the optimizer called once. Each part counts by its label
     tokens: loss and gradients are those of the whole batch. On a CPU the peak of memory falls by 3% only (four parts of
@@ -56,9 +62,18 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
             where the host cuts the batch.
     """
 
-    def __init__(self, network: nn.Cell, optimizer: nn.Cell, accumulation_steps: int = 1, **kwargs: Any):
+    def __init__(
+        self,
+        network: nn.Cell,
+        optimizer: nn.Cell,
+        accumulation_steps: int = 1,
+        weigh_cards: bool = True,
+        **kwargs: Any,
+    ):
         super().__init__(network, optimizer, **kwargs)
         self.stock_check = on_ascend()
+        if not isinstance(weigh_cards, bool):
+            raise ValueError(f"runner_wrapper: weigh_cards must be True or False, got {weigh_cards!r}")
         if isinstance(accumulation_steps, bool) or not isinstance(accumulation_steps, int) or accumulation_steps < 1:
             raise ValueError(f"runner_wrapper: accumulation_steps must be 1 or more, got {accumulation_steps!r}")
         mode = ms.get_auto_parallel_context("parallel_mode")
@@ -68,16 +83,20 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
                 "use runner_config.gradient_accumulation_steps, with pipeline stages parallel_config.micro_batch_num"
             )
         self.accumulation_steps = accumulation_steps
+        self.cards = self.degree if weigh_cards and self.reducer_flag else 1  # that share a batch
 
     def grads_for_legacy(self, scaling_sens, *inputs):
         """(loss, gradients scaled by `scaling_sens`, 1) of the batch `inputs`, whose last column is the labels."""
-        if self.accumulation_steps == 1:
+        if self.accumulation_steps == 1 and self.cards == 1:
             return super().grads_for_legacy(scaling_sens, *inputs)
         rows = inputs[-1].shape[0]
         if rows % self.accumulation_steps != 0:
             raise ValueError("runner_wrapper: accumulation_steps must divide the rows of the batch, batch_size")
         rows = rows // self.accumulation_steps
-        tokens = ops.maximum(self._label_tokens(inputs[-1]), ops.scalar_to_tensor(1.0))
+        tokens = self._label_tokens(inputs[-1])
+        if self.cards > 1:  # over all of them, and their gradients will be averaged
+            tokens = self.allreduce(tokens) / self.cards
+        tokens = ops.maximum(tokens, ops.scalar_to_tensor(1.0 / self.cards))
         loss = ops.scalar_to_tensor(0.0)
         gradients = ()
         for part in range(self.accumulation_steps):
@@ -92,6 +111,8 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
             of_part = self.grad(self.network, self.weights)(*piece, sens)
             loss = loss + loss_of_part * share
             gradients = of_part if part == 0 else self.hyper_map(_add, gradients, of_part)
+        if self.cards > 1:
+            loss = self.allreduce(loss) / self.cards
         return loss, gradients, self.grad_scale_factor
 
     def _label_tokens(self, labels):

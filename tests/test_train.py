@@ -73,6 +73,11 @@ def test_what_is_no_number_of_parts(parts):
         step_of(parts)
 
 
+def test_what_is_no_switch():
+    with pytest.raises(ValueError, match="weigh_cards must be True or False"):
+        step_of(1, weigh_cards="no")
+
+
 @pytest.fixture(scope="module")
 def tiny() -> QwenVL:
     vision = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 56}

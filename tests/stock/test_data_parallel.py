@@ -1,0 +1,242 @@
+"""Training with two processes of msrun on a CPU, `parallel_mode: 0`, through the stock Trainer."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from tests.stock.cluster import Job, finished
+from tests.stock.test_trainer import training
+
+EPOCHS, STEPS = 4, 3  # of 14 samples, 4 a step
+ANSWERS = ["Red", "A very light green, as of grass in spring", "No", "Grey, with a lot of little dots", "It is white"]
+SAVED = "output/checkpoint"
+
+
+def write_samples(file: Path, count: int = 14) -> Path:
+    """Conversations whose answers have different lengths: the cards of a step differ in label tokens."""
+    conversations = [
+        {
+            "id": f"sample_{number}",
+            "conversations": [
+                {"from": "user", "value": f"Picture 1: <img>{number % 4}.png</img>\nWhat colour, {number}?"},
+                {"from": "assistant", "value": ANSWERS[number * number % 5] * (1 + number % 2)},
+            ],
+        }
+        for number in range(count)
+    ]
+    file.write_text(json.dumps(conversations), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory) -> Path:
+    return write_samples(tmp_path_factory.mktemp("samples") / "train.json")
+
+
+def settings(samples: Path, workers: int, *, form: str = "ckpt", each: int = 2, once: bool = False, **more) -> dict:
+    """Four samples a step; a checkpoint in the format `form` every `each` steps, `once`: without redundancy."""
+    checkpoints = {"type": "CheckpointMonitor", "prefix": "tiny", "save_checkpoint_steps": each}
+    checkpoints |= {"checkpoint_format": form, "keep_checkpoint_max": 3, "remove_redundancy": once}
+    return training(
+        samples,
+        **{
+            "runner_config.batch_size": 4 // workers,
+            "runner_config.epochs": EPOCHS,
+            "lr_schedule.total_steps": EPOCHS * STEPS,
+            "lr_schedule.warmup_steps": 2,
+            "load_ckpt_format": form,
+            "remove_redundancy": once,
+            "callbacks": [{"type": "QwenVLMonitor", "per_print_times": 0}, {"type": "SeenSamples"}, checkpoints],
+            **more,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(samples, tmp_path_factory) -> tuple[Job, Job]:
+    """One process, and two workers with the same batches, at the same time."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with (
+        Job(folder / "one", settings(samples, 1, form="safetensors"), workers=1) as one,
+        Job(folder / "two", settings(samples, 2, each=STEPS * EPOCHS)) as two,
+    ):
+        for job in (one, two):
+            assert job.end() == 0, job.printed()[-6000:]
+    return one, two
+
+
+@pytest.fixture(scope="module")
+def one(uninterrupted) -> Job:
+    return uninterrupted[0]
+
+
+@pytest.fixture(scope="module")
+def two(uninterrupted) -> Job:
+    return uninterrupted[1]
+
+
+def numbers(job: Job, rank: int = 0) -> np.ndarray:
+    return np.array(job.rows(rank), np.float64)
+
+
+def assert_the_run_of_one(job: Job, one: Job) -> None:
+    """Losses and gradients of the whole batch on each card, and its samples shared out."""
+    expected = numbers(one)
+    assert expected.shape == (EPOCHS * STEPS, 5)
+    for rank in range(job.workers):
+        found = numbers(job, rank)
+        np.testing.assert_array_equal(found[:, :2], expected[:, :2])  # step, epoch
+        np.testing.assert_allclose(found[:, 2:], expected[:, 2:], rtol=1e-5)  # loss, learning rate, gradient norm
+    assert expected[-1, 2] < expected[0, 2]
+    cards = [job.seen(rank) for rank in range(job.workers)]
+    for step, batch in enumerate(one.seen()):
+        # Sample k of a batch goes to card k % cards.
+        dealt = [batch[rank :: job.workers] for rank in range(job.workers)]
+        assert [card[step] for card in cards] == dealt, step
+
+
+def test_two_workers_are_one_with_the_same_batches(one, two):
+    assert_the_run_of_one(two, one)
+    epochs = [[sample for batch in one.seen()[first : first + STEPS] for sample in batch] for first in range(0, 12, 3)]
+    for epoch in epochs:
+        assert len(set(epoch)) == 12  # none twice; the 13th and 14th of the order are no batch
+    assert len(set(map(tuple, epochs))) == EPOCHS
+    # Each worker has saved the whole state of the last step.
+    assert sorted(file.name for file in (two.folder / SAVED).glob("*/*.ckpt")) == [
+        f"tiny_rank_{rank}-{EPOCHS}_{STEPS}.ckpt" for rank in range(2)
+    ]
+
+
+@pytest.mark.slow
+def test_four_workers_are_one_with_the_same_batches(samples, one, tmp_path):
+    assert_the_run_of_one(finished(tmp_path, settings(samples, 4, each=99), workers=4), one)
+
+
+@pytest.mark.slow
+def test_cards_weighed_alike_are_the_stock_train_step(samples, one, tmp_path):
+    """The mean of the cards' own means, which is another one: what the original's DistributedDataParallel takes."""
+    alike = {"runner_wrapper.weigh_cards": False, "runner_config.epochs": 1, "lr_schedule.learning_rate": 0.0}
+    of_cards = finished(tmp_path / "alike", settings(samples, 2, each=99, **alike, **{"lr_schedule.lr_end": 0.0}))
+    first, second = numbers(of_cards, 0), numbers(of_cards, 1)
+    assert np.abs(first[:, 2] - second[:, 2]).min() > 1e-3  # the losses are each card's own
+    np.testing.assert_array_equal(first[:, 4], second[:, 4])  # the gradients are shared
+    assert abs(first[0, 4] / numbers(one)[0, 4] - 1) > 1e-3
+
+
+# ---- killed, and resumed
+
+
+def killed(folder: Path, given: dict, workers: int = 2) -> tuple[Job, int]:
+    """A job whose processes were all killed -9 after a random step, and the step."""
+    after = random.randint(3, 7)
+    with Job(folder, {**given, "runner_config.epochs": 500}, workers) as job:
+        job.wait_until(lambda: len(job.rows()) >= after)
+        if workers > 1:
+            job.kill(*range(workers))
+    return job, after
+
+
+def resumed(folder: Path, from_folder: Path, given: dict, workers: int = 2) -> Job:
+    more = {"load_checkpoint": str(from_folder / SAVED), "resume_training": True}
+    return finished(folder, {**given, **more}, workers)
+
+
+def assert_goes_on(job: Job, uninterrupted: Job, killed_after: int, exactly: bool = True) -> None:
+    """From the last checkpoint, one in two steps, that all processes had; identical, digit for digit."""
+    for rank in range(job.workers):
+        rows, expected = job.rows(rank), uninterrupted.rows(rank if uninterrupted.workers > 1 else 0)
+        first = int(rows[0][0]) - 1
+        # The steps of a checkpoint or two may have passed while it was killed, or been lost.
+        assert 2 <= first <= killed_after + 6, rows
+        if exactly:
+            assert rows == expected[first:], killed_after
+        np.testing.assert_allclose(np.array(rows, float), np.array(expected[first:], float), rtol=1e-5)
+        if job.workers == uninterrupted.workers:
+            assert job.seen(rank) == uninterrupted.seen(rank)[first:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "once"), [("ckpt", False), ("safetensors", False), ("safetensors", True)])
+def test_two_killed_workers_go_on_as_if_nothing_had_been(samples, two, tmp_path, form, once):
+    given = settings(samples, 2, form=form, once=once)
+    before, after = killed(tmp_path / "killed", given)
+    if once:
+        assert_saved_once(before.folder / SAVED)
+    assert_goes_on(resumed(tmp_path / "resumed", before.folder, given), two, after)
+
+
+def assert_saved_once(folder: Path) -> None:
+    """Each weight and moment is in the files of one rank; the numbers to resume from in those of both."""
+    (first,) = sorted(folder.glob("rank_0/*-1_2.safetensors"))
+    names = []
+    for rank in range(2):
+        with safe_open(folder / f"rank_{rank}" / first.name.replace("rank_0", f"rank_{rank}"), framework="np") as file:
+            names.append(set(file.keys()))
+    assert names[0] & names[1] == {"epoch_num", "step_num", "global_step", "loss_scale", "global_batch_size"}
+    weights = {name for name in names[0] | names[1] if name.startswith(("llm_model.", "vision_encoder."))}
+    moments = {name for name in names[0] | names[1] if name.startswith("adam_m.")}
+    assert len(weights) == 73
+    assert {f"adam_m.{name}" for name in weights} >= moments and len(moments) > 60
+    assert len(names[0] - names[1]) > 80 and len(names[1] - names[0]) > 80
+
+
+@pytest.mark.slow
+def test_one_killed_process_goes_on_from_safetensors(samples, one, tmp_path):
+    given = settings(samples, 1, form="safetensors")
+    before, after = killed(tmp_path / "killed", given, workers=1)
+    assert_goes_on(resumed(tmp_path / "resumed", before.folder, given, workers=1), one, after)
+    # The file itself may be named, too.
+    last = max((before.folder / SAVED / "rank_0").glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
+    given |= {"load_checkpoint": str(last), "resume_training": True}
+    assert_goes_on(finished(tmp_path / "named", given, workers=1), one, after)
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_were(samples, one, tmp_path):
+    """From safetensors; where each has a part only, that is an error which says so."""
+    whole, parts = (settings(samples, 2, form="safetensors", once=once, each=4) for once in (False, True))
+    two = finished(tmp_path / "two", {**whole, "runner_config.epochs": 2})
+    alone = settings(samples, 1, form="safetensors")
+    assert_goes_on(resumed(tmp_path / "one", two.folder, alone, workers=1), one, 4, exactly=False)
+    two = finished(tmp_path / "two_parts", {**parts, "runner_config.epochs": 2})
+    more = {"load_checkpoint": str(two.folder / SAVED), "resume_training": True}
+    with Job(tmp_path / "refused", {**alone, **more}, workers=1) as job:
+        assert job.end() != 0
+    assert "has a part of the parameters only" in job.printed()
+
+
+# ---- a worker that dies
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker_ends_the_job_and_is_named(samples, tmp_path, rank):
+    given = settings(samples, 2, each=99, **{"runner_config.epochs": 2000})
+    with Job(tmp_path, given, node_timeout=60) as job:
+        job.wait_until(lambda: len(job.rows(1 - rank)) >= 2)
+        job.kill(rank)
+        assert job.end() != 0
+    printed = job.printed()
+    assert "Error code: -9" in printed, printed[-6000:]
+    assert "kill all other workers" in printed
+    assert f"The node: {rank} is timed out" in printed
+    assert "Distributed job exited with exception. Please check logs" in printed
+
+
+@pytest.mark.slow
+def test_a_worker_with_a_broken_sample_ends_the_job_and_names_it(tmp_path):
+    samples = write_samples(tmp_path / "train.json")
+    records = json.loads(samples.read_text())
+    del records[5]["conversations"][1]["value"]
+    samples.write_text(json.dumps(records))
+    with Job(tmp_path / "run", settings(samples, 2, each=99), node_timeout=60) as job:
+        assert job.end() != 0
+    printed = job.printed()
+    assert "sample 5, id 'sample_5': turn 1" in printed, printed[-6000:]
+    assert "Distributed job exited with exception. Please check logs" in printed
