@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import mindspore as ms
 import numpy as np
 import pytest
 
+from mindformers_qwenvl.estimate import estimate, read_job
+from mindformers_qwenvl.estimate.section import GB
 from mindformers_qwenvl.registration import register, yaml_dir
 from tests.stock.test_yaml import EARLIER_STAGES, SMALL_LLM, SMALL_VISION, get, read
 
@@ -22,7 +25,12 @@ RECIPES = {
     "finetune_qwenvl_9.6b": ((8, 1), "float16", 448, 2048, LANGUAGE + RESAMPLER),
     "finetune_qwenvl_9.6b_bf16": ((8, 1), "bfloat16", 448, 2048, LANGUAGE + RESAMPLER),
     "finetune_qwenvl_9.6b_16p": ((16, 1), "bfloat16", 448, 2048, LANGUAGE + RESAMPLER),
+    "finetune_qwenvl_9.6b_16p_fp16": ((16, 1), "float16", 448, 2048, LANGUAGE + RESAMPLER),
+    "finetune_qwenvl_9.6b_mp2_dp8": ((8, 2), "bfloat16", 448, 2048, LANGUAGE + RESAMPLER),
+    "finetune_qwenvl_9.6b_mp2_dp8_fp16": ((8, 2), "float16", 448, 2048, LANGUAGE + RESAMPLER),
 }
+# One of each stage, built and stepped by default; the others differ from these in cards and precision alone.
+DEFAULT = ("finetune_qwenvl_9.6b_stage1", "finetune_qwenvl_9.6b_stage2", "finetune_qwenvl_9.6b")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +70,45 @@ def test_cards_and_sizes(name):
     assert get(settings, "train_dataset.modal_to_text_transform.max_length") == tokens
 
 
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in EARLIER_STAGES])
+def test_stage_3_differs_in_cards_and_precision_alone(name):
+    settings, eight = read(name), read("finetune_qwenvl_9.6b")
+    for recipe in (settings, eight):
+        for key in ("data_parallel", "model_parallel"):
+            recipe["parallel_config"].pop(key)
+        recipe["model"]["model_config"].pop("compute_dtype")
+        recipe["runner_wrapper"]["scale_sense"].pop("loss_scale_value")
+        recipe["callbacks"][-1].pop("prefix")
+    assert settings == eight
+
+
 @pytest.mark.parametrize("name", RECIPES)
+def test_the_papers_numbers(name):
+    """Table 8 of arXiv 2308.12966, and for stage 3 what the original's finetune_ds.sh has in their place."""
+    settings = read(name)
+    optimizer, rate = settings["optimizer"], settings["lr_schedule"]
+    stage = name.rpartition("stage")[2] if name in EARLIER_STAGES else "3"
+    paper = {"1": (2e-4, 1e-6), "2": (5e-5, 1e-5), "3": (1e-5, 1e-6)}
+    assert (rate["learning_rate"], rate["lr_end"]) == paper[stage]
+    assert rate["type"] == "CosineWithWarmUpLR"
+    assert settings["runner_wrapper"]["use_clip_grad"] is True  # to a norm of 1, the default
+    if stage == "3":
+        assert (optimizer["betas"], optimizer["eps"], optimizer["weight_decay"]) == ([0.9, 0.95], 1e-8, 0.1)
+    else:
+        assert (optimizer["betas"], optimizer["eps"], optimizer["weight_decay"]) == ([0.9, 0.98], 1e-6, 0.05)
+        assert rate["warmup_steps"] == {"1": 500, "2": 400}[stage]
+
+
+@pytest.mark.parametrize("name", [*RECIPES, "predict_qwenvl_9.6b"])
+def test_memory_in_the_comment_is_that_of_estimate(name):
+    path = yaml_dir() / f"{name}.yaml"
+    said = re.search(r"^# Memory of a card: ([0-9.]+) GB", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert said and said[1] == f"{estimate(read_job(path)).total / GB:.1f}"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in DEFAULT else pytest.mark.slow) for name in RECIPES]
+)
 def test_how_many_parameters_learn(name):
     """Without allocating them."""
     network = build(name, small=False)
@@ -73,7 +119,9 @@ def test_how_many_parameters_learn(name):
         assert trained == pytest.approx(7.78e9, rel=3e-3)  # 7.7 of Qwen-7B and 0.08 of the resampler, as published
 
 
-@pytest.mark.parametrize("name", ["finetune_qwenvl_9.6b_stage1", "finetune_qwenvl_9.6b_stage2", "finetune_qwenvl_9.6b"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in DEFAULT else pytest.mark.slow) for name in RECIPES]
+)
 def test_a_step_teaches_what_the_recipe_says(name):
     from mindformers.core.optim.adamw import AdamW
 

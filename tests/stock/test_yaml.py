@@ -18,7 +18,10 @@ PREDICT = [name for name in ALL if name.startswith("predict")]
 PUBLISHED = [
     "finetune_qwenvl_9.6b",
     "finetune_qwenvl_9.6b_16p",
+    "finetune_qwenvl_9.6b_16p_fp16",
     "finetune_qwenvl_9.6b_bf16",
+    "finetune_qwenvl_9.6b_mp2_dp8",
+    "finetune_qwenvl_9.6b_mp2_dp8_fp16",
     "predict_qwenvl_9.6b",
 ]
 EARLIER_STAGES = ["finetune_qwenvl_9.6b_stage1", "finetune_qwenvl_9.6b_stage2"]
