@@ -19,7 +19,7 @@ STATE_BYTES = 2 * 4  # AdamW: two float32 moments
 # Arrays of a parameter's size in the update of MindFormers' AdamW (core/optim/adamw.py), and two more of the gradient,
 # scaled and clipped.
 UPDATE_ARRAYS = 12
-# MindSpore's CPU runtime frees hardly anything within a step: of all parameters together, so many were measured.
+# On a CPU the arrays of all parameters are there at once: so many were measured, see tests/bench/bench_memory.py.
 CPU_UPDATE_ARRAYS = 11
 
 

@@ -58,6 +58,8 @@ def render(found: Estimate, device_memory: int | None) -> str:
     else:
         word = "fits in" if found.total <= device_memory else "DOES NOT FIT in"
         lines.append(f"The fullest card needs {total}: {word} {device_memory / GB:.1f} GB.")
+    if not (job.fused or job.predict):
+        lines.append("On a CPU activations were measured to take four times as much as is counted here.")
     return "\n".join(lines)
 
 
