@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore.dataset import GeneratorDataset, Sampler, config
+from mindspore.dataset import DistributedSampler, GeneratorDataset, Sampler, config
 
 from mindformers_qwenvl.data.annotations import AnnotationFile, SampleNote, encode_sample
 
@@ -20,7 +20,9 @@ class QwenVLDataLoader:
     and id of every sample, so that errors name them.
 
     The order depends on `seed` and the epoch alone: not on the number of workers, and with shards (the host's, or
-    `num_shards` here) sample k of shard s is number k * num_shards + s of the one order of all. A training that is
+    `num_shards` here) sample k of shard s is number k * num_shards + s of the one order of all. The shards of the host,
+    one a card in data parallel, are of equal size: what does not go round is left out of the epoch, as it would be at
+    the end of it with one card and batches that large (`drop_remainder`); no sample comes twice. A training that is
     resumed (`resume_training` or `data_skip_steps`: the host calls `set_init_step`) goes on with the samples that would
     have come next, in the epoch they belong to; those before are skipped by number, without being read.
 
@@ -73,17 +75,39 @@ class QwenVLDataLoader:
         if shuffle:
             seed = config.get_seed() if seed is None else int(seed)
         sampler = Order(len(source), seed if shuffle else None, num_shards, shard_id)
-        return GeneratorDataset(source, ["conversations"], sampler=sampler, **kwargs)
+        return _Conversations(source, ["conversations"], sampler=sampler, **kwargs)
+
+
+class _Conversations(GeneratorDataset):
+    """`GeneratorDataset`, which the host adds a DistributedSampler to in order to shard it.
+
+    That one fills up the last shards with samples of the first, so that these come twice in an epoch; and the host cuts
+    them off again in semi_auto_parallel only (mindformers/dataset/modal_to_text_sft_dataset.py, `take`; 1.9).
+    """
+
+    def add_sampler(self, new_sampler: Sampler) -> None:
+        order = self.sampler
+        if not (isinstance(new_sampler, DistributedSampler) and isinstance(order, Order) and order.is_whole):
+            super().add_sampler(new_sampler)
+            return
+        self.dataset_size = None
+        self.sampler = Order(order.size, order.seed, new_sampler.num_shards, new_sampler.shard_id, even=True)
 
 
 class Order(Sampler):
     """Numbers of 0..size-1 in an order that depends on `seed` and the epoch alone; None: as they come.
 
     The host counts the epochs: it asks for the numbers once for each, those skipped by a resumed training included.
+    With `even`, all shards are of the same size, and the last `size % num_shards` numbers of an epoch in none.
     """
 
     def __init__(
-        self, size: int, seed: int | None = None, num_shards: int | None = None, shard_id: int | None = None
+        self,
+        size: int,
+        seed: int | None = None,
+        num_shards: int | None = None,
+        shard_id: int | None = None,
+        even: bool = False,
     ) -> None:
         if (num_shards is None) != (shard_id is None):
             raise ValueError(f"num_shards and shard_id belong together, got {num_shards} and {shard_id}")
@@ -93,7 +117,9 @@ class Order(Sampler):
             raise ValueError(f"{size} samples for {num_shards} shards: some would have none")
         self.size = size
         self.seed = seed
-        self.part = slice(shard_id or 0, None, num_shards or 1)
+        self.is_whole = num_shards is None
+        num_shards = num_shards or 1
+        self.part = slice(shard_id or 0, size - size % num_shards if even else None, num_shards)
         self.epoch = 0
         super().__init__(len(range(size)[self.part]))
 

@@ -266,6 +266,21 @@ def test_a_global_batch_is_the_same_for_any_number_of_shards_of_the_host(ten, sh
     assert batches == [set(whole[step * shards : (step + 1) * shards]) for step in range(10 // shards)]
 
 
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("shards", [3, 4, 7, 10])
+def test_shards_of_the_host_are_even_and_nothing_comes_twice(ten, seed, shards):
+    """MindSpore's DistributedSampler alone would give the last shards samples of the first ones again."""
+    import mindspore.dataset as ds
+
+    whole = epochs(loader(ten, seed=seed, shuffle=seed is not None), 2)
+    size = 10 // shards
+    for shard in range(shards):
+        dataset = loader(ten, seed=seed, shuffle=seed is not None)
+        dataset.add_sampler(ds.DistributedSampler(num_shards=shards, shard_id=shard, shuffle=False))
+        assert dataset.get_dataset_size() == size
+        assert epochs(dataset, 2) == [order[shard : size * shards : shards] for order in whole]
+
+
 @pytest.mark.parametrize("processes", [False, True])
 def test_order_does_not_depend_on_workers(ten, processes):
     orders = []

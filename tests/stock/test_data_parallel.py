@@ -191,10 +191,15 @@ def test_one_killed_process_goes_on_from_safetensors(samples, one, tmp_path):
     given = settings(samples, 1, form="safetensors")
     before, after = killed(tmp_path / "killed", given, workers=1)
     assert_goes_on(resumed(tmp_path / "resumed", before.folder, given, workers=1), one, after)
-    # The file itself may be named, too.
-    last = max((before.folder / SAVED / "rank_0").glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
-    given |= {"load_checkpoint": str(last), "resume_training": True}
-    assert_goes_on(finished(tmp_path / "named", given, workers=1), one, after)
+    # One of them may be named; and the weights alone be taken from a file.
+    kept = sorted((before.folder / SAVED / "rank_0").glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
+    epoch, step = map(int, kept[0].stem.rpartition("-")[2].split("_"))
+    named = {**given, "resume_training": kept[0].name, "load_checkpoint": str(before.folder / SAVED)}
+    job = finished(tmp_path / "named", named, workers=1)
+    assert job.rows() == one.rows()[(epoch - 1) * STEPS + step :]
+    job = finished(tmp_path / "weights", {**given, "load_checkpoint": str(kept[-1])}, workers=1)
+    assert numbers(job)[0, 0] == 1 and job.seen() == one.seen()
+    assert numbers(job)[0, 2] < 0.8 * numbers(one)[0, 2]
 
 
 @pytest.mark.slow
@@ -238,5 +243,5 @@ def test_a_worker_with_a_broken_sample_ends_the_job_and_names_it(tmp_path):
     with Job(tmp_path / "run", settings(samples, 2, each=99), node_timeout=60) as job:
         assert job.end() != 0
     printed = job.printed()
-    assert "sample 5, id 'sample_5': turn 1" in printed, printed[-6000:]
+    assert "sample 5, id 'sample_5', turn 1" in printed, printed[-6000:]
     assert "Distributed job exited with exception. Please check logs" in printed
