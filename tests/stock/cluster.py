@@ -17,7 +17,7 @@ from pathlib import Path
 from mindformers_qwenvl.registration import yaml_dir
 
 LONG = 600  # seconds; a busy machine may stand still for minutes
-NODE_TIMEOUT = 300  # seconds until a process that says nothing counts as dead, for the same reason; the host's: 30
+NODE_TIMEOUT = 300  # seconds until a process that says nothing counts as dead; the host's own is too short for that
 HERE = Path(__file__).parent
 
 
@@ -92,12 +92,13 @@ class Job:
         """Wait for it; its exit code."""
         return self.process.wait(LONG)
 
-    def kill(self, *ranks: int) -> None:
-        """kill -9 these workers."""
+    def kill(self, *ranks: int) -> list[int]:
+        """kill -9 these workers; their process ids."""
         pids = self._worker_pids()
         assert len(pids) == self.workers
         for rank in ranks:
             os.kill(pids[rank], signal.SIGKILL)
+        return [pids[rank] for rank in ranks]
 
     def _worker_pids(self) -> dict[int, int]:
         """By rank."""
