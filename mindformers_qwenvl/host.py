@@ -22,6 +22,7 @@ from mindformers.tools.register import MindFormerConfig, MindFormerRegister
 from mindformers.trainer import MultiModalToTextGenerationTrainer
 
 from mindformers_qwenvl.chat.settings import generation_config_of, save_generation_config, settings_for
+from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 
 __all__ = [
     "FullConfigTrainer",
@@ -131,7 +132,11 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
     """
 
     def set_config(self, config: Any = None, is_full_config: bool = False) -> Any:
-        return super().set_config(config, is_full_config or isinstance(config, MindFormerConfig))
+        config = super().set_config(config, is_full_config or isinstance(config, MindFormerConfig))
+        for path in (config.get("load_checkpoint"), (config.get("checkpoint") or {}).get("load_path")):
+            if path and isinstance(path, str):
+                refuse_in_tree(path)
+        return config
 
     def _check_grad_accumulation_steps(self) -> None:
         wanted = self.config.runner_config.gradient_accumulation_steps

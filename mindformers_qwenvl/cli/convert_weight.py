@@ -20,6 +20,9 @@ EPILOG = """examples:
   # a finetuned checkpoint back to the original layout
   mindformers-qwenvl convert-weight --reverse --input_path finetuned.ckpt --config Qwen-VL-Chat --output_path mine
 
+  # a checkpoint of the Qwen-VL that was part of MindFormers up to 1.5
+  mindformers-qwenvl convert-weight --input_path old.ckpt --config Qwen-VL-Chat --output_path new.ckpt
+
   # the last step of a training on many cards: as one checkpoint, or back to the original layout
   mindformers-qwenvl convert-weight --input_path output/checkpoint --config Qwen-VL-Chat --output_path one.safetensors
   mindformers-qwenvl convert-weight --reverse --input_path output/checkpoint --strategy output/strategy \
@@ -36,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="original HuggingFace folder (safetensors or .bin shards) or file; with --reverse, one of ours; or the "
-        "folder with the rank_* folders of a training",
+        "folder with the rank_* folders of a training; or a checkpoint of MindFormers' own Qwen-VL, up to 1.5",
     )
     parser.add_argument(
         "--output_path",

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mindformers_qwenvl.weights.dtypes import CODES, ITEM_BYTES, cast, widen
+from mindformers_qwenvl.weights.in_tree import InTreeCheckpoint, as_ours
 from mindformers_qwenvl.weights.names import layout
 from mindformers_qwenvl.weights.plan import Target, make_plan, read_config
 from mindformers_qwenvl.weights.reader import Checkpoint
@@ -43,7 +44,8 @@ def convert(
 
     Args:
         input_path: folder or file to read: safetensors, PyTorch, or MindSpore .ckpt; or the `rank_*` folders of a
-            distributed training, which become one checkpoint, of our layout or with `reverse` of the original.
+            distributed training, which become one checkpoint, of our layout or with `reverse` of the original. Either
+            may also be of the port that was in MindFormers' tree, see in_tree.py.
         output_path: a `.safetensors` or `.ckpt` file, or a folder for shards of `max_shard_size` bytes.
         dtype: `fp16`, `bf16`, `fp32`; None keeps each tensor's own.
         verify: read the result back and compare it with the source.
@@ -62,13 +64,15 @@ def convert(
         raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(CODES)}")
     _check_output(source, output, reverse)
     settings = read_config(config if config is not None else source)
-    with Checkpoint(source, strategy) as checkpoint:
+    with as_ours(Checkpoint(source, strategy), settings) as checkpoint:
+        in_tree = isinstance(checkpoint, InTreeCheckpoint)
         found, wanted = layout(checkpoint.tensors, str(source)), "original" if reverse else "ours"
-        if found == wanted and not checkpoint.of_ranks:
+        if found == wanted and not (checkpoint.of_ranks or in_tree):
             way = "it needs no --reverse" if reverse else "give --reverse to convert it back"
             raise ValueError(f"{source} is in {'the original' if reverse else 'our'} layout already: {way}")
         targets, dropped = make_plan(checkpoint, settings, source=found, result=wanted, dtype=CODES.get(dtype))
         report = Report(source, output, dropped=dropped, files_read=len(checkpoint.files))
+        report.in_tree, report.padding = in_tree, dict(checkpoint.padding) if in_tree else {}
         _account(report, checkpoint, targets)
         tick = progress(report.bytes_written) if progress else lambda name, count: None
         if output.suffix in FILES:
@@ -105,7 +109,7 @@ def _check_space(output: Path, needed: int) -> None:
 
 def _account(report: Report, checkpoint: Checkpoint, targets: list[Target]) -> None:
     used = {name for target in targets for name, _, _ in target.pieces}
-    report.tensors_read = len(used)
+    report.tensors_read = len({stored for name in used for stored in checkpoint.stored(name)})
     report.bytes_read = sum(checkpoint.tensors[name].size * ITEM_BYTES[checkpoint.tensors[name].dtype] for name in used)
     report.tensors_written = len(targets)
     report.bytes_written = sum(target.entry.nbytes for target in targets)
@@ -213,7 +217,7 @@ def load_original(directory: str | os.PathLike, dtype: str = "fp32") -> Iterator
     if dtype not in ("fp32", "fp16"):
         raise ValueError(f"dtype {dtype!r}: expected fp32 or fp16 (numpy has no bfloat16: take fp32 and cast it)")
     settings = read_config(directory)
-    checkpoint = Checkpoint(directory)
+    checkpoint = as_ours(Checkpoint(directory), settings)
     found = layout(checkpoint.tensors, str(directory))
     targets, _ = make_plan(checkpoint, settings, source=found, result="ours", dtype=None)
 

@@ -21,7 +21,7 @@ from mindformers_qwenvl.weights.shapes import listed
 from mindformers_qwenvl.weights.stored import WeightFile, safetensors_tensors
 from mindformers_qwenvl.weights.torch_file import torch_tensors
 
-__all__ = ["Checkpoint", "TensorInfo"]
+__all__ = ["Checkpoint", "TensorInfo", "weight_names"]
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
@@ -96,6 +96,10 @@ class Checkpoint:
         if absent := sorted(listed_names - self.tensors.keys()):
             raise ValueError(f"{index} lists tensors its shards do not hold: {listed(absent)}")
 
+    def stored(self, name: str) -> tuple[str, ...]:
+        """Names in the files of what the tensor `name` is made of: itself."""
+        return (name,)
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Numbers [start, stop) of the flattened tensor `name`, in the storage type of its dtype (see dtypes.py)."""
         info = self.tensors[name]
@@ -125,6 +129,17 @@ class Checkpoint:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
+
+
+def weight_names(path: Path) -> list[str]:
+    """Names of the tensors of a checkpoint, from headers alone; of `rank_*` folders, those of the lowest rank.
+
+    Raises:
+        FileNotFoundError, ValueError: as `Checkpoint`.
+    """
+    ranks = rank_files(path)
+    files = [ranks[min(ranks)]] if ranks else _weight_files(path)[0]
+    return [name for file in files for name in _open(file).tensors]
 
 
 def _open(path: Path) -> WeightFile:

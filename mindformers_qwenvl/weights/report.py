@@ -28,6 +28,8 @@ class Report:
     kept: list[str] = field(default_factory=list)
     seconds: float = 0.0
     verified: bool = False
+    in_tree: bool = False
+    padding: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {code}" for code, count in sorted(self.dtypes.items()))
@@ -37,6 +39,11 @@ class Report:
             f"{len(self.files_written)} files: {self.output}",
             f"dropped  {len(self.dropped)} tensors" + (f": {listed(self.dropped, limit=20)}" if self.dropped else ""),
         ]
+        if self.in_tree:
+            lines.insert(1, "         of the port that was in MindFormers' tree up to 1.5: renamed, turned, fused")
+        if self.padding:
+            rows = [f"{name} ({count:,})" for name, count in self.padding.items()]
+            lines.append(f"dropped  rows beyond the vocabulary: {listed(rows)}")
         if self.kept:
             lines.append(f"kept     {len(self.kept)} shards that an interrupted run had completed: {listed(self.kept)}")
         if self.overflow:

@@ -1,0 +1,207 @@
+"""Checkpoints of the port that MindFormers had in its own tree (research/qwenvl, up to 1.5), read as if they were ours.
+
+Most of its names are ours. What differs, all of it in attention:
+
+- the vision tower's fused `attn.in_proj`, interleaved per head, is there `attn.dense1`, `dense2`, `dense3`: q, k and v
+  of all heads;
+- the resampler's `attn.wq`, `wk`, `wv` are called `attn.dense1`, `dense2`, `dense3`;
+- either's output (`out_proj`, `wo`) is called `attn.projection`, its weight transposed;
+- with `qkv_concat` the language model's `attention.wq`, `wk`, `wv` are one `attention.w`: rows [q; k; v];
+- with `enable_emb_opt` the embedding and `lm_head` have rows of nothing behind those of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mindformers_qwenvl.weights.dtypes import STORAGE
+from mindformers_qwenvl.weights.reader import Checkpoint, TensorInfo, weight_names
+from mindformers_qwenvl.weights.shapes import listed
+
+__all__ = ["InTreeCheckpoint", "as_ours", "is_in_tree", "refuse_in_tree"]
+
+_VISION = re.compile(r"(vision_encoder\.transformer\.resblocks\.\d+\.attn)\.(dense[123]|projection)\.(weight|bias)")
+_POOL = re.compile(r"(vision_encoder\.attn_pool\.attn)\.(dense[123]|projection)\.(weight|bias)")
+_CONCAT = re.compile(r"(llm_model\.transformer\.layers\.\d+\.attention)\.w\.(weight|bias)")
+_PADDED = ("llm_model.transformer.wte.embedding_weight", "llm_model.lm_head.weight")
+_QKV = ("dense1", "dense2", "dense3")
+_OURS = ("wq", "wk", "wv")
+
+
+def is_in_tree(names: Iterable[str]) -> bool:
+    """Whether any of `names` is one that the in-tree port alone has."""
+    return any(pattern.fullmatch(name) for name in names for pattern in (_VISION, _POOL, _CONCAT))
+
+
+def as_ours(checkpoint: Checkpoint, config: dict[str, Any]) -> Checkpoint | InTreeCheckpoint:
+    """`checkpoint`, or a view of it in our names and shapes if it is one of the in-tree port.
+
+    Args:
+        config: the original config.json: how many heads the vision tower has, how large the vocabulary is.
+
+    Raises:
+        ValueError: a part of a tensor is missing, or parts do not fit together.
+    """
+    return InTreeCheckpoint(checkpoint, config) if is_in_tree(checkpoint.tensors) else checkpoint
+
+
+def refuse_in_tree(path: str | os.PathLike) -> None:
+    """Raise ValueError if `path`, a `load_checkpoint`, is of the in-tree port.
+
+    MindFormers would load what it knows by name, log the rest, and go on with random attention. A path that cannot be
+    read is left to MindFormers.
+    """
+    try:
+        names = weight_names(Path(path))
+    except (OSError, ValueError):
+        return
+    if is_in_tree(names):
+        raise ValueError(
+            f"load_checkpoint: {path} is of the Qwen-VL that was part of MindFormers up to 1.5 and has other names, like "
+            "vision_encoder.attn_pool.attn.dense1.weight. Convert it once and load the result: `mindformers-qwenvl "
+            f"convert-weight --input_path {path} --config QWEN_VL_FOLDER --output_path NEW.ckpt`, with the folder that "
+            "holds the original config.json"
+        )
+
+
+class _Piece(NamedTuple):
+    """Numbers [start, stop) of a stored tensor."""
+
+    name: str
+    start: int
+    stop: int
+
+
+class InTreeCheckpoint:
+    """A checkpoint of the in-tree port with the attributes and methods of a `Checkpoint` of ours.
+
+    A transposed weight is read whole, the largest of them 67 MB in float32; everything else a range at a time.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: dict[str, Any]):
+        """Find what each of our parameters is made of; reads no numbers."""
+        self.path, self.files, self.of_ranks = checkpoint.path, checkpoint.files, checkpoint.of_ranks
+        self._checkpoint = checkpoint
+        self._heads, self._vocabulary = config["visual"]["heads"], config["vocab_size"]
+        self.tensors: dict[str, TensorInfo] = {}
+        self.padding: dict[str, int] = {}
+        self._pieces: dict[str, tuple[_Piece, ...]] = {}
+        self._transposed: dict[str, str] = {}
+        self._last: tuple[str, np.ndarray] | None = None
+        self._reading = threading.Lock()
+        for name, info in checkpoint.tensors.items():
+            self._add(name, info)
+
+    def _add(self, name: str, info: TensorInfo) -> None:
+        if match := (_VISION.fullmatch(name) or _POOL.fullmatch(name)):
+            block, part, kind = match.groups()
+            in_vision = match.re is _VISION
+            if part == "projection":
+                ours = f"{block}.{'out_proj' if in_vision else 'wo'}.{kind}"
+                if kind == "weight":
+                    self._transposed[ours] = name
+                    info = TensorInfo(info.dtype, info.shape[::-1])
+                self._put(ours, info, [_Piece(name, 0, info.size)])
+            elif not in_vision:
+                self._put(f"{block}.{_OURS[_QKV.index(part)]}.{kind}", info, [_Piece(name, 0, info.size)])
+            elif part == "dense1":
+                self._fuse(f"{block}.in_proj.{kind}", [f"{block}.{part}.{kind}" for part in _QKV])
+            elif f"{block}.dense1.{kind}" not in self._checkpoint.tensors:
+                raise ValueError(f"{self.path} holds {name}, but no {block}.dense1.{kind}")
+        elif match := _CONCAT.fullmatch(name):
+            rows, *rest = info.shape
+            if rows % 3:
+                raise ValueError(f"{self.path}: {name} is {list(info.shape)}, rows that three do not divide")
+            part = TensorInfo(info.dtype, (rows // 3, *rest))
+            for index, ours in enumerate(_OURS):
+                pieces = [_Piece(name, index * part.size, (index + 1) * part.size)]
+                self._put(f"{match[1]}.{ours}.{match[2]}", part, pieces)
+        elif name in _PADDED and info.shape[0] > self._vocabulary:
+            self.padding[name] = info.shape[0] - self._vocabulary
+            info = TensorInfo(info.dtype, (self._vocabulary, *info.shape[1:]))
+            self._put(name, info, [_Piece(name, 0, info.size)])
+        else:
+            self._put(name, info, [_Piece(name, 0, info.size)])
+
+    def _fuse(self, ours: str, parts: list[str]) -> None:
+        """q, k, v of all heads to (q, k, v) of each head."""
+        stored = self._checkpoint.tensors
+        if absent := [part for part in parts if part not in stored]:
+            raise ValueError(f"{self.path} holds {parts[0]}, but no {listed(absent)}")
+        infos = {stored[part] for part in parts}
+        rows, *rest = stored[parts[0]].shape
+        if len(infos) > 1 or rows % self._heads:
+            found = ", ".join(f"{part} {stored[part].dtype} {list(stored[part].shape)}" for part in parts)
+            raise ValueError(
+                f"{self.path}: {found}: these three become one, and must be alike, with rows for {self._heads} heads"
+            )
+        head = rows // self._heads * math.prod(rest)
+        pieces = [_Piece(part, i * head, (i + 1) * head) for i in range(self._heads) for part in parts]
+        self._put(ours, TensorInfo(stored[parts[0]].dtype, (3 * rows, *rest)), pieces)
+
+    def _put(self, ours: str, info: TensorInfo, pieces: list[_Piece]) -> None:
+        if ours in self.tensors:
+            raise ValueError(f"{self.path} holds {ours} twice, as {pieces[0].name} too: it mixes two checkpoints")
+        self.tensors[ours], self._pieces[ours] = info, tuple(pieces)
+
+    def stored(self, name: str) -> tuple[str, ...]:
+        """Names in the files of what the tensor `name` is made of."""
+        return tuple(dict.fromkeys(piece.name for piece in self._pieces[name]))
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """As `Checkpoint.read`."""
+        info = self.tensors[name]
+        numbers = np.empty((info.size if stop is None else stop) - start, STORAGE[info.dtype])
+        self.read_into(name, start, numbers)
+        return numbers
+
+    def read_into(self, name: str, start: int, numbers: np.ndarray) -> None:
+        """As `Checkpoint.read_into`; several threads may call it."""
+        if name in self._transposed:
+            numbers[:] = self._turned(self._transposed[name])[start : start + numbers.size]
+            return
+        done = 0
+        for piece in self._pieces[name]:
+            size = piece.stop - piece.start
+            if start < size and done < numbers.size:
+                count = min(size - start, numbers.size - done)
+                self._checkpoint.read_into(piece.name, piece.start + start, numbers[done : done + count])
+                done += count
+            start = max(0, start - size)
+
+    def _turned(self, stored: str) -> np.ndarray:
+        """The stored matrix, transposed and flat. The last one is kept: its blocks are asked for one after another."""
+        with self._reading:
+            if self._last is None or self._last[0] != stored:
+                self._last = None  # one at a time in memory
+                matrix = self._checkpoint.read(stored).reshape(self._checkpoint.tensors[stored].shape)
+                self._last = stored, matrix.T.reshape(-1)
+            return self._last[1]
+
+    def copy_to(self, descriptor: int, position: int, name: str, start: int, count: int) -> bool:
+        """As `Checkpoint.copy_to`, for what is stored as we have it."""
+        pieces = self._pieces[name]
+        if name in self._transposed or len(pieces) > 1:
+            return False
+        return self._checkpoint.copy_to(descriptor, position, pieces[0].name, pieces[0].start + start, count)
+
+    def close(self) -> None:
+        """Let go of the files; another read opens them again."""
+        self._checkpoint.close()
+
+    def __enter__(self) -> InTreeCheckpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
