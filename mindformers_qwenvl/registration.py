@@ -29,7 +29,7 @@ def register() -> None:
     from mindformers.tools.register import MindFormerModuleType as Kind
     from mindformers.tools.register import MindFormerRegister
 
-    from mindformers_qwenvl import config, host, host_resume, monitor, train
+    from mindformers_qwenvl import config, host, host_resume, monitor, old_names, optimizer, train
     from mindformers_qwenvl.data import loader, normalise, processor, template, tokenizer
     from mindformers_qwenvl.model import language, qwenvl, vision
 
@@ -43,9 +43,9 @@ def register() -> None:
         normalise.QwenVLBatchNormalize: Kind.TRANSFORMS,
         loader.QwenVLDataLoader: Kind.DATASET_LOADER,
         train.QwenVLTrainOneStepCell: Kind.WRAPPER,
-        train.QwenVLAdamW: Kind.OPTIMIZER,
-        train.FP32StateAdamWeightDecay: Kind.OPTIMIZER,
-        train.ObsMonitor: Kind.CALLBACK,
+        optimizer.QwenVLAdamW: Kind.OPTIMIZER,
+        old_names.FP32StateAdamWeightDecay: Kind.OPTIMIZER,
+        old_names.ObsMonitor: Kind.CALLBACK,
         monitor.QwenVLMonitor: Kind.CALLBACK,
     }
     for legacy in (True, False):  # the YAML's `use_legacy`, which has names of its own for configurations and models

@@ -1,34 +1,45 @@
-"""The train step, the optimizer, and names of old YAMLs that MindFormers dropped."""
+"""The train step."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import Any
 
 import mindspore as ms
-from mindformers.core.optim.adamw import AdamW
-from mindformers.tools.logger import logger
 from mindformers.wrapper import MFTrainOneStepCell
 from mindspore import dtype as mstype
 from mindspore import nn, ops
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
-from mindspore.train.callback import Callback
 
-from mindformers_qwenvl.model.ops import on_ascend
+from mindformers_qwenvl.model.ops import on_ascend, unsharded
 
-__all__ = ["FP32StateAdamWeightDecay", "ObsMonitor", "QwenVLAdamW", "QwenVLTrainOneStepCell", "decay_rms_norms"]
+__all__ = ["QwenVLTrainOneStepCell"]
 
-RMS_NORM = re.compile(r"(^|\.)(attention_norm|ffn_norm|ln_f)\.weight$")
 IGNORED = -100  # label of what is not learnt
 
-_count_not_finite = C.MultitypeFuncGraph("count_not_finite")
+_square_sum = C.MultitypeFuncGraph("square_sum")
 
 
-@_count_not_finite.register("Tensor")
-def _count_not_finite_tensor(gradient):
+@_square_sum.register("Tensor")
+def _square_sum_by_rows(gradient):
+    # By rows, which a CPU does with all threads; the sum of everything at once takes three times as long.
+    return ops.square(ops.cast(gradient, mstype.float32)).sum(-1).sum().reshape((1,))
+
+
+_not_finite = C.MultitypeFuncGraph("not_finite")
+
+
+@_not_finite.register("Tensor")
+def _count_not_finite(gradient):
     return ops.cast(ops.logical_not(ops.isfinite(gradient)), mstype.float32).sum()
+
+
+_scale = C.MultitypeFuncGraph("scale_gradient")
+
+
+@_scale.register("Tensor", "Tensor")
+def _scale_gradient(factor, gradient):
+    return gradient * ops.cast(factor, gradient.dtype)
 
 
 _add = C.MultitypeFuncGraph("add_gradients")
@@ -39,11 +50,33 @@ def _add_tensors(left, right):
     return left + right
 
 
+class ClipGradNorm(nn.Cell):
+    """Scale gradients so that their common norm is `max_norm` at most: as MindFormers' cell of this name, off Ascend.
+
+    Inputs:
+        gradients: tuple of tensors.
+
+    Outputs:
+        the scaled gradients, and the norm they had, float32 [1].
+    """
+
+    def __init__(self, max_norm: float):
+        super().__init__()
+        self.max_norm = float(max_norm)
+        self.hyper_map = C.HyperMap()
+
+    def construct(self, gradients):
+        norm = ops.sqrt(ops.addn(self.hyper_map(_square_sum, gradients)))
+        factor = ops.minimum(self.max_norm / (norm + 1e-6), 1.0)
+        return self.hyper_map(F.partial(_scale, factor), gradients), norm
+
+
 class QwenVLTrainOneStepCell(MFTrainOneStepCell):
     """MindFormers' train step, which also runs off Ascend. Arguments, inputs and outputs: see `MFTrainOneStepCell`.
 
-    The stock overflow check reads Ascend's status register (NPUGetFloatStatusV2, no CPU kernel); here the gradients are
-    looked through for infinities and NaNs. On Ascend the stock check stays.
+    The stock overflow check reads Ascend's status register (NPUGetFloatStatusV2, no CPU kernel); here gradients
+    overflow where one is not finite, or the sum of their squares, which clipping needs too. On Ascend the stock check
+    stays.
 
     In data parallel (`parallel_mode: 0` on several cards) each card counts by its label tokens: loss and gradients are
     those of one card with the whole batch, as they are in `semi_auto_parallel`, and the loss is the same on every card.
@@ -83,6 +116,9 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
                 "use runner_config.gradient_accumulation_steps, with pipeline stages parallel_config.micro_batch_num"
             )
         self.accumulation_steps = accumulation_steps
+        self.whole_gradients = unsharded()
+        if self.whole_gradients:
+            self.clip_grad_norm = ClipGradNorm(kwargs.get("max_grad_norm", 1.0))
         self.cards = self.degree if weigh_cards and self.reducer_flag else 1  # that share a batch
 
     def grads_for_legacy(self, scaling_sens, *inputs):
@@ -123,73 +159,10 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         """Whether a gradient is not finite, a bool scalar, the same on every rank. `compute_output`: the gradients."""
         if self.stock_check:
             return super().get_overflow_status(status, compute_output)
-        count = ops.addn(self.hyper_map(_count_not_finite, compute_output))
+        if self.whole_gradients:
+            count = _count_not_finite(ops.addn(self.hyper_map(_square_sum, compute_output)))
+        else:
+            count = ops.addn(self.hyper_map(_not_finite, compute_output))
         if self.is_distributed:
             count = self.allreduce(count)
         return self.less_equal(self.base, count)
-
-
-class QwenVLAdamW(AdamW):
-    """MindFormers' AdamW with the weight decay of the original's finetune.py: RMSNorm weights decay too.
-
-    The host spares all vectors: biases, LayerNorm and RMSNorm. Hugging Face's Trainer, which finetune.py uses, spares
-    biases and nn.LayerNorm, and the RMSNorm of Qwen is none. Moments are float32 whatever the weights are, and updates
-    are computed in float32.
-
-    Args:
-        decay_rms_norm: False: as the host's AdamW.
-        others: see `mindformers.core.optim.AdamW`.
-    """
-
-    def __init__(
-        self,
-        params,
-        learning_rate=1e-3,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        weight_decay=0.0,
-        swap=False,
-        decay_rms_norm=True,
-    ):
-        if decay_rms_norm:
-            params = decay_rms_norms(params, weight_decay)
-        super().__init__(params, learning_rate, betas, eps, weight_decay, swap)
-
-
-def decay_rms_norms(groups: Sequence[Any], weight_decay: float) -> list[Any]:
-    """The optimizer's parameter groups, with the weights of RMSNorms in groups of their own that decay."""
-    regrouped = []
-    for group in groups:
-        if not isinstance(group, dict) or "params" not in group:
-            regrouped.append(group)
-            continue
-        norms = [parameter for parameter in group["params"] if RMS_NORM.search(parameter.name)]
-        others = [parameter for parameter in group["params"] if not RMS_NORM.search(parameter.name)]
-        if others:
-            regrouped.append({**group, "params": others})
-        if norms:
-            regrouped.append({**group, "params": norms, "weight_decay": weight_decay})
-    return regrouped
-
-
-class FP32StateAdamWeightDecay(AdamW):
-    """MindFormers' AdamW, whose moments are float32 too, under the name and the arguments of old YAMLs.
-
-    Gone from MindFormers since 1.6. Unlike the old class, AdamW corrects the bias of the first steps' moments.
-    """
-
-    def __init__(self, params, learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-6, weight_decay=0.0, **kwargs):
-        _gone("optimizer", "FP32StateAdamWeightDecay", f"AdamW with betas: [{beta1}, {beta2}] takes its place")
-        super().__init__(params, learning_rate, (beta1, beta2), eps, weight_decay, **kwargs)
-
-
-class ObsMonitor(Callback):
-    """Does nothing: the upload to object storage is gone from MindFormers since 1.6, old YAMLs still name it."""
-
-    def __init__(self, **kwargs: Any):
-        super().__init__()
-        _gone("callbacks", "ObsMonitor", "it does nothing and can be left out")
-
-
-def _gone(section: str, name: str, instead: str) -> None:
-    logger.warning("%s: type: %s is gone from MindFormers since 1.6; %s.", section, name, instead)

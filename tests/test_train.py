@@ -10,7 +10,9 @@ from mindformers.trainer.optimizer_grouped_parameters import get_optimizer_group
 from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_qwenvl import QwenVL, QwenVLConfig
-from mindformers_qwenvl.train import FP32StateAdamWeightDecay, QwenVLAdamW, QwenVLTrainOneStepCell
+from mindformers_qwenvl.old_names import FP32StateAdamWeightDecay
+from mindformers_qwenvl.optimizer import QwenVLAdamW
+from mindformers_qwenvl.train import QwenVLTrainOneStepCell
 
 
 @pytest.fixture(autouse=True, scope="module")

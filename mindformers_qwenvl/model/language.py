@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import mindspore as ms
 from mindformers.models.modeling_utils import PreTrainedModel
-from mindformers.modules.layers import Linear
 from mindformers.parallel_core.training_graph.transformer.utils import LayerSetting
 from mindspore import Parameter, Tensor, nn
 from mindspore import ops as P
@@ -80,7 +79,7 @@ class LastToken(nn.Cell):
         return self.gather(self.reshape(hidden, (-1, width)), last, 0)
 
 
-class Positions(nn.Cell):
+class Columns(nn.Cell):
     """0, 1, 2, ... for each row of [B, S], int32 [B, S]."""
 
     def construct(self, input_ids):
@@ -256,9 +255,10 @@ class QwenForCausalLM(SaveParameters, OwnGenerationConfig, GenerationInputs, Sam
         input_ids: int32 [B, S], right-padded.
         embeddings: [B, S, H], what to read in the place of the embeddings of input_ids.
         prompt_length, batch_valid_length, block_tables, slot_mapping: of prediction, see `QwenVL`.
+        positions: int32 [K], the places in the flattened [B * S] where logits are wanted.
 
     Outputs:
-        logits [B, S, V] in config.compute_dtype, or with `batch_valid_length` [B, V].
+        logits [B, S, V] in config.compute_dtype, with `batch_valid_length` [B, V], with `positions` [K, V].
     """
 
     config_class = QwenConfig
@@ -268,23 +268,18 @@ class QwenForCausalLM(SaveParameters, OwnGenerationConfig, GenerationInputs, Sam
     def __init__(self, config: QwenConfig, **kwargs):
         super().__init__(config, **kwargs)
         parallel = config.parallel_config
-        dp, mp = parallel.data_parallel, parallel.model_parallel
+        dp = parallel.data_parallel
         self.transformer = QwenModel(config)
-        self.lm_head = Linear(
-            config.hidden_size,
-            config.vocab_size,
-            has_bias=False,
-            init_method_std=config.initializer_range,
-            compute_dtype=config.compute_dtype,
-            param_init_type=config.param_init_type,
+        self.lm_head = column_linear(
+            config.hidden_size, config.vocab_size, config, has_bias=False, split=not parallel.vocab_emb_dp
         )
-        self.lm_head.shard(strategy_matmul=((dp, 1), (1, 1) if parallel.vocab_emb_dp else (mp, 1)))
         if parallel.pipeline_stage > 1:
             self.transformer.wte.pipeline_stage = config.start_stage
             self.transformer.ln_f.pipeline_stage = parallel.pipeline_stage - 1
             self.lm_head.pipeline_stage = parallel.pipeline_stage - 1
         self.valid_length = ValidLength(config.pad_token_id, dp)
-        self.positions = Positions()
+        self.columns = Columns()
+        self.gather = P.Gather()
         self.last_token = LastToken(dp)
         self.sub = P.Sub().shard(((dp,), ()))
         self.reshape = P.Reshape()
@@ -300,18 +295,21 @@ class QwenForCausalLM(SaveParameters, OwnGenerationConfig, GenerationInputs, Sam
         batch_valid_length=None,
         block_tables=None,
         slot_mapping=None,
+        positions=None,
     ):
         x = self.transformer.wte(input_ids) if embeddings is None else embeddings
         if prompt_length is None:
             prompt_length = self.valid_length(input_ids)
         past = None if slot_mapping is None else (block_tables, slot_mapping, batch_valid_length)
         if past is not None and input_ids.shape[1] == 1:
-            positions = self.reshape(self.sub(batch_valid_length, 1), (-1, 1))
-            hidden = self.transformer(x, positions, prompt_length, past)
+            columns = self.reshape(self.sub(batch_valid_length, 1), (-1, 1))
+            hidden = self.transformer(x, columns, prompt_length, past)
         else:
-            hidden = self.transformer(x, self.positions(input_ids), prompt_length, past)
+            hidden = self.transformer(x, self.columns(input_ids), prompt_length, past)
             if batch_valid_length is not None:
                 hidden = self.last_token(hidden, batch_valid_length)
+            elif positions is not None:
+                hidden = self.gather(self.reshape(hidden, (-1, hidden.shape[-1])), positions, 0)
         return self.lm_head(hidden)
 
     def prepare_inputs_for_predict_layout(self, input_ids: Any, **kwargs: Any) -> tuple[Any, ...]:

@@ -13,13 +13,18 @@ __all__ = ["MergeHeads", "Norm", "ResizedTable", "SplitHeads", "column_linear", 
 
 
 def column_linear(
-    in_channels: int, out_channels: int, config, has_bias: bool = True, weight_init: Initializer | None = None
+    in_channels: int,
+    out_channels: int,
+    config,
+    has_bias: bool = True,
+    weight_init: Initializer | None = None,
+    split: bool = True,
 ) -> Linear:
-    """y = x W^T (+ b), W's rows (the outputs) split over the model-parallel cards.
+    """y = x W^T (+ b), W's rows (the outputs) split over the model-parallel cards, or with `split=False` on each whole.
 
     W starts normal with config.initializer_range, where `weight_init` says nothing else.
     """
-    dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel
+    dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel if split else 1
     linear = _linear(in_channels, out_channels, config, has_bias, weight_init)
     linear.shard(strategy_matmul=((dp, 1), (mp, 1)), strategy_bias=((dp, mp), (mp,)) if has_bias else None)
     return linear

@@ -15,7 +15,7 @@ from mindspore import dtype as mstype
 from mindspore import ops as P
 from mindspore.common.initializer import initializer
 
-__all__ = ["Attention", "Gelu", "RMSNorm", "Rotary", "RotaryTables", "greedy_argmax", "on_ascend"]
+__all__ = ["Attention", "Gelu", "RMSNorm", "Rotary", "RotaryTables", "greedy_argmax", "on_ascend", "unsharded"]
 
 FLASH_MASK = 2048  # side of the compressed causal mask that FlashAttentionScore takes in sparse mode 2
 LARGE_SCORES = 512**2  # scores of one head from which on heads go one by one, so that a processor's cache holds them
@@ -23,6 +23,12 @@ LARGE_SCORES = 512**2  # scores of one head from which on heads go one by one, s
 
 def on_ascend() -> bool:
     return ms.get_context("device_target") == "Ascend"
+
+
+def unsharded() -> bool:
+    """Whether shapes may depend on data and heads be taken apart: not on Ascend, nor where operators are split."""
+    mode = ms.get_auto_parallel_context("parallel_mode")
+    return not on_ascend() and mode not in ("semi_auto_parallel", "auto_parallel")
 
 
 class RMSNorm(nn.Cell):
@@ -121,12 +127,37 @@ class Gelu(nn.Cell):
         self.scale = P.Mul().shard((strategy, ()))
         self.shift = P.Add().shard((strategy, ()))
         self.mul = P.Mul().shard((strategy, strategy))
+        self.differentiated = DifferentiatedGelu(self) if unsharded() else None
 
     def construct(self, x):
         dtype = x.dtype
         x = self.cast(x, self.compute_type)
-        gate = self.shift(self.erf(self.scale(x, math.sqrt(0.5))), 1.0)
-        return self.cast(self.mul(self.scale(x, 0.5), gate), dtype)
+        if self.differentiated is not None and self.training:
+            x = self.differentiated(x)[0]
+        else:
+            x = self.mul(x, self.gate(x))
+        return self.cast(x, dtype)
+
+    def gate(self, x):
+        """(1 + erf(x / sqrt(2))) / 2, the normal distribution."""
+        return self.scale(self.shift(self.erf(self.scale(x, math.sqrt(0.5))), 1.0), 0.5)
+
+
+class DifferentiatedGelu(nn.Cell):
+    """GELU whose gradient, dy * (gate(x) + x * density(x)), keeps one array for it and not six."""
+
+    def __init__(self, gelu: Gelu):
+        super().__init__(auto_prefix=False)
+        self.gate = gelu.gate
+        self.mul, self.add, self.exp = P.Mul(), P.Add(), P.Exp()
+
+    def construct(self, x):
+        gate = self.gate(x)
+        return self.mul(x, gate), gate
+
+    def bprop(self, x, out, dout):
+        density = self.mul(self.exp(self.mul(self.mul(x, -0.5), x)), 1.0 / math.sqrt(2.0 * math.pi))
+        return (self.mul(dout[0], self.add(out[1], self.mul(x, density))),)
 
 
 class Attention(nn.Cell):
@@ -173,25 +204,22 @@ class Attention(nn.Cell):
             if causal:
                 self.mask = Tensor(np.triu(np.ones((FLASH_MASK, FLASH_MASK), np.uint8), 1))
         else:
-            self.scale = P.Mul().shard((heads, ()))
-            self.scores = P.BatchMatMul(transpose_b=True).shard((heads, heads))
-            self.greater = P.Greater().shard(((1, 1), (1, 1)))
-            self.masked_fill = P.MaskedFill().shard((heads, (1, 1), ()))
-            self.softmax = P.Softmax(axis=-1).shard((heads,))
-            self.context = P.BatchMatMul().shard((heads, heads))
-            self.lowest = Tensor(-1e9 if softmax_type != mstype.float16 else -6e4, softmax_type)
             self.factor = scale
-            self.alone = dp * mp == 1 and not on_ascend()
-            if self.alone:
+            self.scale = P.Mul().shard((heads, ()))
+            self.weights = AttentionWeights(causal, softmax_type, heads)
+            self.context = P.BatchMatMul().shard((heads, heads))
+            self.one_by_one = unsharded()
+            if self.one_by_one:
                 self.split = P.Split(axis=1, output_num=num_heads)
                 self.concat = P.Concat(axis=1)
+                self.differentiated = DifferentiatedAttention(self.weights)
 
     def construct(self, q, k, v):
         if self.flash:
             out = self.flash_attention(q, k, v, self.mask if self.causal else None)
         else:
             q = self.scale(q, self.factor)
-            if self.alone and q.shape[2] * k.shape[2] >= LARGE_SCORES:
+            if self.one_by_one and not self.training and q.shape[2] * k.shape[2] >= LARGE_SCORES:
                 out, qs, ks, vs = (), self.split(q), self.split(k), self.split(v)
                 for head in range(self.heads):
                     out += (self.plain(qs[head], ks[head], vs[head]),)
@@ -203,12 +231,63 @@ class Attention(nn.Cell):
 
     def plain(self, q, k, v):
         """softmax(q k^T) v, for q that is scaled already."""
+        if self.one_by_one and self.training and q.dtype == mstype.float32 == self.softmax_type:
+            return self.differentiated(q, k, v)[0]
+        return self.context(self.cast(self.weights(q, k), v.dtype), v)
+
+
+class AttentionWeights(nn.Cell):
+    """softmax(q k^T) in `softmax_type`, with `causal` over what comes no later than the row: [B, N, S, T]."""
+
+    def __init__(self, causal: bool, softmax_type: mstype.Type, heads: tuple[int, ...]):
+        super().__init__()
+        self.causal, self.softmax_type = causal, softmax_type
+        self.cast = P.Cast()
+        self.scores = P.BatchMatMul(transpose_b=True).shard((heads, heads))
+        self.greater = P.Greater().shard(((1, 1), (1, 1)))
+        self.masked_fill = P.MaskedFill().shard((heads, (1, 1), ()))
+        self.softmax = P.Softmax(axis=-1).shard((heads,))
+        self.lowest = Tensor(-1e9 if softmax_type != mstype.float16 else -6e4, softmax_type)
+
+    def construct(self, q, k):
         scores = self.cast(self.scores(q, k), self.softmax_type)
         if self.causal:
             position = P.arange(0, q.shape[2], 1)
             later = self.greater(position.reshape((1, -1)), position.reshape((-1, 1)))
             scores = self.masked_fill(scores, later, self.lowest)
-        return self.context(self.cast(self.softmax(scores), v.dtype), v)
+        return self.softmax(scores)
+
+
+class DifferentiatedAttention(nn.Cell):
+    """softmax(q k^T) v, float32, with a gradient of fewer passes over the scores than the one MindSpore derives.
+
+    The softmax P needs dS = P * (dP - rowsum(P * dP)), and rowsum(P * dP) = rowsum(dO * O) (Dao et al. 2022,
+    FlashAttention, appendix B.2), which is small. One more column of dO and v subtracts it within dP = dO v^T. On a CPU
+    a subtraction that broadcasts would also keep three index tables of the size of the scores for each layer.
+    """
+
+    def __init__(self, weights: AttentionWeights):
+        super().__init__(auto_prefix=False)
+        self.weights = weights
+        self.product = P.BatchMatMul()
+        self.product_of_first_turned = P.BatchMatMul(transpose_a=True)
+        self.product_of_second_turned = P.BatchMatMul(transpose_b=True)
+        self.mul = P.Mul()
+        self.sum = P.ReduceSum(keep_dims=True)
+        self.concat = P.Concat(axis=-1)
+
+    def construct(self, q, k, v):
+        weights = self.weights(q, k)
+        return self.product(weights, v), weights
+
+    def bprop(self, q, k, v, out, dout):
+        context, weights = out
+        row_sums = self.sum(self.mul(dout[0], context), -1)
+        minus_one = P.full((*v.shape[:-1], 1), -1.0, dtype=mstype.float32)
+        of_scores = self.product_of_second_turned(self.concat((dout[0], row_sums)), self.concat((v, minus_one)))
+        of_scores = self.mul(weights, of_scores)
+        of_q, of_k = self.product(of_scores, k), self.product_of_first_turned(of_scores, q)
+        return of_q, of_k, self.product_of_first_turned(weights, dout[0])
 
 
 def greedy_argmax():

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import mindspore as ms
 import numpy as np
-from mindformers.core.loss import CrossEntropyLoss
 from mindformers.models.modeling_utils import PreTrainedModel
 from mindspore import Tensor, nn
 from mindspore import ops as P
@@ -20,7 +18,8 @@ from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE
 from mindformers_qwenvl.host import OwnGenerationConfig, SaveParameters
 from mindformers_qwenvl.model.generation import GenerationInputs
 from mindformers_qwenvl.model.language import QwenForCausalLM
-from mindformers_qwenvl.model.ops import greedy_argmax
+from mindformers_qwenvl.model.loss import LabelLoss, LabelTokens
+from mindformers_qwenvl.model.ops import greedy_argmax, unsharded
 from mindformers_qwenvl.model.sampling import Sampling
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
 from mindformers_qwenvl.weights import hooks
@@ -68,28 +67,6 @@ class ImageMerge(nn.Cell):
         return self.add(kept, self.place(here, images))
 
 
-class LabelLoss(nn.Cell):
-    """Cross-entropy of logits [B, S, V] at labels [B, S], averaged over the labels that are not to be ignored."""
-
-    def __init__(self, config: QwenVLConfig):
-        super().__init__()
-        self.cross_entropy = CrossEntropyLoss(parallel_config=config.parallel_config)
-        self.ignore_token_id = config.ignore_token_id
-        self.pad_token_id = config.pad_token_id
-        dp = config.parallel_config.data_parallel
-        self.not_equal = P.NotEqual().shard(((dp,), ()))
-        self.select = P.Select().shard(((dp,), (dp,), (dp,)))
-        self.cast = P.Cast()
-        self.reshape = P.Reshape()
-
-    def construct(self, logits, labels):
-        labels = self.reshape(labels, (-1,))
-        trained = self.not_equal(labels, self.ignore_token_id)
-        targets = self.select(trained, labels, P.full_like(labels, self.pad_token_id))
-        logits = self.cast(self.reshape(logits, (-1, logits.shape[-1])), ms.float32)
-        return self.cross_entropy(logits, targets, self.cast(trained, ms.float32))
-
-
 class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, PreTrainedModel):
     """The whole network.
 
@@ -118,6 +95,9 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
         self.vision_encoder = QwenVLVisionModel(config.vision)
         self.llm_model = QwenForCausalLM(config.llm)
         self.merge = ImageMerge(config.parallel_config.data_parallel)
+        self.learns_few = unsharded()
+        if self.learns_few:
+            self.label_tokens = LabelTokens(config.ignore_token_id)
         self.loss = LabelLoss(config)
         self.argmax = greedy_argmax()
         self.use_past = config.use_past
@@ -155,10 +135,12 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
             batch, count, channels, height, width = images.shape
             vectors = self.vision_encoder(self.reshape(images, (batch * count, channels, height, width)))
             x = self.merge(x, vectors, image_context_pos)
-        logits = self.llm_model(input_ids, x, prompt_length, batch_valid_length, block_tables, slot_mapping)
         if labels is None:
-            return logits
-        return self.loss(logits, labels)
+            return self.llm_model(input_ids, x, prompt_length, batch_valid_length, block_tables, slot_mapping)
+        positions = None
+        if self.learns_few:
+            positions, labels = self.label_tokens(labels)
+        return self.loss(self.llm_model(input_ids, x, prompt_length, positions=positions), labels)
 
     def prepare_inputs_for_predict_layout(self, input_ids: Any, **kwargs: Any) -> tuple[Any, ...]:
         """See `GenerationInputs.layout_inputs`; with one image a row, so that the vision tower is laid out too."""
