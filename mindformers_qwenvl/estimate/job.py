@@ -120,6 +120,7 @@ class Job:
     accumulation_steps: int  # parts of a batch in QwenVLTrainOneStepCell
     swapped: bool  # optimizer states live in the host's memory
     fused: bool  # the operators of Ascend
+    updated_in_place: bool  # QwenVLAdamW on a CPU, with float32 weights
     layers_per_stage: tuple[int, ...] | None
     device_memory: int | None  # context.max_device_memory, bytes
 
@@ -147,6 +148,8 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     if not predict:
         optimizer.choice("type", None, OPTIMIZERS)
     stages = model.content.get("layers_per_stage")
+    fused = context.choice("device_target", "Ascend", ["Ascend", "CPU"]) == "Ascend"
+    float32 = vision.param_init_type == llm.param_init_type == "float32"
     job = Job(
         name=path.stem,
         predict=predict,
@@ -163,7 +166,8 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
         accumulation=runner.number("gradient_accumulation_steps", 1) if parallel.sharded else 1,
         accumulation_steps=top.section("runner_wrapper").number("accumulation_steps", 1),
         swapped=optimizer.switch("swap"),
-        fused=context.choice("device_target", "Ascend", ["Ascend", "CPU"]) == "Ascend",
+        fused=fused,
+        updated_in_place=optimizer.content.get("type") == "QwenVLAdamW" and float32 and not fused,
         layers_per_stage=None if stages is None else tuple(_stages(model, stages)),
         device_memory=parse_memory(context.content["max_device_memory"], f"{context.where}.max_device_memory")
         if context.has("max_device_memory")

@@ -19,7 +19,8 @@ STATE_BYTES = 2 * 4  # AdamW: two float32 moments
 # Arrays of a parameter's size in the update of MindFormers' AdamW (core/optim/adamw.py), and two more of the gradient,
 # scaled and clipped.
 UPDATE_ARRAYS = 12
-# On a CPU the arrays of all parameters are there at once: so many were measured, see tests/bench/bench_memory.py.
+# On a CPU the arrays of all parameters are there at once: so many were measured with MindFormers' AdamW, see
+# tests/bench/bench_memory.py.
 CPU_UPDATE_ARRAYS = 11
 
 
@@ -122,6 +123,8 @@ def _training(job: Job, stages: Stages, stage: int, weights: list[Weight]) -> Ca
     lookup = max((w.whole * w.item for w in trained if w.name.endswith("embedding_weight") and w.copies > 1), default=0)
     if job.fused:
         update = UPDATE_ARRAYS * 4 * max((weight.held for weight in trained), default=0)
+    elif job.updated_in_place:
+        update = 4 * sum(weight.held for weight in trained)  # the clipped gradients
     else:
         update = CPU_UPDATE_ARRAYS * 4 * sum(weight.held for weight in trained)
     moments = {
