@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,14 @@ class AnnotationError(ValueError):
 @dataclass(frozen=True)
 class SampleNote:
     """Where a conversation came from: `where` for messages, `root` the folder of its pictures (None: not said), and
-    whether they must be inside of it (`confined`) or its relative paths only start there."""
+    whether they must be inside of it (`confined`) or its relative paths only start there. `loader` and `ticket` say
+    where it may lie prepared, see ahead.py."""
 
     where: str
     root: str | None = None
     confined: bool = True
+    loader: int | None = None
+    ticket: int | None = None
 
 
 class AnnotationFile:
@@ -158,7 +161,7 @@ class AnnotationFile:
 
 def encode_sample(turns: Iterable[tuple[str, str]], note: SampleNote) -> str:
     """The JSON text that MindFormers' `BaseXModalToTextTransform.process_conversation` reads, the note in front."""
-    header = {"from": NOTE_ROLE, "value": json.dumps(asdict(note))}
+    header = {"from": NOTE_ROLE, "value": json.dumps(vars(note))}
     return json.dumps([header, *({"from": role, "value": text} for role, text in turns)])
 
 

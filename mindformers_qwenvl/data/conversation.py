@@ -2,7 +2,7 @@
 
 `training_sample` follows the original `finetune.py`, `make_context` and `reply_text` its `qwen_generation_utils.py`.
 Python and numpy only. `tokenizer` is everywhere a `Vocabulary` or a `QwenVLTokenizer`; both offer
-`encode_with_images(text, allowed_special)` and the special ids as attributes.
+`encode_with_images(text, allowed_special)`, `encode_fixed(text)` and the special ids as attributes.
 """
 
 from __future__ import annotations
@@ -107,12 +107,13 @@ def training_sample(
         del turns[0]
 
     start, end = Encoded([tokenizer.im_start_id]), Encoded([tokenizer.im_end_id])
-    newline = tokenizer.encode_with_images("\n")
+    newline = tokenizer.encode_fixed("\n")
     parts: list[Encoded] = []
     trained: list[bool] = []
     for number, role, text in [(None, "system", system_message), *turns]:
+        encode = tokenizer.encode_fixed if number is None else tokenizer.encode_with_images
         try:
-            role_ids, text_ids = tokenizer.encode_with_images(role), tokenizer.encode_with_images(text)
+            role_ids, text_ids = tokenizer.encode_fixed(role), encode(text)
         except ValueError as error:
             raise BadSampleError(f"turn {number} ({role}): {error}") from error
         parts += (start, role_ids, newline, text_ids, end, newline)

@@ -172,10 +172,11 @@ class ImagePolicy:
         confined = bool(root) and not self.allow_outside
         if not confined and self.allow_folders is None:
             return path
-        resolved = path.resolve()
         places = [*([root] if root else []), *(self.allow_folders or ())]
-        if any(resolved.is_relative_to(_real_folder(os.fspath(place), Path.cwd())) for place in places):
-            return resolved
+        real = os.path.realpath(path)
+        if any(_is_inside(real, os.fspath(place)) for place in places):
+            return Path(real)
+        resolved = path.resolve()
         leads = "" if resolved == path else f" (it leads to {resolved})"
         if confined:
             reason = f"outside of dataset_dir {root}{leads}"
@@ -186,10 +187,15 @@ class ImagePolicy:
         raise ImageRefusedError(name, reason, "allow_folders", how)
 
 
+def _is_inside(real: str, place: str) -> bool:
+    """`real`, with links followed, is the folder `place` or in it. As text: every picture of a training comes here."""
+    return f"{real}{os.sep}".startswith(_real_folder(place, None if place.startswith(os.sep) else Path.cwd()))
+
+
 @lru_cache(maxsize=64)
-def _real_folder(place: str, start: Path) -> Path:
-    """`place` with links followed. `start`, the current folder, is only there for relative ones."""
-    return Path(place).expanduser().resolve()
+def _real_folder(place: str, start: Path | None) -> str:
+    """`place` with links followed, a separator at its end. `start`, the current folder, is there for relative ones."""
+    return f"{Path(place).expanduser().resolve()}{os.sep}".replace(os.sep * 2, os.sep)
 
 
 def _is_address(text: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,13 +33,15 @@ __all__ = [
     "ImageRefusedError",
     "ImageSource",
     "ImageTransform",
+    "StartedImage",
     "is_data_uri",
     "is_web_address",
     "open_image",
     "source_name",
+    "start_image",
 ]
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | StartedImage"
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -54,6 +57,8 @@ INTERPOLATIONS = {
 }
 
 
+READ_WHOLE = 2**24  # bytes; larger files are read as they are decoded
+
 # How files begin that people take for pictures, to say what a file is that cannot be read.
 SIGNATURES = (
     (rb"II\*\x00|MM\x00\*", "TIFF"),
@@ -68,6 +73,31 @@ SIGNATURES = (
     (rb"(?i:\s*<(?:\?xml|svg))", "SVG"),
     (rb"(?i:\s*<(?:!doctype html|html))", "HTML"),
 )
+
+
+@dataclass(frozen=True)
+class StartedImage:
+    """An image file that a policy has let through, its header read and not yet decoded; and how messages call it."""
+
+    name: str
+    image: Image.Image
+
+
+def start_image(
+    source: ImageSource, *, root: str | os.PathLike[str] | None = None, policy: ImagePolicy | None = None
+) -> ImageSource:
+    """What `open_image` does first with the path of a file, and goes on with; any other source as it is.
+
+    Raises:
+        FileNotFoundError, ImageRefusedError, ImageError: as `open_image`, where no decoding is needed to know.
+    """
+    if isinstance(source, NOT_PATHS) or is_web_address(source) or is_data_uri(source):
+        return source
+    policy = policy or ImagePolicy()
+    path, size = _file(source, root, policy)
+    name = str(path)
+    # Read bit by bit, as Pillow does it, a thread would give up the interpreter each time.
+    return StartedImage(name, _start(io.BytesIO(_read(path, name)) if size <= READ_WHOLE else path, name, policy))
 
 
 def open_image(
@@ -92,32 +122,23 @@ def open_image(
         ImageError: not a picture, broken, cannot be fetched, or a kind of source that is not supported.
     """
     policy = policy or ImagePolicy()
+    source = start_image(source, root=root, policy=policy)
     name = source_name(source)
     if isinstance(source, np.ndarray):
         source = _from_array(source, name)
     if isinstance(source, Image.Image):
         return _to_rgb(source, name, exif_rotation, policy.max_pixels)
-    called = ""
-    if is_web_address(source):
-        download = fetch(source, policy)
-        called = f"; the server calls it {download.content_type}" if download.content_type else ""
-        source = download.data
-    elif is_data_uri(source):
-        source = decode_data_uri(source, policy)
-    if isinstance(source, bytes | bytearray):
-        file: io.BytesIO | Path = io.BytesIO(source)
+    if isinstance(source, StartedImage):
+        image = source.image
     else:
-        file = _file(source, root, policy)
-        name = str(file)
-    try:
-        image = Image.open(file, formats=policy.formats)
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"image {name}: too large ({error}; Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS)"
-        ) from error
-    except Exception as error:  # a damaged header raises whatever the format's reader stumbles over
-        _refuse_format(file, name, policy.formats, called)
-        raise ImageError(f"image {name}: not a readable image ({_reason(error, name)}{called})") from error
+        called = ""
+        if is_web_address(source):
+            download = fetch(source, policy)
+            called = f"; the server calls it {download.content_type}" if download.content_type else ""
+            source = download.data
+        elif is_data_uri(source):
+            source = decode_data_uri(source, policy)
+        image = _start(io.BytesIO(source), name, policy, called)
     with image:
         return _to_rgb(image, name, exif_rotation, policy.max_pixels, ours=True)
 
@@ -127,6 +148,8 @@ def source_name(source: Any) -> str:
     if isinstance(source, str | os.PathLike):
         text = os.fspath(source)
         return shorten(text, 40 if is_data_uri(text) else 400) if isinstance(text, str) else repr(text)
+    if isinstance(source, StartedImage):
+        return source.name
     if isinstance(source, bytes | bytearray):
         return f"<{len(source)} bytes>"
     if isinstance(source, Image.Image):
@@ -134,6 +157,9 @@ def source_name(source: Any) -> str:
     if isinstance(source, np.ndarray):
         return f"<array {source.dtype} {list(source.shape)}>"
     return f"<{type(source).__name__}>"
+
+
+NOT_PATHS = (bytes, bytearray, Image.Image, np.ndarray, StartedImage)
 
 
 @dataclass(frozen=True)
@@ -170,6 +196,8 @@ class ImageTransform:
         count = len(sources) if count is None else count
         if count < len(sources):
             raise ValueError(f"{len(sources)} pictures do not fit into {count}")
+        if len(sources) == count == 1:  # no copy; reshaped, since MindSpore takes 5 ms to read the strides of [None]
+            return self.pixels(sources[0], root=root).reshape(1, self.size, self.size, 3)
         pictures = np.empty((count, self.size, self.size, 3), np.uint8)
         pictures[len(sources) :] = 0
         for picture, source in zip(pictures, sources, strict=False):
@@ -189,8 +217,8 @@ class ImageTransform:
         return out
 
 
-def _file(source: Any, root: str | os.PathLike[str] | None, policy: ImagePolicy) -> Path:
-    """The file that `source` means, if it is there and the policy allows it."""
+def _file(source: Any, root: str | os.PathLike[str] | None, policy: ImagePolicy) -> tuple[Path, int]:
+    """(path, bytes) of the file that `source` means, if it is there and the policy allows it."""
     name = source_name(source)
     if not isinstance(source, str | os.PathLike):
         raise ImageError(
@@ -207,17 +235,41 @@ def _file(source: Any, root: str | os.PathLike[str] | None, policy: ImagePolicy)
         if parts.netloc.lower() not in ("", "localhost"):
             raise ImageError(f"image {name}: a file:// address of another machine ({parts.netloc})")
         text = unquote(parts.path)
-    path = Path(text)
-    path = Path(root) / path if root and not path.is_absolute() else path
+    path = Path(root, text) if root else Path(text)  # an absolute text leaves the root out
     try:
         path = policy.check_path(path, root, name)
-        if not path.is_file():
-            raise FileNotFoundError(f"image {path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        if found is None or not stat.S_ISREG(found.st_mode):
+            what = "a folder, not a file" if found and stat.S_ISDIR(found.st_mode) else "no such file"
+            raise FileNotFoundError(f"image {path}: {what}")
+        return path, found.st_size
     except FileNotFoundError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, links in a circle, a NUL
         raise error if isinstance(error, ImageError) else ImageError(f"image {name}: {error}") from error
-    return path
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        with path.open("rb", buffering=0) as file:
+            return file.readall()
+    except OSError as error:
+        raise ImageError(f"image {name}: {_reason(error, name)}") from error
+
+
+def _start(file: io.BytesIO | Path, name: str, policy: ImagePolicy, called: str = "") -> Image.Image:
+    try:
+        return Image.open(file, formats=policy.formats)
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"image {name}: too large ({error}; Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS)"
+        ) from error
+    except Exception as error:  # a damaged header raises whatever the format's reader stumbles over
+        _refuse_format(file, name, policy.formats, called)
+        raise ImageError(f"image {name}: not a readable image ({_reason(error, name)}{called})") from error
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:

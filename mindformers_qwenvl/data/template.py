@@ -22,6 +22,7 @@ from mindformers.models.multi_modal.utils import DataRecord
 from mindformers.tools.logger import logger
 from mindspore import Tensor
 
+from mindformers_qwenvl.data.ahead import prepared
 from mindformers_qwenvl.data.annotations import SampleNote, split_note
 from mindformers_qwenvl.data.conversation import (
     IGNORE,
@@ -34,7 +35,15 @@ from mindformers_qwenvl.data.conversation import (
     query_sample,
     training_sample,
 )
-from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform, is_data_uri
+from mindformers_qwenvl.data.images import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ImagePolicy,
+    ImageSource,
+    ImageTransform,
+    is_data_uri,
+    start_image,
+)
 from mindformers_qwenvl.data.output import output_text
 from mindformers_qwenvl.data.record import separate_threads
 
@@ -195,21 +204,43 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         separate_threads(result_recorder)
         note, turns = split_note(conversation_list)
         where = note.where if note else _beginning(turns)
-        root = note.root if note and note.root else self.dataset_dir
         try:
-            sample = self._training_sample(turns)
-            images = self._transform_for(note).stack(sample.images, root=root, count=self.modal_content_padding_size)
+            columns, started = prepared(turns, note, self._prepare)
+            images = self._transform_for(note).stack(
+                started, root=self._root(note), count=self.modal_content_padding_size
+            )
         except ImageCutError as error:
             if self.image_overflow == "error":
                 raise BadSampleError(f"{where}: {error}") from error
-            sample = self._skip(where, str(error))
+            columns = self._columns(self._skip(where, str(error)))
             images = self.image_transform.stack((), count=self.modal_content_padding_size)
         except (ValueError, OSError) as error:
             raise BadSampleError(f"{where}: {error}") from error
-        positions = self._positions(sample.spans, self.modal_content_padding_size)
-        result_recorder.put("sample", sample)
-        result_recorder.put("padded", {"images": images, "image_context_pos": positions})
+        result_recorder.put("columns", {**columns, "images": images})
         return [""]
+
+    def _prepare(
+        self, turns: list[tuple[str, str]], note: SampleNote | None
+    ) -> tuple[dict[str, np.ndarray], list[ImageSource]]:
+        """What can be done before the pictures are decoded; the loader's thread may call it."""
+        sample = self._training_sample(turns)
+        root, policy = self._root(note), self._transform_for(note).policy
+        return self._columns(sample), [start_image(path, root=root, policy=policy) for path in sample.images]
+
+    def _columns(self, sample: Sample) -> dict[str, np.ndarray]:
+        """The columns of full length, without the images. The host would pad too, by numpy's slow way."""
+        padded = {}
+        for name, row, value in (
+            ("input_ids", sample.input_ids, self.tokenizer.pad_token_id),
+            ("labels", sample.labels, IGNORE),
+        ):
+            padded[name] = np.full(self.layout["max_length"] + 1, value, np.int32)
+            padded[name][: len(row)] = row
+        padded["image_context_pos"] = self._positions(sample.spans, self.modal_content_padding_size)
+        return padded
+
+    def _root(self, note: SampleNote | None) -> str:
+        return note.root if note and note.root else self.dataset_dir
 
     def _transform_for(self, note: SampleNote | None) -> ImageTransform:
         transform = self.image_transform
@@ -241,17 +272,11 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
 
     def build_labels(self, text_id_list: Any, result_recorder: DataRecord, **kwargs: Any) -> np.ndarray:
         """Labels int32 [S + 1] of the sample at hand."""
-        return self._padded(result_recorder.get("sample").labels, IGNORE)
-
-    def _padded(self, row: np.ndarray, value: int) -> np.ndarray:
-        """A training row of full length. The host would pad it too, by numpy's slow way."""
-        padded = np.full(self.layout["max_length"] + 1, value, np.int32)
-        padded[: len(row)] = row
-        return padded
+        return result_recorder.get("columns")["labels"]
 
     def get_need_update_output_items(self, result: DataRecord) -> dict[str, np.ndarray]:
-        """The padded images and positions of a training sample."""
-        return result.get("padded") if self.mode == "train" else {}
+        """The columns of a training sample."""
+        return result.get("columns") if self.mode == "train" else {}
 
     # ---- prediction
 
@@ -333,8 +358,9 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
 
     def build_modal_context(self, input_ids: Any, result_recorder: DataRecord, **kwargs: Any) -> np.ndarray:
         """input_ids int32 of the sample at hand, image slots filled with pads: [S + 1] in training, else [L]."""
-        ids = result_recorder.get("sample").input_ids
-        return self._padded(ids, self.tokenizer.pad_token_id) if self.mode == "train" else ids
+        if self.mode == "train":
+            return result_recorder.get("columns")["input_ids"]
+        return result_recorder.get("sample").input_ids
 
     def generate_modal_context_positions(
         self, input_ids: Any, batch_index: int = 0, result_recorder: DataRecord | None = None, **kwargs: Any

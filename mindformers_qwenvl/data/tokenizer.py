@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers.models.tokenization_utils import PreTrainedTokenizer
-from mindformers.models.tokenization_utils_base import AddedToken
+from mindformers.models.tokenization_utils_base import AddedToken, BatchEncoding
 
 from mindformers_qwenvl.data import list_format
 from mindformers_qwenvl.data.vocabulary import ENDOFTEXT, MAX_PATH_BYTES, Encoded, Tags, Vocabulary
@@ -181,6 +181,10 @@ class QwenVLTokenizer(PreTrainedTokenizer):
         allowed = self.allowed_special if allowed_special is None else allowed_special
         return self.vocabulary.encode_with_images(text, allowed, disallowed_special)
 
+    def encode_fixed(self, text: str) -> Encoded:
+        """`encode_with_images(text)`, remembered; see `Vocabulary.encode_fixed`."""
+        return self.vocabulary.encode_fixed(text, self.allowed_special)
+
     def encode_text(
         self,
         text: str,
@@ -202,6 +206,12 @@ class QwenVLTokenizer(PreTrainedTokenizer):
     ) -> list[bytes | str]:
         """Tokens of `text`: bytes of ranks, text of specials."""
         return self.convert_ids_to_tokens(self.encode_text(text, allowed_special, disallowed_special))
+
+    def __call__(self, text=None, *args, **kwargs):
+        """The host's. Its training transform has an empty text encoded for every sample, which needs not go its way."""
+        if isinstance(text, str) and not (text or args or kwargs.keys() - {"add_special_tokens"}):
+            return BatchEncoding({name: [] for name in self.model_input_names})
+        return super().__call__(text, *args, **kwargs)
 
     def _encode_plus(self, text, text_pair=None, **kwargs):
         if not kwargs.get("is_split_into_words"):

@@ -65,7 +65,7 @@ def refuse_in_tree(path: str | os.PathLike) -> None:
         return
     if is_in_tree(names):
         raise ValueError(
-            f"load_checkpoint: {path} is of the Qwen-VL that was part of MindFormers up to 1.5 and has other names, like "
+            f"load_checkpoint: {path} is of the Qwen-VL that was part of MindFormers up to 1.5, with other names, like "
             "vision_encoder.attn_pool.attn.dense1.weight. Convert it once and load the result: `mindformers-qwenvl "
             f"convert-weight --input_path {path} --config QWEN_VL_FOLDER --output_path NEW.ckpt`, with the folder that "
             "holds the original config.json"

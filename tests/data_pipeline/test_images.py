@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImageError, ImagePolicy, ImageTransform, open_image
+from mindformers_qwenvl.data import images
+from mindformers_qwenvl.data.images import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ImageError,
+    ImagePolicy,
+    ImageTransform,
+    open_image,
+    source_name,
+    start_image,
+)
 from tests.data_pipeline.pictures import assert_golden_pixels, draw, golden_images
 from tests.golden import SETS, golden_set
 
@@ -173,3 +183,26 @@ def test_needs_no_mindspore():
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
     )
     assert not {"mindspore", "mindformers"} & set(run.stdout.split())
+
+
+def test_a_started_image_is_opened_as_its_path_would_be(tmp_path, monkeypatch):
+    for number, name in enumerate(("a.png", "b.jpg")):
+        draw(tmp_path / name, seed=number)
+        want = np.asarray(open_image(name, root=tmp_path))
+        started = start_image(name, root=tmp_path)
+        (tmp_path / name).unlink()  # what follows does not go back to the file
+        assert np.array_equal(np.asarray(open_image(started)), want)
+        assert source_name(started) == str(tmp_path / name)
+    draw(tmp_path / "large.png")
+    want = np.asarray(open_image("large.png", root=tmp_path))
+    monkeypatch.setattr(images, "READ_WHOLE", 10)
+    assert np.array_equal(np.asarray(open_image(start_image("large.png", root=tmp_path))), want)
+    for source in (b"bytes", "https://example.com/a.png", "data:image/png;base64,AAAA", np.zeros((2, 2), np.uint8)):
+        assert start_image(source) is source
+
+
+def test_a_single_picture_has_strides_that_mindspore_copies_at_once(tmp_path):
+    path = draw(tmp_path / "a.png")
+    single, several = ImageTransform(8).stack([path]), ImageTransform(8).stack([path], count=2)
+    assert single.shape == (1, 8, 8, 3) and single.strides == several.strides
+    assert np.array_equal(single[0], several[0])

@@ -318,3 +318,11 @@ def test_pickle_and_deep_copy(unusual, tmp_path):
     check_equal(pickle.loads(pickle.dumps(tokenizer)), tokenizer)
     check_equal(copy.deepcopy(tokenizer), tokenizer)
     check_equal(pickle.loads(pickle.dumps(unusual)), unusual)
+
+
+def test_an_empty_text_takes_a_short_way_to_what_the_host_gives(small):
+    from mindformers.models.tokenization_utils import PreTrainedTokenizer
+
+    host = PreTrainedTokenizer.__call__(small, "", add_special_tokens=False)
+    given = small("", add_special_tokens=False)
+    assert type(given) is type(host) and dict(given) == dict(host) == {"input_ids": [], "attention_mask": []}

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mindformers_qwenvl.data.vocabulary import Tags, Vocabulary
+from mindformers_qwenvl.data.vocabulary import FIXED_TEXTS, Tags, Vocabulary
 from mindformers_qwenvl.data.vocabulary_file import find_vocabulary
 from tests.data_pipeline.layouts import failed, golden_lines, pads_in_images
 from tests.golden import GOLDEN, SETS, golden_set
@@ -296,3 +296,17 @@ def test_import_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=GOLDEN.parents[2]
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_fixed_texts_are_remembered_as_they_would_be_encoded():
+    vocabulary = Vocabulary.from_file(golden_set("a56").vocab_file, image_slots=3)
+    for text in ("assistant", "<img>a.png</img> <|im_start|>", "", "e\u0301"):
+        for allowed in (None, "all", "image", "none", ["<|im_start|>"]):
+            want = vocabulary.encode_with_images(text, allowed)
+            assert vocabulary.encode_fixed(text, allowed) == want == vocabulary.encode_fixed(text, allowed)
+    assert vocabulary.encode_fixed("user") is vocabulary.encode_fixed("user")
+    for number in range(200):
+        vocabulary.encode_fixed(str(number))
+    assert len(vocabulary._fixed) <= FIXED_TEXTS
+    with pytest.raises(ValueError, match="unclosed"):
+        vocabulary.encode_fixed("<img>a.png")

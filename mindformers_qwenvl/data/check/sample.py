@@ -69,6 +69,7 @@ class Checker:
             im_start_id=self.vocabulary.im_start_id,
             im_end_id=self.vocabulary.im_end_id,
             encode_with_images=lambda text: self.vocabulary.encode_with_images(text, allowed),
+            encode_fixed=lambda text: self.vocabulary.encode_fixed(text, allowed),
         )
         tags = settings.tags
         self.pairs = ((tags.ref_start, tags.ref_end), (tags.box_start, tags.box_end), (tags.quad_start, tags.quad_end))

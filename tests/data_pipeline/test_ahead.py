@@ -1,0 +1,145 @@
+"""What the loader's thread prepares: the same rows and errors as without, in a real dataset; and lost tickets."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import pickle
+from pathlib import Path
+from threading import get_ident
+
+import numpy as np
+import pytest
+
+from mindformers_qwenvl.data import loader as loader_module
+from mindformers_qwenvl.data.ahead import Ahead, prepared
+from mindformers_qwenvl.data.annotations import SampleNote
+from mindformers_qwenvl.data.loader import QwenVLDataLoader
+from tests.data_pipeline.pictures import draw
+from tests.data_pipeline.test_template import SLOTS, small, stock_transform  # noqa: F401 - a fixture
+
+COUNT = 12
+COLUMNS = ["input_ids", "images", "image_context_pos", "labels"]
+NOTE = SampleNote("here")
+TURNS = [("user", "q"), ("assistant", "r")]
+
+
+def write_samples(folder: Path) -> Path:
+    """Samples of no, one and two pictures, PNG, JPEG and grey ones among them."""
+    records = []
+    for number in range(COUNT):
+        names = [f"{number}_{n}.{('png', 'jpg')[n]}" for n in range(number % 3)]
+        for seed, name in enumerate(names):
+            draw(folder / name, seed=10 * number + seed)
+        text = "".join(f"<img>{name}</img>" for name in names) + f"question {number}"
+        turns = [{"from": "user", "value": text}, {"from": "assistant", "value": "an answer " * number}]
+        records.append({"id": number, "conversations": turns})
+    path = folder / "data.json"
+    path.write_text(json.dumps(records))
+    return path
+
+
+def read_all(path: Path, transform) -> tuple[list, QwenVLDataLoader]:
+    loader = QwenVLDataLoader(path, dataset_dir=str(path.parent), shuffle=False)
+    dataset = loader.map(transform, input_columns=["conversations"], output_columns=COLUMNS)
+    return list(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)), loader
+
+
+def test_rows_are_the_same_and_come_from_the_loader(small, tmp_path, monkeypatch):  # noqa: F811
+    path = write_samples(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(loader_module, "WORKERS_SERVED", 0)
+        without, loader = read_all(path, stock_transform(small, 160))
+    assert loader.source.ahead is None
+    for _ in range(2):
+        calls: list[int] = []
+        transform = stock_transform(small, 160)
+        template = transform.model_transform_template
+        lay_out = template._training_sample
+        template._training_sample = lambda turns, calls=calls, lay_out=lay_out: (
+            calls.append(get_ident()) or lay_out(turns)
+        )
+        rows, loader = read_all(path, transform)
+        assert len(rows) == COUNT
+        for got, want in zip(rows, without, strict=True):
+            for left, right in zip(got, want, strict=True):
+                assert left.dtype == right.dtype
+                np.testing.assert_array_equal(left, right)
+        assert not loader.source.ahead.ready  # taken, all of them
+        assert len(calls) == COUNT  # nothing was done twice
+        assert len(set(calls)) == 2  # the transform's thread had to begin, the loader's went on
+    assert (without[5][2][:2, :, 1] >= 0).all() and without[5][2].shape == (3, SLOTS, 2)
+
+
+@pytest.mark.parametrize("served", [4, 0])
+@pytest.mark.parametrize("fault", ["missing", "broken", "outside"])
+def test_errors_are_the_same(fault, served, small, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(loader_module, "WORKERS_SERVED", served)
+    path = write_samples(tmp_path)
+    picture = tmp_path / "11_0.png"
+    picture.unlink()
+    reason = {"missing": "no such file", "broken": "not a readable image", "outside": "outside of dataset_dir"}[fault]
+    if fault == "broken":
+        picture.write_bytes(b"no picture")
+    elif fault == "outside":
+        picture.symlink_to(draw(tmp_path.parent / f"{tmp_path.name}_outside.png"))
+    with pytest.raises(RuntimeError, match=rf"(?s)sample 11.*id 11.*{picture.name}.*{reason}"):
+        read_all(path, stock_transform(small, 160))
+
+
+def prepare(turns, note):
+    return (turns[0][1], note.where)
+
+
+def other(turns, note):
+    return "other"
+
+
+def test_the_first_sample_says_how():
+    ahead = Ahead()
+    note = ahead.offer(TURNS, NOTE)
+    assert (note.loader, note.ticket, ahead.ready) == (ahead.number, None, {})
+    assert prepared(TURNS, note, prepare) == ("q", "here")
+    note = ahead.offer(TURNS, NOTE)
+    assert len(ahead.ready) == 1
+    assert prepared([("user", "what was offered goes")], note, prepare) == ("q", "here")
+    assert not ahead.ready
+
+
+def test_lost_tickets_and_other_templates_do_the_work_themselves():
+    ahead = Ahead(kept=5)
+    ahead.prepare = prepare
+    notes = [ahead.offer([("user", str(number))], NOTE) for number in range(8)]
+    assert len(ahead.ready) == 5
+    for number, note in enumerate(notes):
+        assert prepared([("user", f"self {number}")], note, prepare)[0] == (
+            f"self {number}" if number < 3 else str(number)
+        )
+    assert prepared(TURNS, notes[-1], prepare) == ("q", "here")  # twice
+    note = ahead.offer(TURNS, NOTE)
+    assert prepared(TURNS, note, other) == "other"
+    assert ahead.prepare is other
+    assert prepared(TURNS, NOTE, prepare) == prepared(TURNS, SampleNote("here", loader=10**9, ticket=0), prepare)
+
+
+def test_an_error_waits_for_its_sample():
+    def fail(turns, note):
+        raise FileNotFoundError(turns[0][1])
+
+    ahead = Ahead()
+    ahead.prepare = fail
+    notes = [ahead.offer([("user", name)], NOTE) for name in ("a", "b")]
+    for name, note in zip("ab", notes, strict=True):
+        with pytest.raises(FileNotFoundError, match=name):
+            prepared(TURNS, note, fail)
+
+
+def test_copies_are_one_and_another_process_has_its_own():
+    ahead = Ahead()
+    assert copy.deepcopy(ahead) is ahead
+    assert pickle.loads(pickle.dumps(ahead)).number != ahead.number
+    note = ahead.offer(TURNS, NOTE)
+    del ahead
+    gc.collect()
+    assert prepared(TURNS, note, prepare) == ("q", "here")
