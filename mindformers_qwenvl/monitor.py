@@ -31,8 +31,8 @@ class QwenVLMonitor(Callback):
 
     Tokens are positions of the network's input, padding included; pictures those that belong to a sample, or with
     `sink_mode`, where the batch is not to be seen, the places for them. Both are of all cards together, over the whole
-    time since the step before. The loss is that of this process's part of the batch; the gradient norm, before
-    clipping, is known with `use_clip_grad: True` alone.
+    time since the step before. The loss is that of the whole batch, with `runner_wrapper.weigh_cards: False` that of
+    this process's part; the gradient norm, before clipping, is known with `use_clip_grad: True` alone.
 
     Args:
         per_print_times: a line in the log every so many steps. 0: none.

@@ -16,6 +16,17 @@ from mindformers_qwenvl.model.ops import on_ascend, unsharded
 __all__ = ["QwenVLTrainOneStepCell"]
 
 IGNORED = -100  # label of what is not learnt
+# Settings of the host's step that the short one does not have.
+OF_THE_HOST = (
+    "calculate_per_token_loss",
+    "dump_device_local_norm",
+    "if_dump",
+    "local_norm",
+    "print_separate_loss",
+    "use_graceful_exit",
+    "use_grouped_lr",
+    "use_skip_data_by_global_norm",
+)
 
 _square_sum = C.MultitypeFuncGraph("square_sum")
 
@@ -39,7 +50,7 @@ _scale = C.MultitypeFuncGraph("scale_gradient")
 
 @_scale.register("Tensor", "Tensor")
 def _scale_gradient(factor, gradient):
-    return gradient * ops.cast(factor, gradient.dtype)
+    return ops.cast(gradient, mstype.float32) * factor
 
 
 _add = C.MultitypeFuncGraph("add_gradients")
@@ -48,27 +59,6 @@ _add = C.MultitypeFuncGraph("add_gradients")
 @_add.register("Tensor", "Tensor")
 def _add_tensors(left, right):
     return left + right
-
-
-class ClipGradNorm(nn.Cell):
-    """Scale gradients so that their common norm is `max_norm` at most: as MindFormers' cell of this name, off Ascend.
-
-    Inputs:
-        gradients: tuple of tensors.
-
-    Outputs:
-        the scaled gradients, and the norm they had, float32 [1].
-    """
-
-    def __init__(self, max_norm: float):
-        super().__init__()
-        self.max_norm = float(max_norm)
-        self.hyper_map = C.HyperMap()
-
-    def construct(self, gradients):
-        norm = ops.sqrt(ops.addn(self.hyper_map(_square_sum, gradients)))
-        factor = ops.minimum(self.max_norm / (norm + 1e-6), 1.0)
-        return self.hyper_map(F.partial(_scale, factor), gradients), norm
 
 
 class QwenVLTrainOneStepCell(MFTrainOneStepCell):
@@ -117,9 +107,32 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
             )
         self.accumulation_steps = accumulation_steps
         self.whole_gradients = unsharded()
-        if self.whole_gradients:
-            self.clip_grad_norm = ClipGradNorm(kwargs.get("max_grad_norm", 1.0))
+        self.max_grad_norm = float(kwargs.get("max_grad_norm", 1.0))
+        self.short = self.whole_gradients and self.use_legacy and not any(getattr(self, name) for name in OF_THE_HOST)
         self.cards = self.degree if weigh_cards and self.reducer_flag else 1  # that share a batch
+
+    def construct(self, *inputs):
+        """See `MFTrainOneStepCell`. Off Ascend one product takes the loss scale out of the gradients and clips them,
+        where the host writes all of them once more.
+        """
+        if not self.short:
+            return super().construct(*inputs)
+        scale = self.scale_sense
+        loss, gradients, _ = self.grads_for_legacy(scale, *inputs)
+        gradients = self.grad_reducer(gradients)
+        norm, factor = None, ops.reciprocal(scale)  # before process_loss_scale changes it for the next step
+        if self.use_clip_grad:
+            norm = ops.sqrt(ops.addn(self.hyper_map(_square_sum, gradients))) * factor
+            factor = factor * ops.minimum(self.max_grad_norm / (norm + 1e-6), 1.0)  # as torch's clip_grad_norm_
+        overflow = self.process_loss_scale(self.get_overflow_status(scale, gradients))
+        gradients = self.hyper_map(F.partial(_scale, factor), gradients)
+        rate = self.learning_rate
+        if self.optimizer.dynamic_lr:
+            schedule = rate[-1] if self.optimizer.is_group_lr else rate
+            rate = schedule(self.optimizer.global_step).reshape(())
+        if not overflow:
+            loss = F.depend(loss, self.optimizer(gradients))
+        return loss, overflow, scale, rate, norm
 
     def grads_for_legacy(self, scaling_sens, *inputs):
         """(loss, gradients scaled by `scaling_sens`, 1) of the batch `inputs`, whose last column is the labels."""

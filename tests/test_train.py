@@ -125,3 +125,27 @@ def test_small_gradients_of_float16_are_not_lost():
     optimizer = QwenVLAdamW([{"params": [weight]}], learning_rate=1e-3)
     optimizer((Tensor(np.full((2, 3), 1e-4), ms.float16),))
     np.testing.assert_allclose(weight.asnumpy(), 0.009, rtol=1e-3)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_a_loss_scale_that_changes_leaves_the_update_alone(clip):
+    """Doubled after each step, from 2 on: the weights are those of no scale at all."""
+    settings = {"use_clip_grad": clip, "max_grad_norm": 0.5}
+    (plain, plain_step), (scaled, scaled_step) = (
+        step_of(1, **settings),
+        step_of(1, **settings, scale_sense=nn.DynamicLossScaleUpdateCell(2.0, 2, 1)),
+    )
+    for _ in range(3):
+        plain_step(*batch(4, [6, 1, 2, 0]))
+        scaled_step(*batch(4, [6, 1, 2, 0]))
+    np.testing.assert_allclose(scaled.w.asnumpy(), plain.w.asnumpy(), rtol=1e-6)
+    assert float(scaled_step.scale_sense.asnumpy()) == 16.0
+
+
+def test_an_overflow_leaves_the_weights_alone():
+    network, step = step_of(1, scale_sense=nn.DynamicLossScaleUpdateCell(1024.0, 2, 1000))
+    x, labels = batch(4, [6, 1, 2, 0])
+    _, overflow, *_ = step(x * float("inf"), labels)
+    assert bool(overflow.asnumpy())
+    np.testing.assert_array_equal(network.w.asnumpy(), [0.5, -1.0, 2.0])
+    assert float(step.scale_sense.asnumpy()) == 512.0
