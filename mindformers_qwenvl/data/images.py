@@ -96,8 +96,12 @@ def start_image(
     policy = policy or ImagePolicy()
     path, size = _file(source, root, policy)
     name = str(path)
-    # Read bit by bit, as Pillow does it, a thread would give up the interpreter each time.
-    return StartedImage(name, _start(io.BytesIO(_read(path, name)) if size <= READ_WHOLE else path, name, policy))
+    if size > READ_WHOLE:
+        return StartedImage(name, _start(path, name, policy))
+    # Read and decoded bit by bit, as Pillow would do it, a thread gives up the interpreter each time.
+    image = _start(io.BytesIO(_read(path, name)), name, policy)
+    image.decodermaxblock = max(size, image.decodermaxblock)
+    return StartedImage(name, image)
 
 
 def open_image(

@@ -213,6 +213,20 @@ def _processor() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
+def _state() -> tuple[float, float, float]:
+    """Now, the seconds that all processors have been busy, and those of this process."""
+    with Path("/proc/stat").open() as file:
+        user, nice, system, _, _, irq, softirq, *_ = map(int, file.readline().split()[1:])
+    busy = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    return time.perf_counter(), busy, _processor()
+
+
+def _others(begin: tuple[float, float, float]) -> float:
+    """How many processors other processes have kept busy on the average."""
+    seconds, busy, own = (now - then for now, then in zip(_state(), begin, strict=True))
+    return max(0.0, busy - own) / seconds
+
+
 def steady(dataset) -> tuple[float, float]:
     """Seconds and processor seconds a sample of one epoch, once the pipeline runs.
 
@@ -249,7 +263,7 @@ def pipeline(folder: Path, pictures: list[Path], data: Path) -> bool:
         some = pictures[:PASS]
         plain_all(some)  # into the system's cache
         steady(dataset)
-        rows = []
+        rows, begin = [], _state()
         for _ in range(PASSES):
             wall, used = time.perf_counter(), _processor()
             plain_all(some)
@@ -260,7 +274,8 @@ def pipeline(folder: Path, pictures: list[Path], data: Path) -> bool:
         print(
             f"training pipeline, 1 worker, {name}: {1 / wall:.0f} samples/s; Pillow decode and resize, 1 thread: "
             f"{1 / plain_wall:.0f}/s; ratio of {PASSES} passes in turn, quartiles {low:.2f} {ratio:.2f} {high:.2f}; of "
-            f"its processor time {statistics.median(row[1] / row[3] for row in rows):.2f}"
+            f"its processor time {statistics.median(row[1] / row[3] for row in rows):.2f}; other processes kept "
+            f"{_others(begin):.2f} processors busy"
         )
         met = verdict("rate against Pillow", ratio, PIPELINE, at_least=True)
         good = good if transforms else met
