@@ -12,8 +12,9 @@ import json
 import sys
 
 import numpy as np
+from driver import configured  # beside this file
 from mindformers.core.context import build_context
-from mindformers.tools.register import MindFormerConfig, MindFormerRegister
+from mindformers.tools.register import MindFormerRegister
 from mindformers.trainer import Trainer
 from mindformers.utils.file_utils import set_output_path
 from mindspore.dataset import GeneratorDataset
@@ -30,13 +31,7 @@ class WithTable(QwenVL):
 
 
 def main(task: dict) -> None:
-    config = MindFormerConfig(task["config"])
-    for path, value in task["set"].items():
-        section = config
-        *folders, key = path.split(".")
-        for folder in folders:
-            section = section[folder]
-        section[key] = value
+    config = configured(task)
     if task["with_table"]:
         MindFormerRegister.register_cls(WithTable, "models")
         config.model.arch.type = "WithTable"

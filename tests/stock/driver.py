@@ -16,7 +16,8 @@ from mindformers.trainer import Trainer
 from mindformers.utils.file_utils import set_output_path
 
 
-def main(task: dict) -> None:
+def configured(task: dict) -> MindFormerConfig:
+    """The YAML of `task`, with its settings."""
     config = MindFormerConfig(task["config"])
     for path, value in task["set"].items():
         section = config
@@ -24,6 +25,11 @@ def main(task: dict) -> None:
         for folder in folders:
             section = section[folder]
         section[key] = value
+    return config
+
+
+def main(task: dict) -> None:
+    config = configured(task)
     set_output_path(config.output_dir)
     build_context(config)
     trainer = Trainer(config)
