@@ -114,7 +114,8 @@ def test_train_step_with_every_kind_but_stages(compiled):
     assert dataset == [[4, 1], [4, 1, 1, 1, 1], [4, 1, 1, 1], [4, 1]]
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 3])
 def test_stages(compiled, rank):
     """The vision tower and half of the language model on the first, the rest on the second."""
     found = compiled(4, rank, dp=2, pp=2, model={**TWO_LAYERS, "layers_per_stage": [3, 1]})

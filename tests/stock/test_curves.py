@@ -62,6 +62,7 @@ def train(folder: Path, golden, curve: dict, checkpoint: Path, **more) -> list[d
     (folder / "curve.yaml").write_text(config, encoding="utf-8")
     task = {"config": "curve.yaml", "set": settings, "batches": "batches.npz", "steps": 10}
     task["with_table"] = curve["fix_vit"]
+    shutil.copy(WORKER.with_name("driver.py"), folder)
     worker = shutil.copy(WORKER, folder)  # MindSpore writes beside it
     done = subprocess.run(
         [sys.executable, worker, json.dumps(task)], cwd=folder, capture_output=True, text=True, timeout=400

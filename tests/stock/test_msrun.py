@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.registration import yaml_dir
 from tests.stock.test_trainer import DRIVER, PREDICT, QUERIES, assert_golden
@@ -21,6 +23,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_workers_predict(checkpoint_dir, tmp_path):
     """The plugin is found in the workers too; nothing is shared but the start."""
     driver = shutil.copy(DRIVER, tmp_path)

@@ -228,7 +228,10 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("queries", [list(QUERIES.values()), TEXTS], ids=["elements", "texts"])
+@pytest.mark.parametrize(
+    "queries",
+    [pytest.param(list(QUERIES.values()), id="elements"), pytest.param(TEXTS, id="texts", marks=pytest.mark.slow)],
+)
 def test_greedy_ids_of_a_batch_from_the_original_folder(checkpoint_dir, tmp_path, queries):
     """Several questions at once, with different numbers of pictures; weights without conversion. As texts they are
     what run_mindformer.py makes of --predict_data TEXT TEXT TEXT --predict_batch_size 3."""
