@@ -106,7 +106,8 @@ def test_the_driver_names_nothing_of_this_package():
 
 @BOTH
 def test_auto_config(found):
-    expected = {"class": "mindformers_qwenvl.config.QwenVLConfig", "sizes": [64, 56, 256, 1024, 16], "stops": 800}
+    name = "mindformers_qwenvl.config.qwenvl.QwenVLConfig"
+    expected = {"class": name, "sizes": [64, 56, 256, 1024, 16], "stops": 800}
     assert found["config"] == {"result": expected}
 
 

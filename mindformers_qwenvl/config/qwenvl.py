@@ -1,0 +1,215 @@
+"""Configuration of the whole network: both parts, and the doors to its files."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mindformers.core.parallel_config import default_parallel_config
+from mindformers.models.configuration_utils import PretrainedConfig
+from mindformers.modules.transformer import TransformerOpParallelConfig
+from mindformers.tools.register.config import DictConfig
+from mindformers.tools.utils import calculate_pipeline_stage
+
+from mindformers_qwenvl.config.checks import as_parallel_config
+from mindformers_qwenvl.config.language import QwenConfig
+from mindformers_qwenvl.config.original import IMAGE_START_BEHIND_END_OF_TEXT, from_original
+from mindformers_qwenvl.config.vision import QwenVLVisionConfig
+
+__all__ = ["QwenVLConfig"]
+
+# Settings of the language model that may stand in the outer configuration too, where the host looks for them.
+LANGUAGE_SETTINGS = (
+    *("batch_size", "seq_length", "use_past", "is_dynamic", "block_size", "num_blocks"),
+    *("eos_token_id", "repetition_penalty", "max_decode_length", "top_k", "top_p", "do_sample"),
+)
+
+
+class QwenVLConfig(PretrainedConfig):
+    """Qwen-VL: vision tower and language model.
+
+    Args:
+        vision_model: ``{arch, model_config}`` as in the YAML, or a `QwenVLVisionConfig`. None: the published sizes.
+        llm_model: ``{arch, model_config}`` as in the YAML, or a `QwenConfig`. None: the published sizes.
+        num_queries: tokens one image becomes.
+        image_start_id: id of ``<img>``; ``</img>`` and the image pad follow it.
+        freeze_vision: the ViT is not trained; the resampler (attn_pool) still is, unless `freeze_resampler` is set.
+        freeze_resampler: the resampler is not trained.
+        freeze_llm: the language model is not trained.
+        compute_dtype, param_init_type, softmax_compute_type: passed on to both parts when given here.
+        use_past, seq_length, do_sample, ...: see LANGUAGE_SETTINGS; passed on to the language model when given here.
+        layers_per_stage: layers of vision tower and language model together on each pipeline stage.
+
+    Raises:
+        ValueError: sizes of the two parts do not fit together, or a size cannot be divided as it must be.
+    """
+
+    model_type = "qwenvl"
+    _support_list: ClassVar[list[str]] = []
+
+    def __init__(
+        self,
+        vision_model: dict | QwenVLVisionConfig | None = None,
+        llm_model: dict | QwenConfig | None = None,
+        num_queries: int = 256,
+        proj_output_dim: int | None = None,
+        image_start_id: int = 151857,
+        image_pad_id: int | None = None,
+        freeze_vision: bool = False,
+        freeze_resampler: bool = False,
+        freeze_llm: bool = False,
+        checkpoint_name_or_path: str | None = None,
+        use_past: bool | None = None,
+        is_dynamic: bool | None = None,
+        block_size: int | None = None,
+        num_blocks: int | None = None,
+        compute_dtype: str | None = None,
+        softmax_compute_type: str | None = None,
+        param_init_type: str | None = None,
+        parallel_config: TransformerOpParallelConfig = default_parallel_config,
+        layers_per_stage: list[int] | None = None,
+        **kwargs,
+    ):
+        named = {"use_past": use_past, "is_dynamic": is_dynamic, "block_size": block_size, "num_blocks": num_blocks}
+        language = {name: kwargs.pop(name, named.get(name)) for name in LANGUAGE_SETTINGS}
+        super().__init__(checkpoint_name_or_path=checkpoint_name_or_path, **kwargs)
+        self.parallel_config = as_parallel_config(parallel_config)
+        both = {
+            "parallel_config": self.parallel_config,
+            "compute_dtype": compute_dtype,
+            "softmax_compute_type": softmax_compute_type,
+            "param_init_type": param_init_type,
+        }
+        llm = _part(llm_model, QwenConfig, {**both, **language})
+        output_dim = proj_output_dim or llm.hidden_size
+        vision = _part(vision_model, QwenVLVisionConfig, {**both, "num_queries": num_queries, "output_dim": output_dim})
+        if vision.output_dim != llm.hidden_size:
+            raise ValueError(
+                f"QwenVLConfig: the resampler gives vectors of output_dim={vision.output_dim}, the language model "
+                f"takes hidden_size={llm.hidden_size}; they must be equal"
+            )
+        self.vision_model = DictConfig(arch=DictConfig(type="QwenVLVisionModel"), model_config=vision)
+        self.llm_model = DictConfig(arch=DictConfig(type="QwenForCausalLM"), model_config=llm)
+        self.num_queries = num_queries
+        self.proj_output_dim = vision.output_dim
+        self.image_start_id = image_start_id
+        self.image_pad_id = image_start_id + 2 if image_pad_id is None else image_pad_id
+        self.freeze_vision = freeze_vision
+        self.freeze_resampler = freeze_resampler
+        self.freeze_llm = freeze_llm
+        # The host reads these from the outer configuration: generation, caches, throughput and checks.
+        for name in (
+            "seq_length", "vocab_size", "hidden_size", "num_layers", "num_heads", "pad_token_id", "eos_token_id",
+            "ignore_token_id", "use_past", "is_dynamic", "block_size", "num_blocks", "batch_size",
+            "repetition_penalty", "max_decode_length", "top_k", "top_p", "do_sample", "compute_dtype",
+        ):  # fmt: skip
+            setattr(self, name, getattr(llm, name))
+        self.layers_per_stage = layers_per_stage
+        if layers_per_stage is not None:
+            self._spread_over_stages(layers_per_stage)
+
+    @property
+    def vision(self) -> QwenVLVisionConfig:
+        return self.vision_model["model_config"]
+
+    @property
+    def llm(self) -> QwenConfig:
+        return self.llm_model["model_config"]
+
+    @property
+    def turn_ids(self) -> tuple[int, int]:
+        """<|im_end|> and <|im_start|>, which end an answer in ChatML."""
+        end_of_text = self.image_start_id - IMAGE_START_BEHIND_END_OF_TEXT
+        return end_of_text + 2, end_of_text + 1
+
+    def _spread_over_stages(self, layers_per_stage: list[int]) -> None:
+        stages = self.parallel_config.pipeline_stage
+        wanted = self.vision.num_hidden_layers + self.llm.num_layers
+        if len(layers_per_stage) != stages or sum(layers_per_stage) != wanted:
+            raise ValueError(
+                f"QwenVLConfig: layers_per_stage={layers_per_stage} must hold one number for each of the {stages} "
+                f"pipeline stages and sum up to {wanted} layers (vision tower and language model)"
+            )
+        layers = [self.vision.num_hidden_layers, self.llm.num_layers]
+        placed = calculate_pipeline_stage(list(layers_per_stage), layers)
+        for part, place in zip((self.vision, self.llm), placed, strict=True):
+            part.start_stage = place["start_stage"]
+            part.stage_num = place["stage_num"]
+            part.offset = place["offset"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the host's, with both parts as plain dictionaries that `QwenVLConfig(**...)` takes back."""
+        plain = copy.copy(self)
+        plain.vision_model = plain.llm_model = None
+        output = PretrainedConfig.to_dict(plain)
+        output["vision_model"] = _part_to_dict(self.vision_model)
+        output["llm_model"] = _part_to_dict(self.llm_model)
+        return output
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Where `AutoConfig.from_pretrained(directory, **kwargs)` comes in with config.json, the original's or ours.
+
+        As the host's; but settings in kwargs (use_past, seq_length, compute_dtype, ...) reach the part they are for.
+        The host sets them on the outer configuration when it is made, where neither part would see them.
+        """
+        settings = from_original(config_dict) if "visual" in config_dict else dict(config_dict)
+        names = {*inspect.signature(cls.__init__).parameters, *LANGUAGE_SETTINGS} - {"self", "kwargs"}
+        settings |= {name: kwargs.pop(name) for name in names & kwargs.keys()}
+        return super().from_dict(settings, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, yaml_name_or_path: str, **kwargs) -> QwenVLConfig:
+        """Read the configuration from an original HuggingFace directory (config.json), or from a YAML as the host does.
+
+        Args:
+            yaml_name_or_path: a directory with config.json, or with a YAML of ours; a config.json; a YAML file.
+            **kwargs: keys that replace those of the file.
+
+        Raises:
+            FileNotFoundError: there is no such file or directory, or the directory holds no configuration.
+            ValueError: config.json is not one of Qwen-VL.
+        """
+        path = Path(kwargs.pop("pretrained_model_name_or_path", None) or yaml_name_or_path)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path}: no such file or directory; a directory with config.json or a YAML is expected"
+            )
+        if path.is_dir():
+            yamls = sorted(path.glob("*.yaml"))
+            if not (path / "config.json").exists() and not yamls:
+                raise FileNotFoundError(f"{path}: neither config.json nor a .yaml in this directory")
+            path = path / "config.json" if (path / "config.json").exists() else yamls[0]
+        if path.suffix != ".json":
+            return super().from_pretrained(str(path), **kwargs)
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings.pop("_name_or_path", None)  # where it was when it was written
+        if "visual" in settings:
+            settings = from_original(settings)
+        elif settings.get("model_type") != cls.model_type:
+            raise ValueError(f"{path}: no key `visual`, so this is not the config.json of a Qwen-VL model")
+        return cls(**{**settings, "name_or_path": str(path.parent), **kwargs})
+
+
+def _part(given: Any, config_class: type, overrides: dict[str, Any]) -> Any:
+    """Build one part's configuration from a YAML section `{arch, model_config: {type, ...}}` or a ready object."""
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    if isinstance(given, dict) and not isinstance(given.get("model_config", given), dict):
+        given = given["model_config"]
+    if isinstance(given, PretrainedConfig):
+        # Build anew, so that the checks see the final sizes and the caller's object stays as it is.
+        settings = {name: value for name, value in vars(given).items() if not name.startswith("_")}
+        given = {name: value for name, value in settings.items() if name not in ("start_stage", "stage_num")}
+    given = dict((given or {}).get("model_config", given or {}))
+    for word in ("type", "auto_register", "model_type"):
+        given.pop(word, None)
+    return config_class(**{**given, **overrides})
+
+
+def _part_to_dict(part: DictConfig) -> dict[str, Any]:
+    settings = part["model_config"].to_dict()
+    settings.pop("parallel_config", None)  # it stands once, in the outer configuration
+    return {"arch": dict(part["arch"]), "model_config": {"type": type(part["model_config"]).__name__, **settings}}
