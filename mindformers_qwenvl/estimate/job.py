@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, parse_memory, read_yaml
+__all__ = ["RESAMPLER_HEAD_DIM", "Job", "Language", "Parallel", "Part", "Recompute", "Vision"]
 
-__all__ = ["Job", "Language", "Parallel", "Recompute", "Vision", "read_job"]
-
-VIT_MLP_RATIO = 4.9231
 RESAMPLER_HEAD_DIM = 128
-# MindFormers' optimizers whose state is two float32 moments for each number that learns.
-OPTIMIZERS = ("AdamW", "QwenVLAdamW", "FP32StateAdamWeightDecay")
-# Of MindFormers' parallel modes those that know parallel_config; in the others each card has everything.
-MODES = {0: False, 1: True, 2: True, "semi": True, "auto": True, "data": False, "stand_alone": False, "hybrid": False}
-MODES |= {"semi_auto_parallel": True, "auto_parallel": True, "data_parallel": False}
 
 
 @dataclass(frozen=True)
-class Vision:
+class Part:
+    """What vision tower and language model are both told; defaults are those of both configurations."""
+
+    use_flash_attention: bool = False
+    compute_dtype: str = "float16"
+    param_init_type: str = "float16"
+    softmax_compute_type: str = "float32"
+    layernorm_compute_type: str = "float32"
+    offset: Any = 0
+
+
+@dataclass(frozen=True)
+class Vision(Part):
     """Defaults are those of `QwenVLVisionConfig`."""
 
     hidden_size: int = 1664
@@ -32,13 +34,7 @@ class Vision:
     patch_size: int = 14
     output_dim: int = 4096
     num_queries: int = 256
-    use_flash_attention: bool = False
-    compute_dtype: str = "float16"
-    param_init_type: str = "float16"
-    softmax_compute_type: str = "float32"
-    layernorm_compute_type: str = "float32"
     gelu_dtype: str = "float32"
-    offset: Any = 0
 
     @property
     def num_patches(self) -> int:
@@ -46,7 +42,7 @@ class Vision:
 
 
 @dataclass(frozen=True)
-class Language:
+class Language(Part):
     """Defaults are those of `QwenConfig`."""
 
     batch_size: int = 1
@@ -57,16 +53,10 @@ class Language:
     kv_channels: int = 128
     intermediate_size: int = 11008
     vocab_size: int = 151936
-    use_flash_attention: bool = False
-    compute_dtype: str = "float16"
-    param_init_type: str = "float16"
-    softmax_compute_type: str = "float32"
-    layernorm_compute_type: str = "float32"
     rotary_dtype: str = "float32"
     use_past: bool = False
     block_size: int = 16
     num_blocks: int = 512
-    offset: Any = 0
 
 
 @dataclass(frozen=True)
@@ -123,194 +113,3 @@ class Job:
     updated_in_place: bool  # QwenVLAdamW on a CPU, with float32 weights
     layers_per_stage: tuple[int, ...] | None
     device_memory: int | None  # context.max_device_memory, bytes
-
-
-def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
-    """The job that the YAML at `path` describes; `changes`: see `read_yaml`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        SettingsError: a key is missing, unknown in its value, or sizes do not fit together.
-    """
-    top = read_yaml(path, changes)
-    model = top.section("model", required=True).section("model_config", required=True)
-    model.choice("type", "QwenVLConfig", ["QwenVLConfig"])
-    llm = _language(model, model.section("llm_model").section("model_config"))
-    vision = _vision(model, model.section("vision_model").section("model_config"), llm)
-    parallel = _parallel(top)
-    predict = top.choice("run_mode", None, ["train", "finetune", "predict"]) == "predict"
-    runner, context = top.section("runner_config"), top.section("context")
-    template = top.section("train_dataset").section("modal_to_text_transform")
-    # Interleaved, two halves of this size are under way at once.
-    rows = llm.batch_size if predict else runner.number("batch_size") * top.number("micro_batch_interleave_num", 1)
-    images = 1 if predict else template.section("model_transform_template").number("modal_content_padding_size", 1)
-    optimizer = top.section("optimizer", required=not predict)
-    if not predict:
-        optimizer.choice("type", None, OPTIMIZERS)
-    stages = model.content.get("layers_per_stage")
-    fused = context.choice("device_target", "Ascend", ["Ascend", "CPU"]) == "Ascend"
-    float32 = vision.param_init_type == llm.param_init_type == "float32"
-    job = Job(
-        name=path.stem,
-        predict=predict,
-        vision=vision,
-        llm=llm,
-        freeze_vision=model.switch("freeze_vision"),
-        freeze_resampler=model.switch("freeze_resampler"),
-        freeze_llm=model.switch("freeze_llm"),
-        parallel=parallel,
-        recompute=_recompute(top.section("recompute_config"), parallel.pipeline_stage),
-        rows=rows,
-        tokens=llm.seq_length if predict else template.number("max_length", llm.seq_length),
-        images=rows * images,
-        accumulation=runner.number("gradient_accumulation_steps", 1) if parallel.sharded else 1,
-        accumulation_steps=top.section("runner_wrapper").number("accumulation_steps", 1),
-        swapped=optimizer.switch("swap"),
-        fused=fused,
-        updated_in_place=optimizer.content.get("type") == "QwenVLAdamW" and float32 and not fused,
-        layers_per_stage=None if stages is None else tuple(_stages(model, stages)),
-        device_memory=parse_memory(context.content["max_device_memory"], f"{context.where}.max_device_memory")
-        if context.has("max_device_memory")
-        else None,
-    )
-    _check(job, path)
-    return job
-
-
-def _part(section: Section, defaults: Any, outer: Section, shared: Sequence[str]) -> dict[str, Any]:
-    """The keys of a part; those in `shared` may stand in the outer section too, which goes first."""
-    values = {}
-    for field in fields(defaults):
-        given = outer if field.name in shared and outer.has(field.name) else section
-        if field.name == "offset":
-            values["offset"] = section.content.get("offset", 0)
-        elif field.name.endswith(("_dtype", "_type")):
-            values[field.name] = given.dtype(field.name, field.default)
-        elif isinstance(field.default, bool):
-            values[field.name] = given.switch(field.name, field.default)
-        else:
-            values[field.name] = given.number(field.name, field.default)
-    return values
-
-
-def _language(model: Section, part: Section) -> Language:
-    part.choice("type", "QwenConfig", ["QwenConfig"])
-    renamed = {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"}  # the original's names
-    part = Section({renamed.get(key, key): value for key, value in part.content.items()}, part.where)
-    shared = ("compute_dtype", "param_init_type", "softmax_compute_type")
-    shared += ("batch_size", "seq_length", "use_past", "block_size", "num_blocks")
-    values = _part(part, Language, model, shared)
-    if values["num_heads"] * values["kv_channels"] != values["hidden_size"]:
-        raise SettingsError(
-            f"{part.where}: num_heads={values['num_heads']} times kv_channels={values['kv_channels']} must be "
-            f"hidden_size={values['hidden_size']}"
-        )
-    return Language(**values)
-
-
-def _vision(model: Section, part: Section, llm: Language) -> Vision:
-    part.choice("type", "QwenVLVisionConfig", ["QwenVLVisionConfig"])
-    shared = ("compute_dtype", "param_init_type", "softmax_compute_type")
-    content = {**part.content, "output_dim": model.number("proj_output_dim", llm.hidden_size)}
-    content["num_queries"] = model.number("num_queries", 256)
-    if content.get("intermediate_size") is None:
-        content["intermediate_size"] = int(part.number("hidden_size", Vision.hidden_size) * VIT_MLP_RATIO)
-    vision = Vision(**_part(Section(content, part.where), Vision, model, shared))
-    for name, by in (("image_size", "patch_size"), ("hidden_size", "num_attention_heads")):
-        if getattr(vision, name) % getattr(vision, by):
-            raise SettingsError(
-                f"{part.where}: {name}={getattr(vision, name)} must be divisible by {by}={getattr(vision, by)}"
-            )
-    return vision
-
-
-def _parallel(top: Section) -> Parallel:
-    given, mode = top.section("parallel_config"), top.section("parallel")
-    sharded = MODES[mode.choice("parallel_mode", 1, MODES)] and top.switch("use_parallel")
-    for key in ("context_parallel", "expert_parallel"):
-        if sharded and given.number(key, 1) > 1:
-            raise given.error(key, "1 (Qwen-VL knows no other)")
-    cards = {key: given.number(key, 1) for key in ("data_parallel", "model_parallel", "pipeline_stage")}
-    if not sharded:
-        return Parallel()
-    optimizer = mode.section("parallel_optimizer_config")
-    return Parallel(
-        **cards,
-        # Without stages MindFormers sets it to 1.
-        micro_batch_num=given.number("micro_batch_num", 1) if cards["pipeline_stage"] > 1 else 1,
-        vocab_emb_dp=given.switch("vocab_emb_dp", True),
-        gradient_aggregation_group=given.number("gradient_aggregation_group", 4),
-        enable_parallel_optimizer=mode.switch("enable_parallel_optimizer"),
-        gradient_accumulation_shard=optimizer.switch("gradient_accumulation_shard"),
-        parallel_optimizer_threshold=optimizer.number("parallel_optimizer_threshold", 64, least=0),
-        full_batch=mode.switch("full_batch"),
-        sharded=True,
-    )
-
-
-def _recompute(given: Section, stages: int) -> Recompute:
-    layers = given.content.get("recompute")
-    if isinstance(layers, list):
-        if len(layers) != stages or not all(isinstance(item, int) for item in layers):
-            raise given.error("recompute", f"True, False or a list of {stages} numbers, one a pipeline stage,")
-    else:
-        layers = given.switch("recompute")
-    select = given.content.get("select_recompute")
-    if isinstance(select, (list, dict)):  # patterns of operators: of ours the default pattern alone is counted
-        select = any(str(pattern).replace("\\", "") == "feed_forward.mul" for pattern in select)
-    else:
-        select = given.switch("select_recompute")
-    return Recompute(
-        layers=layers,
-        select=select,
-        slice_activation=given.switch("recompute_slice_activation"),
-        communication=given.switch("parallel_optimizer_comm_recompute"),
-    )
-
-
-def _stages(model: Section, stages: Any) -> list[int]:
-    if not isinstance(stages, list) or not all(isinstance(item, int) and item >= 0 for item in stages):
-        raise model.error("layers_per_stage", "a list of numbers, one a pipeline stage,")
-    return stages
-
-
-def _check(job: Job, path: Path) -> None:
-    parallel, vision, llm = job.parallel, job.vision, job.llm
-    cuts = {
-        "num_attention_heads": vision.num_attention_heads,
-        "vision hidden_size": vision.hidden_size,
-        "vision intermediate_size": vision.intermediate_size,
-        "output_dim": vision.output_dim,
-        "resampler heads": vision.output_dim // RESAMPLER_HEAD_DIM,
-        "num_heads": llm.num_heads,
-        "hidden_size": llm.hidden_size,
-        "intermediate_size": llm.intermediate_size,
-    }
-    if not parallel.vocab_emb_dp:
-        cuts["vocab_size"] = llm.vocab_size
-    wrong = [f"{name}={size}" for name, size in cuts.items() if size % parallel.model_parallel]
-    if wrong:
-        raise SettingsError(
-            f"{path}: parallel_config.model_parallel={parallel.model_parallel} cards cannot share {', '.join(wrong)}"
-        )
-    wanted = vision.num_hidden_layers + llm.num_layers
-    stages = job.layers_per_stage
-    if stages is not None and (len(stages) != parallel.pipeline_stage or sum(stages) != wanted):
-        raise SettingsError(
-            f"{path}: model.model_config.layers_per_stage={list(stages)} must hold {parallel.pipeline_stage} numbers, "
-            f"one a pipeline stage, that sum up to {wanted} layers (vision tower and language model)"
-        )
-    if parallel.micro_batch_num < parallel.pipeline_stage:
-        raise SettingsError(
-            f"{path}: parallel_config.micro_batch_num={parallel.micro_batch_num} must be at least "
-            f"pipeline_stage={parallel.pipeline_stage}"
-        )
-    if not job.predict and job.freeze_vision and job.freeze_resampler and job.freeze_llm:
-        raise SettingsError(f"{path}: freeze_vision, freeze_resampler and freeze_llm are all True: nothing would learn")
-    if job.rows % job.accumulation_steps:
-        raise SettingsError(
-            f"{path}: runner_wrapper.accumulation_steps={job.accumulation_steps} must divide "
-            f"runner_config.batch_size={job.rows}"
-        )
-    if job.device_memory is not None and job.device_memory < GB // 1024:
-        raise SettingsError(f"{path}: context.max_device_memory is less than a megabyte; write it with its unit, 57GB")
