@@ -14,6 +14,7 @@ from mindformers_qwenvl.weights.dtypes import CODES, ITEM_BYTES, cast, widen
 from mindformers_qwenvl.weights.in_tree import InTreeCheckpoint, as_ours
 from mindformers_qwenvl.weights.names import layout
 from mindformers_qwenvl.weights.plan import Target, make_plan, read_config
+from mindformers_qwenvl.weights.readable import Readable
 from mindformers_qwenvl.weights.reader import Checkpoint
 from mindformers_qwenvl.weights.report import Report
 from mindformers_qwenvl.weights.shapes import listed
@@ -107,7 +108,7 @@ def _check_space(output: Path, needed: int) -> None:
         raise OSError(f"{output} needs {needed:,} bytes, the disk has {free:,} free")
 
 
-def _account(report: Report, checkpoint: Checkpoint, targets: list[Target]) -> None:
+def _account(report: Report, checkpoint: Readable, targets: list[Target]) -> None:
     used = {name for target in targets for name, _, _ in target.pieces}
     report.tensors_read = len({stored for name in used for stored in checkpoint.stored(name)})
     report.bytes_read = sum(checkpoint.tensors[name].size * ITEM_BYTES[checkpoint.tensors[name].dtype] for name in used)
@@ -118,7 +119,7 @@ def _account(report: Report, checkpoint: Checkpoint, targets: list[Target]) -> N
 
 
 def _write_file(
-    path: Path, checkpoint: Checkpoint, targets: Sequence[Target], reverse: bool, tick: Progress
+    path: Path, checkpoint: Readable, targets: Sequence[Target], reverse: bool, tick: Progress
 ) -> dict[str, int]:
     with replacing(path) as temporary:
         entries = [target.entry for target in targets]
@@ -130,9 +131,7 @@ def _form(reverse: bool) -> str:
     return "pt" if reverse else "ms"
 
 
-def _fill(
-    path: Path, plan: Layout, checkpoint: Checkpoint, targets: Sequence[Target], tick: Progress
-) -> dict[str, int]:
+def _fill(path: Path, plan: Layout, checkpoint: Readable, targets: Sequence[Target], tick: Progress) -> dict[str, int]:
     """Write the file `path` as planned; returns the overflowed values by tensor."""
     with path.open("wb", buffering=0) as file:
         for position, header in plan.headers:
@@ -146,7 +145,7 @@ def _fill(
 
 def _write_folder(
     output: Path,
-    checkpoint: Checkpoint,
+    checkpoint: Readable,
     targets: Sequence[Target],
     report: Report,
     settings_from: Path,
@@ -189,7 +188,7 @@ def _copy_companions(source: Path, output: Path) -> None:
             (output / f"{name}.tmp").replace(output / name)
 
 
-def _verify(checkpoint: Checkpoint, targets: Sequence[Target], output: Path) -> None:
+def _verify(checkpoint: Readable, targets: Sequence[Target], output: Path) -> None:
     with Checkpoint(output) as written:
         if written.tensors.keys() != {target.entry.name for target in targets}:
             raise ValueError(f"{output} was verified and does not hold the tensors it should")

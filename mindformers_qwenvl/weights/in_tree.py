@@ -16,14 +16,14 @@ import math
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindformers_qwenvl.weights.dtypes import STORAGE
-from mindformers_qwenvl.weights.reader import Checkpoint, TensorInfo, weight_names
+from mindformers_qwenvl.weights.readable import Readable, TensorInfo
+from mindformers_qwenvl.weights.reader import Checkpoint, weight_names
 from mindformers_qwenvl.weights.shapes import listed
 
 __all__ = ["InTreeCheckpoint", "as_ours", "is_in_tree", "refuse_in_tree"]
@@ -41,7 +41,7 @@ def is_in_tree(names: Iterable[str]) -> bool:
     return any(pattern.fullmatch(name) for name in names for pattern in (_VISION, _POOL, _CONCAT))
 
 
-def as_ours(checkpoint: Checkpoint, config: dict[str, Any]) -> Checkpoint | InTreeCheckpoint:
+def as_ours(checkpoint: Checkpoint, config: dict[str, Any]) -> Readable:
     """`checkpoint`, or a view of it in our names and shapes if it is one of the in-tree port.
 
     Args:
@@ -80,8 +80,8 @@ class _Piece(NamedTuple):
     stop: int
 
 
-class InTreeCheckpoint:
-    """A checkpoint of the in-tree port with the attributes and methods of a `Checkpoint` of ours.
+class InTreeCheckpoint(Readable):
+    """A checkpoint of the in-tree port, read as one of ours.
 
     A transposed weight is read whole, the largest of them 67 MB in float32; everything else a range at a time.
     """
@@ -153,18 +153,9 @@ class InTreeCheckpoint:
         self.tensors[ours], self._pieces[ours] = info, tuple(pieces)
 
     def stored(self, name: str) -> tuple[str, ...]:
-        """Names in the files of what the tensor `name` is made of."""
         return tuple(dict.fromkeys(piece.name for piece in self._pieces[name]))
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """As `Checkpoint.read`."""
-        info = self.tensors[name]
-        numbers = np.empty((info.size if stop is None else stop) - start, STORAGE[info.dtype])
-        self.read_into(name, start, numbers)
-        return numbers
-
     def read_into(self, name: str, start: int, numbers: np.ndarray) -> None:
-        """As `Checkpoint.read_into`; several threads may call it."""
         if name in self._transposed:
             numbers[:] = self._turned(self._transposed[name])[start : start + numbers.size]
             return
@@ -187,21 +178,11 @@ class InTreeCheckpoint:
             return self._last[1]
 
     def copy_to(self, descriptor: int, position: int, name: str, start: int, count: int) -> bool:
-        """As `Checkpoint.copy_to`, for what is stored as we have it."""
+        """As `Readable.copy_to`, for what is stored as we have it."""
         pieces = self._pieces[name]
         if name in self._transposed or len(pieces) > 1:
             return False
         return self._checkpoint.copy_to(descriptor, position, pieces[0].name, pieces[0].start + start, count)
 
     def close(self) -> None:
-        """Let go of the files; another read opens them again."""
         self._checkpoint.close()
-
-    def __enter__(self) -> InTreeCheckpoint:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)

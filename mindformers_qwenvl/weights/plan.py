@@ -10,7 +10,7 @@ from typing import Any
 
 from mindformers_qwenvl.weights.dtypes import STORAGE
 from mindformers_qwenvl.weights.names import is_training_state, to_original, to_ours
-from mindformers_qwenvl.weights.reader import Checkpoint
+from mindformers_qwenvl.weights.readable import Readable
 from mindformers_qwenvl.weights.shapes import check_shapes, listed, original_shapes, our_shapes
 from mindformers_qwenvl.weights.writer import Entry
 
@@ -49,7 +49,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def make_plan(
-    checkpoint: Checkpoint, config: dict[str, Any], *, source: str, result: str, dtype: str | None
+    checkpoint: Readable, config: dict[str, Any], *, source: str, result: str, dtype: str | None
 ) -> tuple[list[Target], list[str]]:
     """Check the tensors of `checkpoint` against `config` and lay out the result, in the order of the source.
 

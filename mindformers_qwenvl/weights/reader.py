@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +15,12 @@ import numpy as np
 from mindformers_qwenvl.weights.ckpt_file import ckpt_tensors
 from mindformers_qwenvl.weights.dtypes import STORAGE
 from mindformers_qwenvl.weights.ranks import RankFiles, rank_files, strategy_files
+from mindformers_qwenvl.weights.readable import Readable, TensorInfo
 from mindformers_qwenvl.weights.shapes import listed
 from mindformers_qwenvl.weights.stored import WeightFile, safetensors_tensors
 from mindformers_qwenvl.weights.torch_file import torch_tensors
 
-__all__ = ["Checkpoint", "TensorInfo", "weight_names"]
+__all__ = ["Checkpoint", "weight_names"]
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
@@ -30,26 +29,8 @@ TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 _NO_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"}
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """Dtype (a safetensors code such as BF16) and shape of one stored tensor."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
-
-class Checkpoint:
-    """A checkpoint opened for reading: a single file, or a folder of shards with or without an index.
-
-    Attributes:
-        tensors: name -> TensorInfo, in the order the files hold them.
-        files: the files that hold them, and say how.
-        of_ranks: whether they come from a distributed training.
-    """
+class Checkpoint(Readable):
+    """A checkpoint opened for reading: a single file, or a folder of shards with or without an index."""
 
     def __init__(self, path: str | os.PathLike, strategy: str | os.PathLike | None = None):
         """Open `path` and read the headers.
@@ -100,35 +81,16 @@ class Checkpoint:
         """Names in the files of what the tensor `name` is made of: itself."""
         return (name,)
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Numbers [start, stop) of the flattened tensor `name`, in the storage type of its dtype (see dtypes.py)."""
-        info = self.tensors[name]
-        numbers = np.empty((info.size if stop is None else stop) - start, STORAGE[info.dtype])
-        self.read_into(name, start, numbers)
-        return numbers
-
     def read_into(self, name: str, start: int, numbers: np.ndarray) -> None:
-        """The same into an array that is there; several threads may call it."""
         self._owner[name].read_into(name, start, numbers)
 
     def copy_to(self, descriptor: int, position: int, name: str, start: int, count: int) -> bool:
-        """Have the system copy `count` numbers as they are into an open file; False if it cannot."""
         item = STORAGE[self.tensors[name].dtype].itemsize
         return self._owner[name].copy_to(descriptor, position, name, start * item, count * item)
 
     def close(self) -> None:
-        """Let go of the files; another read opens them again."""
         for weights in set(self._owner.values()):
             weights.close()
-
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
 
 
 def weight_names(path: Path) -> list[str]:
