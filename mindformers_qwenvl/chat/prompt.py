@@ -10,16 +10,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from mindformers_qwenvl.data.columns import NO_POSITION
 from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE, ImageSpan, from_list_format, make_context
-from mindformers_qwenvl.data.images import ImageTransform, is_data_uri
+from mindformers_qwenvl.data.images import ImageTransform, image_name
 
-__all__ = ["NO_POSITION", "Pictures", "Prompt", "Query", "chat_prompt", "columns"]
+__all__ = ["Pictures", "Prompt", "Query", "chat_prompt", "columns"]
 
 # A text, in which <img>path</img> is a picture, or a list of {"image": ...}, {"text": ...}, {"box": ..., "ref": ...}.
 Query: TypeAlias = "str | Sequence[Mapping[str, Any]]"
 Exchange: TypeAlias = "Sequence[Any]"  # (query, answer)
-
-NO_POSITION = -1  # position of the slots of a picture that is only there to fill the batch; the network leaves it out
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,7 @@ def _as_text(query: Query, tags: Any, sources: dict[str, Any]) -> str:
     elements = []
     for element in query:
         image = element.get("image") if isinstance(element, Mapping) else None
-        if image is not None and (not isinstance(image, str) or is_data_uri(image)):
-            name = os.fspath(image) if isinstance(image, os.PathLike) else f"memory:{len(sources) + 1}"
-            sources[name] = image
+        if image is not None and (name := image_name(image, sources)) is not image:
             element = {**element, "image": name}
         elements.append(element)
     return from_list_format(elements, tags)

@@ -34,6 +34,7 @@ __all__ = [
     "ImageSource",
     "ImageTransform",
     "StartedImage",
+    "image_name",
     "is_data_uri",
     "is_web_address",
     "open_image",
@@ -145,6 +146,16 @@ def open_image(
         image = _start(io.BytesIO(source), name, policy, called)
     with image:
         return _to_rgb(image, name, exif_rotation, policy.max_pixels, ours=True)
+
+
+def image_name(image: Any, images: dict[str, Any]) -> Any:
+    """What stands for an image in the text of a query: a path or web address itself; for any other a name, under which
+    it is put into `images`. A `data:` address has a name too: nobody wants to read its megabytes in an answer."""
+    if isinstance(image, str) and not is_data_uri(image):
+        return image
+    name = os.fspath(image) if isinstance(image, os.PathLike) else f"memory:{len(images) + 1}"
+    images[name] = image
+    return name
 
 
 def source_name(source: Any) -> str:

@@ -1,15 +1,14 @@
 """`QwenVLContentTransformTemplate`: Qwen-VL's layout and pictures behind MindFormers' multimodal transforms.
 
 The host's `BaseXModalToTextTransform` calls the methods of a template one after another, and tokenises the strings it
-gets in between. Qwen-VL's layout tokenises a turn in pieces, so the first method does the whole sample through
-`conversation.py`, and the later ones hand out its parts.
+gets in between. Qwen-VL's layout tokenises a turn in pieces, so the first method does the whole sample, in training
+through `training.py`, and the later ones hand out its parts.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,35 +18,16 @@ from mindformers.models.multi_modal.modal_content import (
     ModalContentTransformTemplate,
 )
 from mindformers.models.multi_modal.utils import DataRecord
-from mindformers.tools.logger import logger
 from mindspore import Tensor
 
-from mindformers_qwenvl.data.ahead import prepared
-from mindformers_qwenvl.data.annotations import SampleNote, split_note
-from mindformers_qwenvl.data.conversation import (
-    IGNORE,
-    SYSTEM_MESSAGE,
-    BadSampleError,
-    ImageCutError,
-    ImageSpan,
-    Sample,
-    chat_sample,
-    query_sample,
-    training_sample,
-)
-from mindformers_qwenvl.data.images import (
-    CLIP_MEAN,
-    CLIP_STD,
-    ImagePolicy,
-    ImageSource,
-    ImageTransform,
-    is_data_uri,
-    start_image,
-)
+from mindformers_qwenvl.data.columns import image_positions
+from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE, Sample, chat_sample, query_sample
+from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform, image_name
 from mindformers_qwenvl.data.output import output_text
 from mindformers_qwenvl.data.record import separate_threads
+from mindformers_qwenvl.data.training import TrainingSamples
 
-NO_POSITION = -1  # position of the slots of an image that is not there; the network leaves such an image out
+__all__ = ["QwenVLContentTransformTemplate"]
 
 
 class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
@@ -131,7 +111,6 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         self.num_queries = num_queries
         self.dataset_dir = os.fspath(dataset_dir or "")
         self.chat_format = chat_format
-        self.image_overflow = image_overflow
         self.layout = {
             "max_length": max_length,
             "system_message": system_message,
@@ -143,7 +122,6 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         }
         policy = ImagePolicy.of(image_policy)
         self.image_transform = ImageTransform(image_size, interpolation, tuple(mean), tuple(std), exif_rotation, policy)
-        self._skipped: set[str] = set()
         if tokenizer is not None:
             self.check_modal_builder_tokens(tokenizer)
 
@@ -173,6 +151,14 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
             tokenizer.image_slots = self.num_queries
         self.tokenizer = tokenizer
         self.num_queries = tokenizer.image_slots
+        self.training = TrainingSamples(
+            tokenizer,
+            self.layout,
+            images=self.modal_content_padding_size,
+            slots=self.num_queries,
+            transform=self.image_transform,
+            root=self.dataset_dir,
+        )
         # The host asks these for the modalities and, when serving with MindIE, for the pad id; they do no work here.
         image = BaseImageContentBuilder(
             context_pad_token=tokenizer.image_pad_tag,
@@ -202,73 +188,8 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
             BadSampleError: names the sample (file, number and id with `QwenVLDataLoader`) and the reason.
         """
         separate_threads(result_recorder)
-        note, turns = split_note(conversation_list)
-        where = note.where if note else _beginning(turns)
-        try:
-            columns, started = prepared(turns, note, self._prepare)
-            images = self._transform_for(note).stack(
-                started, root=self._root(note), count=self.modal_content_padding_size
-            )
-        except ImageCutError as error:
-            if self.image_overflow == "error":
-                raise BadSampleError(f"{where}: {error}") from error
-            columns = self._columns(self._skip(where, str(error)))
-            images = self.image_transform.stack((), count=self.modal_content_padding_size)
-        except (ValueError, OSError) as error:
-            raise BadSampleError(f"{where}: {error}") from error
-        result_recorder.put("columns", {**columns, "images": images})
+        result_recorder.put("columns", self.training.columns(conversation_list))
         return [""]
-
-    def _prepare(
-        self, turns: list[tuple[str, str]], note: SampleNote | None
-    ) -> tuple[dict[str, np.ndarray], list[ImageSource]]:
-        """What can be done before the pictures are decoded; the loader's thread may call it."""
-        sample = self._training_sample(turns)
-        root, policy = self._root(note), self._transform_for(note).policy
-        return self._columns(sample), [start_image(path, root=root, policy=policy) for path in sample.images]
-
-    def _columns(self, sample: Sample) -> dict[str, np.ndarray]:
-        """The columns of full length, without the images. The host would pad too, by numpy's slow way."""
-        padded = {}
-        for name, row, value in (
-            ("input_ids", sample.input_ids, self.tokenizer.pad_token_id),
-            ("labels", sample.labels, IGNORE),
-        ):
-            padded[name] = np.full(self.layout["max_length"] + 1, value, np.int32)
-            padded[name][: len(row)] = row
-        padded["image_context_pos"] = self._positions(sample.spans, self.modal_content_padding_size)
-        return padded
-
-    def _root(self, note: SampleNote | None) -> str:
-        return note.root if note and note.root else self.dataset_dir
-
-    def _transform_for(self, note: SampleNote | None) -> ImageTransform:
-        transform = self.image_transform
-        if note is None or not note.root or note.confined:
-            return transform
-        return replace(transform, policy=replace(transform.policy, allow_outside=True))
-
-    def _training_sample(self, turns: list[tuple[str, str]]) -> Sample:
-        sample = training_sample(turns, self.tokenizer, **self.layout)
-        if len(sample.images) > self.modal_content_padding_size:
-            raise ImageCutError(
-                f"{len(sample.images)} images, modal_content_padding_size is {self.modal_content_padding_size}; "
-                "raise it, or set image_overflow: skip_sample"
-            )
-        return sample
-
-    def _skip(self, where: str, reason: str) -> Sample:
-        """A conversation in the place of a sample that is left out: real tokens, nothing to learn."""
-        if where not in self._skipped:
-            self._skipped.add(where)
-            logger.warning("%s: left out of training: %s", where, reason)
-        roles = (self.layout["user_role_name"], self.layout["assistant_role_name"])
-        empty = training_sample(
-            [(role, "") for role in roles],
-            self.tokenizer,
-            **{**self.layout, "user_prompt": "", "assistant_prompt": "", "system_message": ""},
-        )
-        return Sample(empty.input_ids, np.full_like(empty.labels, IGNORE), (), ())
 
     def build_labels(self, text_id_list: Any, result_recorder: DataRecord, **kwargs: Any) -> np.ndarray:
         """Labels int32 [S + 1] of the sample at hand."""
@@ -324,7 +245,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
                 row[: len(data["images"])] = data["images"]
             columns["images"] = Tensor(images)
         if "image_context_pos" in self.output_columns:
-            positions = np.stack([self._positions((), count, row) for row in range(len(data_list))])
+            positions = np.stack([image_positions((), count, self.num_queries, row) for row in range(len(data_list))])
             for row, data in zip(positions, data_list, strict=True):
                 row[: len(data["image_context_pos"])] = data["image_context_pos"]
             columns["image_context_pos"] = Tensor(positions)
@@ -370,14 +291,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         if result_recorder is None:
             return {}
         spans = result_recorder.get("sample").spans
-        return {"image_context_pos": self._positions(spans, len(spans), batch_index)}
-
-    def _positions(self, spans: Sequence[ImageSpan], count: int, row: int = 0) -> np.ndarray:
-        positions = np.full((count, self.num_queries, 2), NO_POSITION, np.int32)
-        positions[:, :, 0] = row
-        for image, span in zip(positions, spans, strict=False):
-            image[:, 1] = np.arange(span.start, span.stop)
-        return positions
+        return {"image_context_pos": image_positions(spans, len(spans), self.num_queries, batch_index)}
 
 
 def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -385,23 +299,14 @@ def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
 
 
-def _beginning(turns: Sequence[tuple[str, str]]) -> str:
-    begins = f"{turns[0][0]}: {turns[0][1][:100]!r}" if turns else "nothing"
-    return f"sample that begins with {begins} (QwenVLDataLoader would name file and id)"
-
-
 def _name_images(elements: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The elements with a name in the place of every image that is no path or web address, and the images by these
-    names. A `data:` address has a name too: nobody wants to read its megabytes in an answer."""
+    """The elements with a name for every image that has none, and these images; see `image_name`."""
     if not isinstance(elements, list | tuple):
         raise ValueError(f'a query is a list like [{{"image": path}}, {{"text": "..."}}], got {elements!r}')
-    sources: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     named = []
     for element in elements:
-        image = element.get("image", "") if isinstance(element, dict) else ""
-        if not isinstance(image, str) or is_data_uri(image):
-            name = os.fspath(image) if isinstance(image, os.PathLike) else f"memory:{len(sources) + 1}"
-            sources[name] = image
-            element = {**element, "image": name}
+        if isinstance(element, dict) and "image" in element:
+            element = {**element, "image": image_name(element["image"], images)}
         named.append(element)
-    return named, sources
+    return named, images

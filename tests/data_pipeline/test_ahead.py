@@ -55,11 +55,9 @@ def test_rows_are_the_same_and_come_from_the_loader(small, tmp_path, monkeypatch
     for _ in range(2):
         calls: list[int] = []
         transform = stock_transform(small, 160)
-        template = transform.model_transform_template
-        lay_out = template._training_sample
-        template._training_sample = lambda turns, calls=calls, lay_out=lay_out: (
-            calls.append(get_ident()) or lay_out(turns)
-        )
+        samples = transform.model_transform_template.training
+        lay_out = samples.lay_out
+        samples.lay_out = lambda turns, calls=calls, lay_out=lay_out: calls.append(get_ident()) or lay_out(turns)
         rows, loader = read_all(path, transform)
         assert len(rows) == COUNT
         for got, want in zip(rows, without, strict=True):
