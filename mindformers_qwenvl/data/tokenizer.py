@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
@@ -14,23 +13,15 @@ from mindformers.models.tokenization_utils import PreTrainedTokenizer
 from mindformers.models.tokenization_utils_base import AddedToken, BatchEncoding
 
 from mindformers_qwenvl.data import list_format
+from mindformers_qwenvl.data.output_file import replacing
+from mindformers_qwenvl.data.tokenizer_files import SLOT_NAMES, arguments_of_folder, slots_of_folder
 from mindformers_qwenvl.data.vocabulary import ENDOFTEXT, MAX_PATH_BYTES, Encoded, Tags, Vocabulary
-from mindformers_qwenvl.data.vocabulary_file import FILE_NAME, find_vocabulary
+from mindformers_qwenvl.data.vocabulary_file import FILE_NAME
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["QwenVLTokenizer"]
-
-SLOT_NAMES = ("image_slots", "num_queries", "n_queries")
-# What a tokenizer_config.json and the callers of from_pretrained say beside the arguments of the class.
-NOT_ARGUMENTS = frozenset(
-    (
-        *("tokenizer_class", "auto_map", "added_tokens_decoder", "tokenizer_file", "name_or_path", "_from_auto"),
-        *("_from_pipeline", "_commit_hash", "trust_remote_code", "cache_dir", "force_download", "resume_download"),
-        *("proxies", "token", "use_auth_token", "revision", "subfolder", "local_files_only", "use_fast"),
-    )
-)
 
 
 class QwenVLTokenizer(PreTrainedTokenizer):
@@ -290,23 +281,12 @@ class QwenVLTokenizer(PreTrainedTokenizer):
             FileNotFoundError: the folder has no qwen.tiktoken, and no `vocab_file` is given.
         """
         folder = Path(kwargs.pop("pretrained_model_name_or_path", None) or name_or_path)
-        if not folder.is_dir():
-            return super().from_pretrained(str(folder), *args, **kwargs)
-        config = _read_json(folder / "tokenizer_config.json")
-        slots_given = bool(kwargs.keys() & set(SLOT_NAMES))
-        if not slots_given and not config.keys() & set(SLOT_NAMES):
-            slots = _slots_of_model(_read_json(folder / "config.json"))
-            kwargs |= {} if slots is None else {"image_slots": slots}
-        if any(folder.glob("*.yaml")):  # it may hold arguments, and a path of a vocabulary elsewhere
-            return super().from_pretrained(str(folder), *args, **kwargs)
-        # The host's way to read JSON would ask a hub for each file that is not there.
-        config = {name: value for name, value in config.items() if not (slots_given and name in SLOT_NAMES)}
-        config = {name: value for name, value in {**config, **kwargs}.items() if name not in NOT_ARGUMENTS}
-        for name, value in config.items():
-            if isinstance(value, dict) and "content" in value:  # an AddedToken in JSON
-                config[name] = value["content"]
-        # Without a vocabulary in the folder, not the published one in its place: the ids of a small model are others.
-        return cls(config.pop("vocab_file", None) or find_vocabulary(folder), *args, **config)
+        if folder.is_dir():
+            kwargs = {**slots_of_folder(folder, kwargs), **kwargs}
+            if not any(folder.glob("*.yaml")):  # it may hold arguments, and a path of a vocabulary elsewhere
+                settings = arguments_of_folder(folder, kwargs)
+                return cls(settings.pop("vocab_file"), *args, **settings)
+        return super().from_pretrained(str(folder), *args, **kwargs)
 
     @classmethod
     def read_files_according_specific_by_tokenizer(cls, name_or_path):
@@ -342,30 +322,10 @@ class QwenVLTokenizer(PreTrainedTokenizer):
     def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
         """Write qwen.tiktoken, byte for byte what was read."""
         path = Path(save_directory) / (f"{filename_prefix}-{FILE_NAME}" if filename_prefix else FILE_NAME)
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        unfinished.write_bytes(self.vocabulary.source)
-        unfinished.replace(path)
+        with replacing(path) as file:
+            file.write(self.vocabulary.source)
         return (str(path),)
 
 
 def _take_specials(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: kwargs.pop(name) for name in ("allowed_special", "disallowed_special") if name in kwargs}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _slots_of_model(config: dict[str, Any]) -> int | None:
-    """Slots of one image by a model's config.json, the original's or ours."""
-    for part in (config, config.get("visual"), config.get("vision_config"), config.get("vision_model")):
-        for name in SLOT_NAMES:
-            if isinstance(part, dict) and isinstance(part.get(name), int):
-                return part[name]
-    return None

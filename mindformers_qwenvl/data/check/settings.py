@@ -12,12 +12,12 @@ import yaml
 
 from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE
 from mindformers_qwenvl.data.image_policy import ImagePolicy
+from mindformers_qwenvl.data.tokenizer_files import SLOT_NAMES
 from mindformers_qwenvl.data.vocabulary import Tags
 
 __all__ = ["Settings", "read_settings"]
 
 TEMPLATE = "QwenVLContentTransformTemplate"
-SLOT_NAMES = ("image_slots", "num_queries", "n_queries")  # as `QwenVLTokenizer` takes them
 # What `training_sample` is told by the template's section, with the template's defaults.
 LAYOUT = {
     "system_message": SYSTEM_MESSAGE,
