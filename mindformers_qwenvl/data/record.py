@@ -16,7 +16,8 @@ class ThreadRecord(DataRecord):
     Host: mindformers/models/multi_modal/base_multi_modal_processor.py, BaseXModalToTextTransform. One record, emptied
     for each sample, serves all threads of `dataset.map`, so with `num_parallel_workers` above 1 and
     `python_multiprocessing: False` a sample ends with columns of another one, or in an error. Seen in 1.9. Can go when
-    the transform makes a record for each call: tests/data_pipeline/test_template.py, test_stock_record_is_shared.
+    the transform makes a record for each call: tests/data_pipeline/test_stock_dataset.py,
+    test_stock_record_is_shared.
     """
 
     @property

@@ -17,7 +17,7 @@ from mindformers_qwenvl.data.ahead import Ahead, prepared
 from mindformers_qwenvl.data.annotations import SampleNote
 from mindformers_qwenvl.data.loader import QwenVLDataLoader
 from tests.data_pipeline.pictures import draw
-from tests.data_pipeline.test_template import SLOTS, small, stock_transform  # noqa: F401 - a fixture
+from tests.data_pipeline.transforms import SLOTS, stock_transform
 
 COUNT = 12
 COLUMNS = ["input_ids", "images", "image_context_pos", "labels"]
@@ -46,7 +46,7 @@ def read_all(path: Path, transform) -> tuple[list, QwenVLDataLoader]:
     return list(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)), loader
 
 
-def test_rows_are_the_same_and_come_from_the_loader(small, tmp_path, monkeypatch):  # noqa: F811
+def test_rows_are_the_same_and_come_from_the_loader(small, tmp_path, monkeypatch):
     path = write_samples(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(loader_module, "WORKERS_SERVED", 0)
@@ -72,7 +72,7 @@ def test_rows_are_the_same_and_come_from_the_loader(small, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("served", [4, 0])
 @pytest.mark.parametrize("fault", ["missing", "broken", "outside"])
-def test_errors_are_the_same(fault, served, small, tmp_path, monkeypatch):  # noqa: F811
+def test_errors_are_the_same(fault, served, small, tmp_path, monkeypatch):
     monkeypatch.setattr(loader_module, "WORKERS_SERVED", served)
     path = write_samples(tmp_path)
     picture = tmp_path / "11_0.png"

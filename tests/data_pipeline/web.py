@@ -1,7 +1,9 @@
-"""Servers on this machine for tests that fetch: one that speaks HTTP as told, one that answers raw bytes."""
+"""Pictures from elsewhere: servers on this machine, one that speaks HTTP as told, one that answers raw bytes; and
+`data:` addresses."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import socket
@@ -25,6 +27,11 @@ def picture(kind: str = "PNG", size: tuple[int, int] = (20, 12)) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, kind)
     return buffer.getvalue()
+
+
+def data_uri(data: bytes, head: str = "data:image/png;base64") -> str:
+    """`data` as an address that holds it."""
+    return f"{head},{base64.b64encode(data).decode()}"
 
 
 @dataclass

@@ -21,8 +21,7 @@ from mindformers_qwenvl.grounding import FONT_VARIABLE, Box, FontWarning, Quad, 
 from mindformers_qwenvl.grounding import fonts as fonts_module
 from mindformers_qwenvl.grounding.draw import COLOURS, latest_picture
 from tests.data_pipeline.pictures import draw as draw_file
-from tests.data_pipeline.test_fetch import data_uri
-from tests.data_pipeline.web import picture
+from tests.data_pipeline.web import data_uri, picture
 from tests.golden import golden_set
 
 PLACES = ("~/.local/share/fonts", "~/.fonts")

@@ -16,7 +16,7 @@ from mindformers_qwenvl.weights.names import to_ours
 from mindformers_qwenvl.weights.plan import read_config
 from mindformers_qwenvl.weights.reader import Checkpoint
 from tests.golden import draw_checkpoint, golden_set
-from tests.weights.test_convert import ROOT, original_bytes
+from tests.weights.checkpoints import ROOT, original_bytes
 
 CONFIG = golden_set("a56").config
 HEADS = CONFIG["visual"]["heads"]

@@ -13,7 +13,7 @@ from mindformers_qwenvl.weights import transfer
 from mindformers_qwenvl.weights.convert import convert
 from mindformers_qwenvl.weights.reader import Checkpoint
 from mindformers_qwenvl.weights.strategy import Cut, read_strategies
-from tests.weights.test_convert import original_bytes
+from tests.weights.checkpoints import original_bytes
 
 # Devices, and the axes (from the right) that cut each dimension of what is cut by rows, and of what is cut by columns.
 PLAIN = {"devices": [2, 2], "rows": [0, -1], "columns": [-1, 0]}
