@@ -11,6 +11,8 @@ from typing import Any
 
 from mindformers.generation import GenerationConfig
 
+from mindformers_qwenvl.data.output_file import replacing
+
 __all__ = ["generation_config_of", "save_generation_config", "settings_for", "stop_ids", "stop_sequences"]
 
 FILE = "generation_config.json"
@@ -41,10 +43,8 @@ def save_generation_config(config: GenerationConfig, directory: str | os.PathLik
         for name, value in config.to_dict().items()
         if not name.startswith("_") and (name not in usual or value != usual[name])
     }
-    file = Path(directory) / FILE
-    unfinished = file.with_name(f".{FILE}.{os.getpid()}")
-    unfinished.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    unfinished.replace(file)
+    with replacing(Path(directory) / FILE, "w") as file:
+        file.write(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def settings_for(network: Any, given: GenerationConfig | None = None, **changes: Any) -> GenerationConfig:

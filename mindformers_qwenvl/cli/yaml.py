@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mindformers_qwenvl.data.output_file import replacing
 from mindformers_qwenvl.registration import yaml_dir
 
 EPILOG = """examples:
@@ -62,9 +63,8 @@ def _copy(files: list[Path], folder: Path, force: bool) -> list[Path]:
         raise ValueError(f"there already: {', '.join(in_the_way)}; --force overwrites")
     folder.mkdir(parents=True, exist_ok=True)
     for file, target in zip(files, targets, strict=True):
-        unfinished = target.with_name(f"{target.name}.tmp")
-        unfinished.write_bytes(file.read_bytes())
-        unfinished.replace(target)
+        with replacing(target) as copy:
+            copy.write(file.read_bytes())
     return targets
 
 

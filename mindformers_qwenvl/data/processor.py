@@ -20,6 +20,7 @@ from PIL import Image
 
 from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE, Sample
 from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform
+from mindformers_qwenvl.data.output_file import replacing
 from mindformers_qwenvl.data.template import QwenVLContentTransformTemplate
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
 
@@ -220,7 +221,8 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         if (folder / "config.json").is_file():
             settings = self._inverse_parse_config(self.config)
             content = {**self.image_processor.to_dict(), "processor": settings}
-            _write(folder / IMAGE_PROCESSOR_NAME, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            with replacing(folder / IMAGE_PROCESSOR_NAME, "w") as file:
+                file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         else:
             super().save_pretrained(str(folder), save_name)
 
@@ -325,9 +327,3 @@ def _as_batch(queries: Any) -> list[Any]:
     if isinstance(queries[0], Mapping):
         queries = [queries]
     return [[{"text": query}] if isinstance(query, str) else query for query in queries]
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

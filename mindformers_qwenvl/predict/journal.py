@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.data.output_file import replacing
+
 __all__ = ["Journal"]
 
 
@@ -28,9 +30,8 @@ class Journal:
         kept = self._answers() if self.path.exists() else {}
         self.answered = frozenset(kept)
         if self.path.exists():
-            unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-            unfinished.write_bytes(b"".join(kept.values()))
-            unfinished.replace(self.path)
+            with replacing(self.path) as file:
+                file.writelines(kept.values())
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
     def _answers(self) -> dict[str, bytes]:

@@ -25,6 +25,7 @@ import tempfile
 from pathlib import Path
 
 from mindformers_qwenvl.estimate import Card, Estimate, activations, estimate, read_job
+from mindformers_qwenvl.estimate.section import read_yaml
 from mindformers_qwenvl.registration import yaml_dir
 
 ROOT, TINY = Path(__file__).parents[2], yaml_dir() / "finetune_qwenvl_tiny.yaml"
@@ -104,14 +105,7 @@ def run(kind: str, settings: list[str]) -> int:
             return ops.depend(loss, self.grad(self.network, self.weights)(*inputs))
 
     def train(settings: list[str], steps: int) -> None:
-        config = MindFormerConfig(str(TINY))
-        for change in settings:
-            keys, _, value = change.partition("=")
-            *above, last = keys.split(".")
-            section = config
-            for key in above:
-                section = section[key]
-            section[last] = int(value)
+        config = MindFormerConfig(**read_yaml(TINY, settings).content)
         model, rows = config.model.model_config, config.runner_config.batch_size
         tokens, queries = model.llm_model.model_config.seq_length, model.num_queries
         side = model.vision_model.model_config.image_size

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.data.conversation import reply_text
 from mindformers_qwenvl.data.vocabulary import Vocabulary
@@ -39,18 +37,14 @@ def test_a_conversation_through_a_pipe(checkpoint_dir):
     assert not Path("output").exists()
 
 
-def test_bad_usage_and_a_missing_model(checkpoint_dir, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["chat"])
-    assert ended.value.code == 2
+def test_bad_usage_and_a_missing_model(checkpoint_dir, usage_error, capsys):
+    assert usage_error("chat")
     assert main(["chat", "--model", "nowhere"]) == 1
     assert "--model nowhere: no such directory" in capsys.readouterr().err
 
 
-def test_help_lists_what_can_be_typed(capsys):
-    with pytest.raises(SystemExit):
-        main(["chat", "--help"])
-    out = capsys.readouterr().out
+def test_help_lists_what_can_be_typed(help_text):
+    out = help_text("chat")
     assert "/image PATH" in out and "/reset" in out and "mindformers-qwenvl chat --model Qwen-VL-Chat" in out
 
 

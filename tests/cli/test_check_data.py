@@ -102,15 +102,10 @@ def test_a_file_that_is_no_dataset(capsys):
     "words",
     [["check-data"], ["check-data", "train.json"], [*WORDS, "--workers", "0"], [*WORDS, "--histogram", "h.gif"]],
 )
-def test_bad_usage_exits_with_2(words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == 2
-    assert "usage: mindformers-qwenvl check-data" in capsys.readouterr().err
+def test_bad_usage_exits_with_2(words, usage_error):
+    assert usage_error(*words)
 
 
-def test_help_shows_examples(capsys):
-    with pytest.raises(SystemExit):
-        main(["check-data", "--help"])
-    out = capsys.readouterr().out
+def test_help_shows_examples(help_text):
+    out = help_text("check-data")
     assert "check-data train.json --yaml finetune_qwenvl_9.6b.yaml" in out and "exit code" in out

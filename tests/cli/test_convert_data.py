@@ -96,17 +96,12 @@ def test_failures_exit_with_1_and_one_message(words, message, capsys):
         [*WORDS, "--output_path", "o", "--box_prompt", "Where?"],
     ],
 )
-def test_bad_usage_exits_with_2(words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == 2
-    assert "usage: mindformers-qwenvl convert-data" in capsys.readouterr().err
+def test_bad_usage_exits_with_2(words, usage_error):
+    assert usage_error(*words)
 
 
-def test_help_shows_examples(capsys):
-    with pytest.raises(SystemExit):
-        main(["convert-data", "--help"])
-    out = capsys.readouterr().out
+def test_help_shows_examples(help_text):
+    out = help_text("convert-data")
     assert "--data_path llava_v1_5_mix665k.json" in out and "--box_format" in out and "exit code" in out
 
 

@@ -64,16 +64,11 @@ def test_failures_exit_with_1_and_one_message(extra, message, checkpoint_dir, ca
 
 
 @pytest.mark.parametrize("extra", [[], ["--model", "llama"], ["--dtype", "int8"]])
-def test_bad_usage_exits_with_2(extra, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["convert-weight", *extra])
-    assert caught.value.code == 2
-    capsys.readouterr()
+def test_bad_usage_exits_with_2(extra, usage_error):
+    assert usage_error("convert-weight", *extra)
 
 
-def test_help_shows_examples(capsys):
-    with pytest.raises(SystemExit):
-        main(["convert-weight", "--help"])
-    out = capsys.readouterr().out
+def test_help_shows_examples(help_text):
+    out = help_text("convert-weight")
     assert "--output_path qwenvl.ckpt --dtype fp16" in out
     assert "--max_shard_size" in out

@@ -59,7 +59,5 @@ def test_unknown_name(name, capsys):
     assert repr(name) in error and "finetune_qwenvl_9.6b_bf16" in error
 
 
-def test_bad_usage():
-    with pytest.raises(SystemExit) as stopped:
-        main(["yaml", "--path", "--copy", "."])
-    assert stopped.value.code == 2
+def test_bad_usage(usage_error):
+    assert usage_error("yaml", "--path", "--copy", ".")

@@ -15,6 +15,7 @@ import yaml
 
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.data.vocabulary import Vocabulary
+from mindformers_qwenvl.estimate.section import read_yaml
 from mindformers_qwenvl.registration import yaml_dir
 from tests.data_pipeline.layouts import pads_in_images
 from tests.golden import golden_set
@@ -218,13 +219,8 @@ def test_a_directory_with_a_yaml(original, folder):
 
 @pytest.fixture(scope="module")
 def trainer(hf, folder) -> dict[str, dict]:
-    settings = yaml.safe_load((yaml_dir() / "predict_qwenvl_tiny.yaml").read_text(encoding="utf-8"))
-    for path, value in PREDICT.items():
-        *sections, key = path.split(".")
-        section = settings
-        for name in sections:
-            section = section[name]
-        section[key] = value
+    changes = [f"{key}={json.dumps(value)}" for key, value in PREDICT.items()]
+    settings = read_yaml(yaml_dir() / "predict_qwenvl_tiny.yaml", changes).content
     (folder / "predict.yaml").write_text(yaml.safe_dump(settings))
     for output in ("a56.ckpt", "converted"):
         words = ["convert-weight", "--input_path", str(hf), "--output_path", str(folder / output), "--dtype", "fp32"]
