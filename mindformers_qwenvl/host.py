@@ -1,6 +1,7 @@
 """Work-arounds of MindFormers' faults. Each says: host file, reason, versions, and how to notice that it can go.
 
-The tests of each (tests/test_host.py) show the stock fault in a process without plugins, and fail once it is mended.
+tests/test_host_faults.py shows each stock fault in a process without plugins, and fails once it is mended;
+tests/test_host.py tests what stands here.
 """
 
 from __future__ import annotations
