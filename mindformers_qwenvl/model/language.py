@@ -88,7 +88,7 @@ class Columns(nn.Cell):
 
 
 class RotaryAngles(nn.Cell):
-    """What `Rotary` takes for positions [B, S], two tables [B, 1, S, D], and the query's logn scale [B, 1, S, 1].
+    """What `Rotary` takes for positions [B, S], see `RotaryTables`, and the query's logn scale [B, 1, S, 1].
 
     In prediction each row takes the base that dynamic NTK gives its prompt length [B]; in training base and scale
     are the plain ones (original: QWenModel.forward and RotaryEmbedding).
@@ -114,7 +114,7 @@ class RotaryAngles(nn.Cell):
         self.sum = P.ReduceSum().shard(((dp, 1),))
         self.mul = P.Mul().shard(((dp, 1, 1, 1), (1, 1, 1, 1)))
         self.mul_rows = P.Mul().shard(((dp, 1, 1, 1), (dp, 1, 1, 1)))
-        self.tables = RotaryTables(dp)
+        self.tables = RotaryTables(config.num_heads, dp)
         self.reshape = P.Reshape()
 
     def construct(self, positions, prompt_length):

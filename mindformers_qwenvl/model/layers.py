@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from mindformers.modules.layers import LayerNorm, Linear
 from mindspore import Tensor, nn
+from mindspore import dtype as mstype
 from mindspore import ops as P
 from mindspore.common.initializer import Initializer, Normal
 
+from mindformers_qwenvl.model.ops import BiasAdd, row_norm, unsharded
 from mindformers_qwenvl.model.positions import resize_matrix
 
 __all__ = ["MergeHeads", "Norm", "ResizedTable", "SplitHeads", "column_linear", "row_linear"]
+
+Strategy = tuple[tuple[int, ...], ...]
 
 
 def column_linear(
@@ -26,22 +30,20 @@ def column_linear(
     """
     dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel if split else 1
     linear = _linear(in_channels, out_channels, config, has_bias, weight_init)
-    linear.shard(strategy_matmul=((dp, 1), (mp, 1)), strategy_bias=((dp, mp), (mp,)) if has_bias else None)
-    return linear
+    return _shard(linear, ((dp, 1), (mp, 1)), ((dp, mp), (mp,)))
 
 
 def row_linear(in_channels: int, out_channels: int, config, has_bias: bool = True) -> Linear:
     """y = x W^T (+ b), W's columns (the inputs) split over the model-parallel cards: the other half of a pair."""
     dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel
     linear = _linear(in_channels, out_channels, config, has_bias)
-    linear.shard(strategy_matmul=((dp, mp), (1, mp)), strategy_bias=((dp, 1), (1,)) if has_bias else None)
-    return linear
+    return _shard(linear, ((dp, mp), (1, mp)), ((dp, 1), (1,)))
 
 
 def _linear(
     in_channels: int, out_channels: int, config, has_bias: bool, weight_init: Initializer | None = None
 ) -> Linear:
-    linear = Linear(
+    return Linear(
         in_channels,
         out_channels,
         has_bias=has_bias,
@@ -49,8 +51,14 @@ def _linear(
         compute_dtype=config.compute_dtype,
         param_init_type=config.param_init_type,
     )
-    if has_bias:
+
+
+def _shard(linear: Linear, of_product: Strategy, of_bias: Strategy) -> Linear:
+    if linear.has_bias:
         linear.bias_add = P.BiasAdd()  # the host's P.Add takes twice as long on a CPU
+    linear.shard(strategy_matmul=of_product, strategy_bias=of_bias if linear.has_bias else None)
+    if linear.has_bias and unsharded() and linear.dtype == mstype.float32:
+        linear.bias_add = BiasAdd()
     return linear
 
 
@@ -62,10 +70,20 @@ class Norm(LayerNorm):
         self.shard((strategy,))
         self.compute_type = config.layernorm_compute_type
         self.cast = P.Cast()
+        self.rows = row_norm(dim, config.layer_norm_eps, self.compute_type, centred=True)
+        if self.rows is not None:
+            self.bias_add = BiasAdd()
+            self.reshape = P.Reshape()
 
     def construct(self, x):
-        normed, _, _ = self.layer_norm(self.cast(x, self.compute_type), self.gamma, self.beta)
-        return self.cast(normed, x.dtype)
+        dtype = x.dtype
+        x = self.cast(x, self.compute_type)
+        if self.rows is None:
+            normed, _, _ = self.layer_norm(x, self.gamma, self.beta)
+        else:
+            normed = self.reshape(self.rows(x, self.gamma), (-1, x.shape[-1]))
+            normed = self.reshape(self.bias_add(normed, self.beta), x.shape)
+        return self.cast(normed, dtype)
 
 
 class SplitHeads(nn.Cell):

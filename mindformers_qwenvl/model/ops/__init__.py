@@ -6,9 +6,21 @@ Every cell computes in the shapes its docstring gives, on either device, and tak
 from __future__ import annotations
 
 from mindformers_qwenvl.model.ops.attention import Attention
+from mindformers_qwenvl.model.ops.bias import BiasAdd
 from mindformers_qwenvl.model.ops.device import greedy_argmax, on_ascend, unsharded
 from mindformers_qwenvl.model.ops.gelu import Gelu
-from mindformers_qwenvl.model.ops.norm import RMSNorm
+from mindformers_qwenvl.model.ops.norm import RMSNorm, row_norm
 from mindformers_qwenvl.model.ops.rotary import Rotary, RotaryTables
 
-__all__ = ["Attention", "Gelu", "RMSNorm", "Rotary", "RotaryTables", "greedy_argmax", "on_ascend", "unsharded"]
+__all__ = [
+    "Attention",
+    "BiasAdd",
+    "Gelu",
+    "RMSNorm",
+    "Rotary",
+    "RotaryTables",
+    "greedy_argmax",
+    "on_ascend",
+    "row_norm",
+    "unsharded",
+]

@@ -6,7 +6,7 @@ from mindspore import dtype as mstype
 from mindspore import nn
 from mindspore import ops as P
 
-from mindformers_qwenvl.model.ops.device import on_ascend
+from mindformers_qwenvl.model.ops.device import on_ascend, unsharded
 
 __all__ = ["Rotary", "RotaryTables"]
 
@@ -14,11 +14,13 @@ __all__ = ["Rotary", "RotaryTables"]
 class RotaryTables(nn.Cell):
     """Angles [B, 1, S, D / 2] to the two tables [B, 1, S, D] that `Rotary` takes: cos, and sin.
 
-    For the plain form sin's first half is negative already, so that no layer has to negate half of its heads.
+    For the plain form sin's first half is negative already, so that no layer has to negate half of its heads; and both
+    are repeated for all of them, [B, N, S, D], where nothing is sharded: a product that broadcasts takes twice as long.
     """
 
-    def __init__(self, dp: int = 1):
+    def __init__(self, num_heads: int, dp: int = 1):
         super().__init__()
+        self.repeats = (1, num_heads, 1, 1) if unsharded() else None
         strategy = (dp, 1, 1, 1)
         self.concat = P.Concat(axis=-1).shard((strategy, strategy))
         self.cos = P.Cos().shard((strategy,))
@@ -30,7 +32,10 @@ class RotaryTables(nn.Cell):
     def construct(self, angles):
         cos, sin = self.cos(angles), self.sin(angles)
         first = sin if self.fused else self.neg(sin)
-        return self.concat((cos, cos)), self.concat((first, sin))
+        cos, sin = self.concat((cos, cos)), self.concat((first, sin))
+        if self.repeats is not None:
+            cos, sin = P.tile(cos, self.repeats), P.tile(sin, self.repeats)
+        return cos, sin
 
 
 class Rotary(nn.Cell):
