@@ -142,6 +142,29 @@ def test_a_loss_scale_that_changes_leaves_the_update_alone(clip):
     assert float(scaled_step.scale_sense.asnumpy()) == 16.0
 
 
+class WeighedSum(nn.Cell):
+    """Its gradient by the weights is what it is given."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.w = Parameter(Tensor(np.zeros(shape), ms.float32), name="w")
+
+    def construct(self, gradient, labels):
+        return (self.w * gradient).sum()
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 7), (4, 16), (2, 3, 4, 4), (64, 33)])
+def test_gradient_norm(shape):
+    gradient = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    network = WeighedSum(shape)
+    optimizer = nn.SGD(network.trainable_params(), learning_rate=1.0)
+    step = QwenVLTrainOneStepCell(network, optimizer, use_clip_grad=True, max_grad_norm=0.5, scale_sense=1.0)
+    *_, norm = step.set_train(True)(Tensor(gradient), Tensor(np.zeros((1, 2), np.int32)))
+    expected = np.linalg.norm(gradient.astype(np.float64))
+    np.testing.assert_allclose(norm.asnumpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(network.w.asnumpy(), -0.5 * gradient / expected, rtol=1e-5)
+
+
 def test_an_overflow_leaves_the_weights_alone():
     network, step = step_of(1, scale_sense=nn.DynamicLossScaleUpdateCell(1024.0, 2, 1000))
     x, labels = batch(4, [6, 1, 2, 0])
