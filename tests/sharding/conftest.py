@@ -23,11 +23,13 @@ NO_STRATEGY = re.compile(r"the strategy of node \S+ prim (\w+) is empty")
 @dataclass
 class Compiled:
     """layouts: parameter -> devices, map (axis of `devices` from the right that cuts a dimension, -1: none) and slice,
-    the shape one card holds. strategies: operator -> cuts of each input. without: operators that had none."""
+    the shape one card holds. strategies: operator -> cuts of each input. without: operators that had none. whole: cells
+    in a form that is for graphs without sharding."""
 
     layouts: dict[str, dict]
     strategies: dict[str, list]
     shapes: dict[str, list[int]]
+    whole: list[str]
     memory: int
     without: list[str]
 
@@ -79,7 +81,7 @@ def _run(toolkit: dict[str, str], folder: Path, workers: int, rank: int, task: d
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        timeout=900,
+        timeout=2400,  # the published size on a busy machine
     )
     if ended.returncode:
         told = [line for line in ended.stdout.splitlines() if "[ERROR]" in line or re.match(r"\w*Error: ", line)]

@@ -91,16 +91,25 @@ def assert_strategies(found: Compiled, allowed: list[str]) -> None:
     assert set(found.without) <= set(allowed), f"operators without a strategy: {sorted(found.without)}"
 
 
-def check_train(found: Compiled, dp: int, mp: int, **other) -> None:
+def assert_forms(found: Compiled, fused: bool) -> None:
+    """The operators of Ascend or the plain ones, not what takes their place where nothing is sharded."""
+    assert not found.whole
+    operators = {name.rpartition("/")[2].rpartition("-")[0] for name in found.strategies}
+    assert ("RmsNorm" in operators, "RotaryPositionEmbedding" in operators) == (fused, fused), operators
+
+
+def check_train(found: Compiled, dp: int, mp: int, fused: bool = True, **other) -> None:
     assert_weights(found, mp, **other)
     assert_rows_over_dp(found, dp)
     assert_strategies(found, SCALARS_OF_THE_HOST)
+    assert_forms(found, fused)
 
 
 def check_predict(found: Compiled, dp: int, mp: int, **other) -> None:
     assert_weights(found, mp, **other)
     assert_rows_over_dp(found, dp)
     assert_strategies(found, [])
+    assert_forms(found, fused=True)
 
 
 def test_train_step_with_every_kind_but_stages(compiled):
@@ -161,7 +170,7 @@ def test_a_layer_that_is_not_cut_is_noticed(compiled):
     ids=str,
 )
 def test_train_steps(compiled, workers, task):
-    check_train(compiled(workers, workers - 1, **task), task.get("dp", 1), task.get("mp", 1))
+    check_train(compiled(workers, workers - 1, **task), task.get("dp", 1), task.get("mp", 1), task.get("fused", True))
 
 
 @pytest.mark.slow
@@ -170,7 +179,7 @@ def test_train_steps(compiled, workers, task):
     [
         (2, {"layers_per_stage": [2, 2]}, 2),
         (2, {"layers_per_stage": [1, 3]}, 1),
-        (2, {"vision_model": {"num_hidden_layers": 2, "offset": 0}, "llm_model": {"num_layers": 2, "offset": 0}}, 1),
+        (2, {"vision_model": {"offset": [1, -1]}, "llm_model": {"offset": 0}}, 2),
         (8, {"layers_per_stage": [3, 1]}, 2),
     ],
     ids=str,
@@ -188,6 +197,12 @@ def test_more_stages(compiled, workers, layers, first):
     shared = set(parts[0].shapes) & set(parts[0].layouts) & set(parts[1].layouts)
     assert not shared
     assert set(parts[0].shapes) <= set(parts[0].layouts) | set(parts[1].layouts)
+
+
+@pytest.mark.slow
+def test_a_language_model_that_begins_before_the_vision_tower_ends_does_not_compile(compiled):
+    with pytest.raises(DoesNotCompile, match="stage:1 is larger than NextNode's stage:0"):
+        compiled(2, pp=2, model=TWO_LAYERS)
 
 
 @pytest.mark.slow

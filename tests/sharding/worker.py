@@ -92,6 +92,7 @@ def main(task: dict, report: Path) -> None:
             for name, (devices, tensor_map, piece, _, _, group, *_) in step.parameter_layout_dict.items()
         },
         "strategies": strategies(step),
+        "whole": cells_of_whole_tensors(step),
         "shapes": shapes,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
@@ -115,11 +116,12 @@ def build(task: dict):
     set_algo_parameters(elementwise_op_strategy_follow=True, fully_use_devices=True)  # as MindFormers sets them
 
     from mindformers_qwenvl import QwenVL, QwenVLConfig
-    from mindformers_qwenvl.model import cache, ops
+    from mindformers_qwenvl.model.ops.device import on_ascend
 
     if task["fused"]:
-        # What the device seam builds on Ascend: its operators have a strategy each, although not a kernel here.
-        ops.on_ascend = cache.on_ascend = lambda: True
+        # What the device seam builds on Ascend: its operators have a strategy each, although not a kernel here. In
+        # place, for all modules that have imported the function.
+        on_ascend.__code__ = (lambda: True).__code__
     parallel = {
         "data_parallel": dp,
         "model_parallel": task["mp"],
@@ -139,14 +141,14 @@ def build(task: dict):
 def train_step(network: nn.Cell, config, stages: int) -> nn.Cell:
     """The cells that MindFormers' trainer puts around the network, and the train step with optimizer and clipping."""
     from mindformers.core.lr import CosineWithWarmUpLR
-    from mindformers.core.optim.adamw import AdamW
     from mindformers.wrapper import MFPipelineWithLossScaleCell
 
+    from mindformers_qwenvl.optimizer import QwenVLAdamW
     from mindformers_qwenvl.train import QwenVLTrainOneStepCell
 
     wrapped = PipelineCell(network, micro_size=stages) if stages > 1 else network
     wrapped = _VirtualDatasetCell(wrapped)
-    optimizer = AdamW(network.trainable_params(), CosineWithWarmUpLR(1e-5, 2, 10), weight_decay=0.1)
+    optimizer = QwenVLAdamW(network.trainable_params(), CosineWithWarmUpLR(1e-5, 2, 10), weight_decay=0.1)
     settings = {"use_clip_grad": True, "scale_sense": nn.DynamicLossScaleUpdateCell(65536, 2, 1000)}
     if stages > 1:
         return MFPipelineWithLossScaleCell(wrapped, optimizer, micro_batch_num=stages, **settings).set_train()
@@ -169,6 +171,19 @@ def spoil(network: nn.Cell, how: str, dp: int, mp: int) -> None:
         layer.feed_forward.w1.shard(strategy_matmul=((dp, 1), (1, 1)))
     else:
         raise ValueError(how)
+
+
+def cells_of_whole_tensors(step: nn.Cell) -> list[str]:
+    """Cells that have taken a form which is for graphs without sharding."""
+    from mindformers_qwenvl.model.ops import BiasAdd
+    from mindformers_qwenvl.model.ops.norm import RowNorm
+
+    switches = ("one_by_one", "repeats", "in_place", "short", "whole_gradients")
+    return [
+        name
+        for name, cell in step.cells_and_names()
+        if isinstance(cell, BiasAdd | RowNorm) or any(vars(cell).get(switch) for switch in switches)
+    ]
 
 
 def strategies(step: nn.Cell) -> dict[str, list]:
