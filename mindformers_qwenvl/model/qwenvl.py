@@ -24,6 +24,7 @@ from mindformers_qwenvl.model.sampling import Sampling
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
 from mindformers_qwenvl.weights import hooks
 from mindformers_qwenvl.weights.convert import load_original
+from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 
 __all__ = ["QwenVL"]
 
@@ -104,6 +105,8 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
         self.reshape = P.Reshape()
         self.slice = P.StridedSlice().shard(((config.parallel_config.data_parallel, 1),))
         self._freeze(config)
+        if config.checkpoint_name_or_path:
+            refuse_in_tree(config.checkpoint_name_or_path, "checkpoint_name_or_path")
         self.load_checkpoint(config)  # the host's: `checkpoint_name_or_path`, if there is one
 
     def _freeze(self, config: QwenVLConfig) -> None:

@@ -53,8 +53,8 @@ def as_ours(checkpoint: Checkpoint, config: dict[str, Any]) -> Readable:
     return InTreeCheckpoint(checkpoint, config) if is_in_tree(checkpoint.tensors) else checkpoint
 
 
-def refuse_in_tree(path: str | os.PathLike) -> None:
-    """Raise ValueError if `path`, a `load_checkpoint`, is of the in-tree port.
+def refuse_in_tree(path: str | os.PathLike, key: str = "load_checkpoint") -> None:
+    """Raise ValueError if `path`, which the setting `key` names, is of the in-tree port.
 
     MindFormers would load what it knows by name, log the rest, and go on with random attention. A path that cannot be
     read is left to MindFormers.
@@ -65,7 +65,7 @@ def refuse_in_tree(path: str | os.PathLike) -> None:
         return
     if is_in_tree(names):
         raise ValueError(
-            f"load_checkpoint: {path} is of the Qwen-VL that was part of MindFormers up to 1.5, with other names, like "
+            f"{key}: {path} is of the Qwen-VL that was part of MindFormers up to 1.5, with other names, like "
             "vision_encoder.attn_pool.attn.dense1.weight. Convert it once and load the result: `mindformers-qwenvl "
             f"convert-weight --input_path {path} --config QWEN_VL_FOLDER --output_path NEW.ckpt`, with the folder that "
             "holds the original config.json"

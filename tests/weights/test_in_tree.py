@@ -165,3 +165,12 @@ def test_load_checkpoint_in_a_yaml_is_a_clear_error(key):
     config[key] = "old.ckpt" if key == "load_checkpoint" else MindFormerConfig(load_path="old.ckpt")
     with pytest.raises(ValueError, match=r"old\.ckpt is of the Qwen-VL that was part of MindFormers up to 1\.5"):
         FullConfigTrainer(model_name="qwenvl_9.6b").set_config(config, is_full_config=True)
+
+
+def test_checkpoint_name_or_path_of_the_configuration_too(checkpoint_dir):
+    from mindformers_qwenvl import QwenVL, QwenVLConfig
+
+    write_ckpt("old.ckpt", in_tree_tensors())
+    config = QwenVLConfig.from_pretrained(str(checkpoint_dir("a56")), checkpoint_name_or_path="old.ckpt")
+    with pytest.raises(ValueError, match=r"^checkpoint_name_or_path: old\.ckpt is of the Qwen-VL"):
+        QwenVL(config)
