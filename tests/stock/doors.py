@@ -1,6 +1,6 @@
 """MindFormers' doors, as users open them; this file names nothing but MindFormers. test_doors.py runs it.
 
-    python doors.py original|ours|yaml|trainer '{"model": "directory", "queries": [[...]], ...}'
+    python doors.py original|ours '{"model": "directory", "queries": [[...]], ...}'
 
 Each door prints a line `DOOR name result`, the result as JSON; a door that fails has `{"error": traceback}`. What
 `generate` was asked and answered on the way is in `{"ids": [rows], "stops": [ids], "top_p": p, ...}`.
@@ -74,18 +74,19 @@ def described(config) -> dict:
     }
 
 
-def generate_with(auto, task: dict, queries: list) -> Callable[[], object]:
+def generate_with(auto, folder: str, queries: list, opened: dict) -> Callable[[], object]:
     def enter():
-        network = auto.from_pretrained(task["model"], use_past=True)
-        network.generate(**AutoProcessor.from_pretrained(task["model"])(queries))
+        network = opened["network"] = auto.from_pretrained(folder, use_past=True)
+        network.generate(**AutoProcessor.from_pretrained(folder)(queries))
         return made(network)
 
     return enter
 
 
-def directory(task: dict) -> dict:
-    """Every door that takes a directory with config.json."""
+def directory(task: dict) -> tuple[object, object]:
+    """Every door that takes a directory with config.json; what AutoModel and the pipeline opened."""
     folder, queries = task["model"], task["queries"]
+    of_model, of_pipeline = {}, {}
     door("config", lambda: described(AutoConfig.from_pretrained(folder)))
 
     def tokenizer():
@@ -98,16 +99,15 @@ def directory(task: dict) -> dict:
 
     door("tokenizer", tokenizer)
     door("processor", processor)
-    door("model", generate_with(AutoModel, task, queries))
-    door("causal", generate_with(AutoModelForCausalLM, task, queries[:1]))
-    opened = {}
+    door("model", generate_with(AutoModel, folder, queries, of_model))
+    door("causal", generate_with(AutoModelForCausalLM, folder, queries[:1], {}))
 
     def piped():
-        opened["pipe"] = pipeline(TASK, model=folder)
-        return opened["pipe"](queries, batch_size=len(queries))
+        of_pipeline["pipe"] = pipeline(TASK, model=folder)
+        return of_pipeline["pipe"](queries, batch_size=len(queries))
 
     door("pipeline", piped)
-    return opened
+    return of_model["network"], of_pipeline["pipe"]
 
 
 def original(task: dict) -> None:
@@ -116,19 +116,19 @@ def original(task: dict) -> None:
         return [made(auto.from_pretrained(task["model"], trust_remote_code=True)) for auto in autos]
 
     door("trusting", trusting)
-    pipe = directory(task)["pipe"]
-    queries = task["queries"][:1]
-    door("pipeline_call", lambda: pipe(queries, max_new_tokens=4, eos_token_id=[-1]))
+    network, pipe = directory(task)
+    # Batches of one shape from here on, so that the graphs of these two networks are there already.
+    queries, size = task["queries"], {"batch_size": len(task["queries"])}
+    door("pipeline_call", lambda: pipe(queries, **size, max_new_tokens=4, eos_token_id=[-1]))
     for number, seed in enumerate((1, 2, 1)):
-        door(f"pipeline_sample_{number}", lambda seed=seed: pipe(queries, do_sample=True, seed=seed))
-    network = AutoModel.from_pretrained(task["model"], use_past=True)
+        door(f"pipeline_sample_{number}", lambda seed=seed: pipe(queries, **size, do_sample=True, seed=seed))
 
     def of_network():
-        return pipeline(TASK, model=network)(queries)
+        return pipeline(TASK, model=network)(queries, **size)
 
     def of_parts():
         tokenizer = AutoTokenizer.from_pretrained(task["model"])
-        return pipeline(TASK, model=network, tokenizer=tokenizer)(queries)
+        return pipeline(TASK, model=network, tokenizer=tokenizer)(queries, **size)
 
     door("pipeline_network", of_network)
     door("pipeline_parts", of_parts)
@@ -146,27 +146,28 @@ def original(task: dict) -> None:
     door("save_pipeline", lambda: pipe.save_pretrained("saved"))
     door("save_apart", saved_apart)
     door("save_as_yaml", saved_as_yaml)
+    trainer(task, network)
 
 
-def yaml(task: dict) -> None:
-    """The directory that `save_pretrained` without `save_json=True` writes."""
-    folder, queries = task["model"], task["queries"][:1]
-    door("config", lambda: described(AutoConfig.from_pretrained(f"{folder}/mindspore_model.yaml")))
-    door("model", generate_with(AutoModel, task, queries))
-    door("tokenizer", lambda: made(AutoTokenizer.from_pretrained(folder)))
+def ours(task: dict) -> None:
+    """Directories that `save_pretrained` wrote, with `save_json=True` and without."""
+    directory(task)
+    folder, queries = task["as_yaml"], task["queries"][:1]
+    door("yaml_config", lambda: described(AutoConfig.from_pretrained(f"{folder}/mindspore_model.yaml")))
+    door("yaml_model", generate_with(AutoModel, folder, queries, {}))
+    door("yaml_tokenizer", lambda: made(AutoTokenizer.from_pretrained(folder)))
 
 
-def trainer(task: dict) -> None:
+def trainer(task: dict, network: object) -> None:
     """Trainer.predict, and the pipeline by name: its YAML is exchanged for a small one."""
-    config, queries = task["config"], task["queries"]
+    config, queries, size = task["config"], task["queries"], len(task["queries"])
 
     def of_a_yaml():
         predicting = Trainer(args=config, task=TASK, model=NAME)
-        return predicting.predict(predict_checkpoint=task["checkpoint"], input_data=queries, batch_size=len(queries))
+        return predicting.predict(predict_checkpoint=task["checkpoint"], input_data=queries, batch_size=size)
 
     def of_a_network():
-        network = AutoModel.from_pretrained(task["model"], use_past=True)
-        return Trainer(args=config, task=TASK, model=network).predict(input_data=queries[:1])
+        return Trainer(args=config, task=TASK, model=network).predict(input_data=queries, batch_size=size)
 
     def by_name():
         table = MindFormerBook.get_pipeline_support_task_list()[TASK]
@@ -187,4 +188,4 @@ if __name__ == "__main__":
     ms.set_device("CPU")
     record()
     group, settings = sys.argv[1:]
-    {"original": original, "ours": directory, "yaml": yaml, "trainer": trainer}[group](json.loads(settings))
+    {"original": original, "ours": ours}[group](json.loads(settings))

@@ -82,14 +82,33 @@ def hf(checkpoint_dir, folder) -> Path:
 
 @pytest.fixture(scope="module")
 def original(hf, folder) -> dict[str, dict]:
-    return run(folder / "work", "original", model=str(hf), queries=list(QUERIES.values()), texts=TEXTS)
+    """The directory of the original, then Trainer and names."""
+    changes = [f"{key}={json.dumps(value)}" for key, value in PREDICT.items()]
+    settings = read_yaml(yaml_dir() / "predict_qwenvl_tiny.yaml", changes).content
+    (folder / "predict.yaml").write_text(yaml.safe_dump(settings))
+    for output in ("a56.ckpt", "converted"):
+        words = ["convert-weight", "--input_path", str(hf), "--output_path", str(folder / output), "--dtype", "fp32"]
+        assert main(words) == 0
+    return run(
+        folder / "work",
+        "original",
+        model=str(hf),
+        queries=list(QUERIES.values()),
+        texts=TEXTS,
+        config=str(folder / "predict.yaml"),
+        checkpoint=str(folder / "a56.ckpt"),
+        converted=str(folder / "converted"),
+        raw_texts=[VOCABULARY.decode(A56.arrays["ids.text"].tolist())],
+    )
 
 
 @pytest.fixture(scope="module")
 def ours(original, folder) -> dict[str, dict]:
-    """The directory that the pipeline of `original` saved."""
-    shutil.move(folder / "work" / "saved", folder / "moved")
-    return run(folder / "work2", "ours", model=str(folder / "moved"), queries=list(QUERIES.values()), texts=TEXTS)
+    """The directories that the pipeline and the parts of `original` saved."""
+    for saved in ("saved", "as_yaml"):
+        shutil.move(folder / "work" / saved, folder / f"moved_{saved}")
+    folders = {"model": str(folder / "moved_saved"), "as_yaml": str(folder / "moved_as_yaml")}
+    return run(folder / "work2", "ours", **folders, queries=list(QUERIES.values()), texts=TEXTS)
 
 
 @pytest.fixture
@@ -158,7 +177,8 @@ def test_pipeline_of_a_directory(found):
 def test_pipeline_takes_settings_of_a_call(original):
     """Before those of generation_config.json."""
     door = original["pipeline_call"]
-    assert answer_ids(door["ids"][0], "one_image") == A56.arrays["greedy.one_image"][:4].tolist()
+    for row, name in zip(door["ids"], QUERIES, strict=True):
+        assert answer_ids(row, name) == A56.arrays[f"greedy.{name}"][:4].tolist(), name
     assert (door["stops"], door["max_new_tokens"]) == ([-1], 4)
 
 
@@ -172,7 +192,7 @@ def test_pipeline_samples_as_generation_config_says(original):
 
 @pytest.mark.parametrize("door", ["pipeline_network", "pipeline_parts"])
 def test_pipeline_of_a_network(original, door):
-    assert_golden(original[door], list(QUERIES)[:1])
+    assert_golden(original[door])
 
 
 def test_code_beside_the_weights_is_never_run(original):
@@ -186,74 +206,52 @@ def test_code_beside_the_weights_is_never_run(original):
 
 def test_what_the_pipeline_saves(original, ours, folder):
     assert original["save_pipeline"] == {"result": None}
-    saved = json.loads((folder / "moved" / "generation_config.json").read_text())
+    saved = json.loads((folder / "moved_saved" / "generation_config.json").read_text())
     assert saved == {key: value for key, value in GENERATION.items() if key != "do_sample"} | {"eos_token_id": [800]}
-    assert (folder / "moved" / "qwen.tiktoken").read_bytes() == A56.vocab_file.read_bytes()
+    assert (folder / "moved_saved" / "qwen.tiktoken").read_bytes() == A56.vocab_file.read_bytes()
     import mindspore as ms
 
-    names = ms.load_checkpoint(str(folder / "moved" / "mindspore_model.ckpt"))
+    names = ms.load_checkpoint(str(folder / "moved_saved" / "mindspore_model.ckpt"))
     assert not [name for name in names if "cache" in name]
 
 
 def test_parts_that_are_saved_one_by_one(original, ours, folder):
     """save_pretrained of network, configuration, tokenizer and processor write what the pipeline's writes."""
     assert original["save_apart"] == {"result": None}
-    apart, whole = folder / "work" / "apart", folder / "moved"
+    apart, whole = folder / "work" / "apart", folder / "moved_saved"
     assert sorted(file.name for file in apart.iterdir()) == sorted(file.name for file in whole.iterdir())
     for name in ("generation_config.json", "tokenizer_config.json", "preprocessor_config.json", "mindspore_model.ckpt"):
         assert (apart / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-def test_a_directory_with_a_yaml(original, folder):
+def test_a_directory_with_a_yaml(original, ours):
     """What `save_pretrained` writes when it is not told `save_json=True`."""
     assert original["save_as_yaml"] == {"result": None}
-    saved = folder / "work" / "as_yaml"
-    found = run(folder / "work3", "yaml", model=str(saved), queries=list(QUERIES.values()))
-    assert found["config"]["result"]["sizes"] == [64, 56, 256, 1024, 16]
-    assert found["tokenizer"]["result"] == "mindformers_qwenvl.data.tokenizer.QwenVLTokenizer"
-    assert_golden(found["model"], list(QUERIES)[:1])
+    assert ours["yaml_config"]["result"]["sizes"] == [64, 56, 256, 1024, 16]
+    assert ours["yaml_tokenizer"]["result"] == "mindformers_qwenvl.data.tokenizer.QwenVLTokenizer"
+    assert_golden(ours["yaml_model"], list(QUERIES)[:1])
 
 
 # ---- Trainer, names
 
 
-@pytest.fixture(scope="module")
-def trainer(hf, folder) -> dict[str, dict]:
-    changes = [f"{key}={json.dumps(value)}" for key, value in PREDICT.items()]
-    settings = read_yaml(yaml_dir() / "predict_qwenvl_tiny.yaml", changes).content
-    (folder / "predict.yaml").write_text(yaml.safe_dump(settings))
-    for output in ("a56.ckpt", "converted"):
-        words = ["convert-weight", "--input_path", str(hf), "--output_path", str(folder / output), "--dtype", "fp32"]
-        assert main(words) == 0
-    return run(
-        folder / "work4",
-        "trainer",
-        config=str(folder / "predict.yaml"),
-        checkpoint=str(folder / "a56.ckpt"),
-        converted=str(folder / "converted"),
-        model=str(hf),
-        queries=list(QUERIES.values()),
-        raw_texts=[VOCABULARY.decode(A56.arrays["ids.text"].tolist())],
-    )
-
-
-def test_pipeline_of_a_converted_directory(trainer):
+def test_pipeline_of_a_converted_directory(original):
     """What convert-weight writes: our tensors beside the original's JSON files."""
-    assert_golden(trainer["pipeline_converted"], list(QUERIES)[:1])
+    assert_golden(original["pipeline_converted"], list(QUERIES)[:1])
 
 
-def test_trainer_predict_with_a_yaml(trainer):
-    door = trainer["trainer_yaml"]
+def test_trainer_predict_with_a_yaml(original):
+    door = original["trainer_yaml"]
     assert "error" not in door, door["error"]
     for row, name in zip(door["ids"], QUERIES, strict=True):
         assert answer_ids(row, name)[:30] == A56.arrays[f"greedy.{name}"].tolist(), name
 
 
-def test_trainer_predict_with_a_network(trainer):
-    assert_golden(trainer["trainer_network"], list(QUERIES)[:1])
+def test_trainer_predict_with_a_network(original):
+    assert_golden(original["trainer_network"])
 
 
-def test_pipeline_of_a_name(trainer):
-    door = trainer["pipeline_name"]
+def test_pipeline_of_a_name(original):
+    door = original["pipeline_name"]
     assert "error" not in door, door["error"]
     assert answer_ids(door["ids"][0], "text")[:30] == A56.arrays["greedy.text"].tolist()
