@@ -143,6 +143,7 @@ def test_training_learns_and_saves(trained):
     assert saved == ["tiny_rank_0-1_2.ckpt", "tiny_rank_0-2_1.ckpt", "tiny_rank_0-2_3.ckpt"]
 
 
+@pytest.mark.slow  # test_monitor.py resumes too, and compares losses, learning rates and norms
 def test_resumed_losses_are_those_of_the_uninterrupted_training(trained, samples, tmp_path):
     folder, uninterrupted = trained
     settings = training(
@@ -208,7 +209,8 @@ def assert_golden(row: list[int], name: str) -> None:
     np.testing.assert_array_equal(row[begins : begins + len(expected)], expected, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["one_image", "two_images"])
+# One picture is asked about below as well, of the trained checkpoint and in a batch.
+@pytest.mark.parametrize("name", [pytest.param("one_image", marks=pytest.mark.slow), "two_images"])
 def test_greedy_ids_are_the_goldens(checkpoint, tmp_path, name):
     """--predict_data IMG "question" --modal_type image text, with one picture and with two."""
     settings = {**PREDICT, "load_checkpoint": str(checkpoint)}
