@@ -1,22 +1,34 @@
-"""Work-arounds of MindFormers' faults where a training is resumed, or done by several processes; as in host.py."""
+"""Work-arounds of MindFormers' faults where a training is resumed, or done by several processes; as in host.py.
+
+tests/test_host_resume.py tests what stands here, and shows each stock fault in processes without plugins.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 from mindformers import version_control
+from mindformers.checkpoint import checkpoint as new_format
 from mindformers.core.callback import callback
-from mindformers.tools.utils import get_real_rank
+from mindformers.tools.logger import logger
+from mindformers.tools.utils import get_real_group_size, get_real_rank
+from mindformers.trainer import trainer
 from mindformers.trainer import utils as trainer_utils
 from mindformers.utils import load_checkpoint_utils
+from mindformers.utils.file_utils import is_publicly_accessible_path
 from mindspore import ops
 from mindspore.communication import GlobalComm, comm_func
 from safetensors import safe_open
 
 __all__ = ["barrier_on_cpu", "resume_in_data_parallel"]
+
+# The host puts a number behind the rank where a folder has files of an earlier run, or which parameters they are.
+SAVED_FILE = re.compile(r"(?P<prefix>.+)_rank_\d+(?P<more>.*)-(?P<epoch>\d+)_(?P<step>\d+)\.(ckpt|safetensors)")
 
 
 def barrier_on_cpu() -> None:
@@ -42,57 +54,172 @@ def barrier_on_cpu() -> None:
 
 
 def resume_in_data_parallel() -> None:
-    """Let a training go on from the safetensors files of its processes: one, or several in data parallel.
+    """Let a training of one process, or of several in data parallel, go on in any number of processes.
 
-    Host: mindformers/utils/load_checkpoint_utils.py, _get_checkpoint_mode. It takes a folder `rank_0`, which one
-    process saves to as well, for that of several, and refuses it without `use_parallel`. Here one process loads the
-    file as it is. Seen in 1.9. Can go when the stock Trainer resumes from `output/checkpoint` without `use_parallel`.
+    Each process saves the whole state, so any file will do for all of them. Host: mindformers/tools/resume_ckpt.py and
+    mindformers/trainer/utils.py, load_resume_context_from_checkpoint, have each process read the file of its own rank,
+    and there is none if there are more of them than there were (FileNotFoundError in those, while the others wait). And
+    mindformers/utils/load_checkpoint_utils.py, _get_checkpoint_mode, takes a folder `rank_0` of safetensors files,
+    which one process saves to as well, for that of several, and refuses it without `use_parallel`. Here the file is
+    chosen before anything is built. Seen in 1.9. Can go when the stock Trainer goes on from `output/checkpoint` of two
+    processes in four, and from that of one, in safetensors, without `use_parallel`.
 
     Files saved with `remove_redundancy: True` have each parameter once; mindspore/train/serialization.py,
     load_param_into_net, fetches the others from their processes, but only for a compiled network, and the host compiles
-    none in data parallel; nor would it take `global_step`, which each file has. Here they are fetched. Seen in
-    MindSpore 2.9. Can go when `resume_training: True, remove_redundancy: True` goes on with `parallel_mode: 0`.
+    none in data parallel; nor would it take `global_step`, which each file has. Here they are fetched, or where the
+    number of processes is another, all files are read. Seen in MindSpore 2.9. Can go when `resume_training: True,
+    remove_redundancy: True` goes on with `parallel_mode: 0`.
+
+    The host's newer section `checkpoint:` wants to save and load how weights are sharded, of which there is nothing in
+    data parallel: mindformers/checkpoint/sharded_tensor.py, get_all_sharded_tensor (RuntimeError at the first
+    checkpoint) and get_cur_sharded_tensor (TypeError). Here the first process saves, as one process does, and all load
+    as one process does. Seen in 1.9. Can go when two processes save with that section and `parallel_mode: 0`.
     """
-    stock_mode, stock_load = load_checkpoint_utils._get_checkpoint_mode, ms.load_param_into_net
-    if stock_mode.__module__ == __name__:
+    if trainer.convert_checkpoint_config.__module__ == __name__:
         return
+    _choose_files()
+    _load_parts()
+    _save_new_format_as_one_process()
+
+
+def _choose_files() -> None:
+    stock_convert = trainer.convert_checkpoint_config
+    stock_mode, stock_file = load_checkpoint_utils._get_checkpoint_mode, load_checkpoint_utils._get_src_file
+    modes = load_checkpoint_utils.CheckpointFileMode
+
+    def convert_checkpoint_config(config: Any) -> None:
+        stock_convert(config)
+        if config.get("use_legacy_format", True) and config.run_mode not in ("predict", "eval"):
+            _choose(config)
 
     def _get_checkpoint_mode(config: Any) -> str:
-        single = None if config.use_parallel else _file_of_one_process(config)
-        if single is None:
-            return stock_mode(config)
-        config.checkpoint.load_path = single
-        return load_checkpoint_utils.CheckpointFileMode.SINGLE_CHECKPOINT_FILE.value
+        if not config.use_parallel:
+            _choose(config)  # predicting as well
+            path = Path(config.checkpoint.load_path)
+            if path.is_file() and path.parent.name.startswith("rank_"):
+                return modes.SINGLE_CHECKPOINT_FILE.value
+        return stock_mode(config)
+
+    def _get_src_file(checkpoint_dir: str, checkpoint_name: str | None = None, ckpt_format: str = "ckpt") -> str:
+        if Path(checkpoint_dir).is_file():  # chosen already
+            return checkpoint_dir
+        return stock_file(checkpoint_dir, checkpoint_name, ckpt_format)
+
+    trainer.convert_checkpoint_config = convert_checkpoint_config
+    load_checkpoint_utils._get_checkpoint_mode = _get_checkpoint_mode
+    load_checkpoint_utils._get_src_file = _get_src_file
+
+
+def _choose(config: Any) -> None:
+    """Where `load_checkpoint` is a folder with rank_0 ..., and they are not one for each process: one file for all."""
+    folder = Path(config.checkpoint.load_path or "")
+    processes = get_real_group_size()
+    if config.use_parallel and not (_is_data_parallel() and is_publicly_accessible_path(str(folder))):
+        return
+    ranks = list(folder.glob("rank_*")) if folder.is_dir() else []
+    if not ranks or config.auto_trans_ckpt or (config.use_parallel and len(ranks) == processes):
+        return
+    found = f"load_checkpoint {folder}: has files of {len(ranks)} processes, and {processes} are to go on from them"
+    named = config.resume_training if isinstance(config.resume_training, str) else None
+    chosen = _latest(folder, config.load_ckpt_format or "ckpt", named, found)
+    logger.info("%s: %s", found, chosen)
+    config.checkpoint.load_path = str(chosen)
+    config.resume_training = bool(config.resume_training)
+
+
+def _latest(folder: Path, suffix: str, named: str | None, found: str) -> Path:
+    """A file of the latest step that all ranks in `folder` have saved, or of the step of the file `named`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the ranks are not at one step, nor a checkpoint apart, as those of a killed job may be.
+    """
+    files = sorted(folder.glob(f"rank_*/*.{suffix}"), key=lambda file: file.stat().st_mtime)
+    if named:
+        named = named if named.endswith(f".{suffix}") else f"{named}.{suffix}"
+        for file in files:
+            if _without_rank(file.name) == _without_rank(named):
+                return file
+        raise FileNotFoundError(f"{found}; but there is no file {named} in them, of any rank")
+    steps = {rank.name: _complete(rank, suffix) for rank in folder.glob("rank_*")}
+    steps = {rank: files for rank, files in sorted(steps.items()) if files}
+    if not steps and files:  # of other names, which the host takes by their time
+        return files[-1]
+    if not steps:
+        raise FileNotFoundError(f"{found}; but there is no *.{suffix} in them: see load_ckpt_format")
+    common = max(set.intersection(*map(set, steps.values())), default=(0, 0))
+    if any(sum(step > common for step in files) > 1 for files in steps.values()) or common == (0, 0):
+        last = ", ".join(f"{rank} at epoch {max(files)[0]}, step {max(files)[1]}" for rank, files in steps.items())
+        raise ValueError(
+            f"{found}; but they are not of one run: {last}. Move away the rank folders that are not to be gone on from"
+        )
+    return next(iter(steps.values()))[common]
+
+
+def _without_rank(name: str) -> tuple[str, ...]:
+    """What a saved file is called in each rank."""
+    parts = SAVED_FILE.fullmatch(name)
+    return parts.group("prefix", "more", "epoch", "step") if parts else (name,)
+
+
+def _complete(rank: Path, suffix: str) -> dict[tuple[int, int], Path]:
+    """What this rank has saved to the end, by epoch and step; of files for one step the last written."""
+    last, files = _last_complete(rank), {}
+    for file in sorted(rank.glob(f"*.{suffix}"), key=lambda file: file.stat().st_mtime):
+        name = SAVED_FILE.fullmatch(file.name)
+        if name and (step := (int(name["epoch"]), int(name["step"]))) <= last:
+            files[step] = file
+    return files
+
+
+def _last_complete(rank: Path) -> tuple[float, float]:
+    """Epoch and step that the host notes behind each checkpoint; without a note every file counts."""
+    try:
+        meta = json.loads((rank / "meta.json").read_text(encoding="utf-8"))
+        return meta["last_epoch"], meta["last_step"]
+    except FileNotFoundError:
+        return float("inf"), 0
+
+
+def _is_part(file: Path) -> bool:
+    """Whether it was saved with `remove_redundancy: True` by several processes."""
+    if file.suffix != ".safetensors":
+        return False
+    with safe_open(file, framework="np") as opened:
+        return (opened.metadata() or {}).get("remove_redundancy") == "True"
+
+
+def _is_data_parallel() -> bool:
+    return ms.get_auto_parallel_context("parallel_mode") == "data_parallel"
+
+
+def _load_parts() -> None:
+    stock_files, stock_load = load_checkpoint_utils.load_safetensors_checkpoint, ms.load_param_into_net
+
+    def load_safetensors_checkpoint(config, load_checkpoint_files, *args, **kwargs):
+        if Path(config.checkpoint.load_path).is_file() and _is_part(Path(load_checkpoint_files[0])):
+            part = Path(load_checkpoint_files[0])
+            others = part.parents[1].glob("rank_*/*.safetensors")
+            same = [str(file) for file in others if _without_rank(file.name) == _without_rank(part.name)]
+            load_checkpoint_files = sorted({str(part), *same})
+        return stock_files(config, load_checkpoint_files, *args, **kwargs)
 
     def load_param_into_net(net, parameter_dict, strict_load=False, remove_redundancy=False):
-        if remove_redundancy and ms.get_auto_parallel_context("parallel_mode") == "data_parallel":
-            parameter_dict, remove_redundancy = {**parameter_dict, **_fetch(net, parameter_dict)}, False
+        if remove_redundancy and ms.get_auto_parallel_context("parallel_mode") in ("data_parallel", "stand_alone"):
+            if _is_data_parallel():
+                parameter_dict = {**parameter_dict, **_fetch(net, parameter_dict)}
+            missing = sorted(set(net.parameters_dict()) - set(parameter_dict))
+            if missing:
+                raise ValueError(
+                    f"the files of load_checkpoint have parts of the parameters (remove_redundancy: True), and "
+                    f"{len(missing)} of {len(net.parameters_dict())} are in none of them: {', '.join(missing[:3])} ... "
+                    "It takes the files of all processes that saved them"
+                )
+            remove_redundancy = False
         return stock_load(net, parameter_dict, strict_load, remove_redundancy)
 
-    load_checkpoint_utils._get_checkpoint_mode = _get_checkpoint_mode
+    load_checkpoint_utils.load_safetensors_checkpoint = load_safetensors_checkpoint
     ms.load_param_into_net = load_param_into_net
-
-
-def _file_of_one_process(config: Any) -> str | None:
-    """The file to load, where `load_checkpoint` is one in a folder rank_N, or a folder with rank_0."""
-    path = Path(config.checkpoint.load_path)
-    if path.is_file():
-        if not path.parent.name.startswith("rank_"):
-            return None
-    elif not (path / "rank_0").is_dir():
-        return None
-    else:
-        name = config.resume_training
-        path = Path(
-            load_checkpoint_utils._get_src_file(str(path), name if isinstance(name, str) else None, "safetensors")
-        )
-    with safe_open(path, framework="np") as file:
-        if (file.metadata() or {}).get("remove_redundancy") == "True":
-            raise ValueError(
-                f"load_checkpoint {path}: has a part of the parameters only (saved with remove_redundancy: True by "
-                "several processes), so it takes as many processes and use_parallel: True to load"
-            )
-    return str(path)
 
 
 def _fetch(network: Any, loaded: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,3 +236,21 @@ def _fetch(network: Any, loaded: Mapping[str, Any]) -> dict[str, Any]:
                 value = ops.zeros(parameter.shape, parameter.dtype)
             found[name] = ms.Parameter(ops.AllReduce()(value), name=name)  # a sum, with zeros of all the others
     return found
+
+
+def _save_new_format_as_one_process() -> None:
+    stock_size, stock_save = new_format.get_real_group_size, new_format.ms_save_checkpoint
+    stock_sharded = callback.get_all_sharded_tensor
+
+    def get_real_group_size() -> int:
+        return 1 if _is_data_parallel() else stock_size()
+
+    def ms_save_checkpoint(*args, **kwargs):
+        if not _is_data_parallel() or get_real_rank() == 0:
+            stock_save(*args, **kwargs)
+
+    def get_all_sharded_tensor(*args, **kwargs):
+        return None if _is_data_parallel() else stock_sharded(*args, **kwargs)
+
+    new_format.get_real_group_size, new_format.ms_save_checkpoint = get_real_group_size, ms_save_checkpoint
+    callback.get_all_sharded_tensor = get_all_sharded_tensor

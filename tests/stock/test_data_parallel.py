@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -203,17 +204,70 @@ def test_one_killed_process_goes_on_from_safetensors(samples, one, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_where_two_were(samples, one, tmp_path):
-    """From safetensors; where each has a part only, that is an error which says so."""
-    whole, parts = (settings(samples, 2, form="safetensors", once=once, each=4) for once in (False, True))
-    two = finished(tmp_path / "two", {**whole, "runner_config.epochs": 2})
-    alone = settings(samples, 1, form="safetensors")
-    assert_goes_on(resumed(tmp_path / "one", two.folder, alone, workers=1), one, 4, exactly=False)
-    two = finished(tmp_path / "two_parts", {**parts, "runner_config.epochs": 2})
+@pytest.mark.parametrize(
+    ("before", "after", "form", "once"),
+    [
+        (1, 2, "ckpt", False),
+        (2, 1, "safetensors", True),
+        (2, 4, "safetensors", False),
+        (2, 4, "safetensors", True),
+        (4, 2, "ckpt", False),
+        (4, 2, "safetensors", True),
+    ],
+)
+def test_another_number_of_processes_goes_on(samples, one, tmp_path, before, after, form, once):
+    """Whole files or parts: batches, losses and gradients are those of one process that was never stopped."""
+    given = settings(samples, before, form=form, once=once, each=4, **{"runner_config.epochs": 2})
+    job = finished(tmp_path / "before", given, before)
+    # 6 of 12 steps; CheckpointMonitor saves behind the last one too.
+    job = resumed(tmp_path / "after", job.folder, settings(samples, after, form=form, once=once), after)
+    expected = numbers(one)[6:]
+    for rank in range(after):
+        np.testing.assert_array_equal(numbers(job, rank)[:, :2], expected[:, :2])
+        np.testing.assert_allclose(numbers(job, rank)[:, 2:4], expected[:, 2:4], rtol=1e-6)  # loss, learning rate
+        np.testing.assert_allclose(numbers(job, rank)[:, 4], expected[:, 4], rtol=1e-5)
+        assert job.seen(rank) == [batch[rank::after] for batch in one.seen()[6:]]
+
+
+@pytest.mark.slow
+def test_parts_without_those_of_another_process_are_an_error(samples, tmp_path):
+    given = settings(samples, 2, form="safetensors", once=True, each=99, **{"runner_config.epochs": 1})
+    two = finished(tmp_path / "two", given)
+    shutil.rmtree(two.folder / SAVED / "rank_1")
     more = {"load_checkpoint": str(two.folder / SAVED), "resume_training": True}
-    with Job(tmp_path / "refused", {**alone, **more}, workers=1) as job:
+    with Job(tmp_path / "refused", {**settings(samples, 1, form="safetensors"), **more}, workers=1) as job:
         assert job.end() != 0
-    assert "has a part of the parameters only" in job.printed()
+    assert "It takes the files of all processes that saved them" in job.printed()
+
+
+# ---- the host's newer section `checkpoint:`
+
+
+@pytest.mark.slow
+def test_the_newer_section_saves_once_and_goes_on(samples, one, tmp_path):
+    """Two processes save as one does, and two and one go on from that."""
+    given = settings(samples, 2, form="safetensors")
+    given["callbacks"] = [*given["callbacks"][:-1], {"type": "CheckpointMonitor", "checkpoint_format": "safetensors"}]
+    section = {
+        "save_path": "./output/checkpoint",
+        "save_interleaved_steps": 4,
+        "no_save_optim": False,
+        "prefix": "tiny",
+    }
+    job = finished(tmp_path / "before", {**given, "checkpoint": section, "runner_config.epochs": 2})
+    saved = job.folder / SAVED
+    assert sorted(file.name for file in saved.glob("iteration_00000006/*")) == [
+        "common.json",
+        "tiny-model-0000000-0000001.safetensors",
+        "tiny-opt-0000000-0000001.safetensors",
+    ]
+    section |= {"load_path": str(saved), "no_load_optim": False}
+    for workers in (2, 1):
+        more = {"checkpoint": section, "runner_config.batch_size": 4 // workers}
+        job = finished(tmp_path / f"after_{workers}", {**given, **more}, workers)
+        for rank in range(workers):
+            np.testing.assert_allclose(numbers(job, rank)[:, :4], numbers(one)[6:, :4], rtol=1e-6)
+            assert job.seen(rank) == [batch[rank::workers] for batch in one.seen()[6:]]
 
 
 # ---- a worker that dies

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import driver  # test_data_parallel.py copies it beside this file
-from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+from mindformers.tools.register import MindFormerConfig, MindFormerModuleType, MindFormerRegister
 from mindformers.tools.utils import get_real_rank
 from mindspore.train.callback import Callback
 
@@ -31,4 +31,8 @@ class SeenSamples(Callback):
 
 
 if __name__ == "__main__":
-    driver.main(json.loads(sys.argv[1]))
+    task = json.loads(sys.argv[1])
+    for name, value in task["set"].items():
+        if isinstance(value, dict):  # a section, as it is read from a YAML
+            task["set"][name] = MindFormerConfig(**value)
+    driver.main(task)
