@@ -1,4 +1,7 @@
-"""One graph-mode CPU context for the folder, and each golden set's network, built once."""
+"""One graph-mode CPU context for the folder, and the network of one golden set at a time.
+
+Tests of a set run one after another, and what the set has compiled is released before the next.
+"""
 
 from __future__ import annotations
 
@@ -14,36 +17,34 @@ def _context():
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
 
 
-@pytest.fixture(scope="package")
-def network(checkpoint_dir):
-    """`network("a56")` -> the network with the golden weights, in evaluation mode. Leave it as it was."""
+@pytest.fixture(scope="module", autouse=True)
+def _released():
+    from tests.graphs import release
+
+    yield
+    release()
+
+
+@pytest.fixture(scope="module", params=SETS)
+def golden(request):
+    """Each set in turn; `@only("a56")` takes one."""
+    from tests.graphs import release
+
+    yield golden_set(request.param)
+    release()
+
+
+@pytest.fixture(scope="module")
+def network(golden, checkpoint_dir):
+    """The set's network with the golden weights, in evaluation mode. Leave it as it was."""
     from mindformers_qwenvl import QwenVL
 
-    built = {}
-
-    def factory(name: str):
-        if name not in built:
-            built[name] = QwenVL.from_pretrained(str(checkpoint_dir(name))).set_train(False)
-        return built[name]
-
-    return factory
+    return QwenVL.from_pretrained(str(checkpoint_dir(golden.name))).set_train(False)
 
 
-@pytest.fixture(scope="package")
-def cached_network(checkpoint_dir):
+@pytest.fixture(scope="module")
+def cached_network(golden, checkpoint_dir):
     """`network`, with a key/value cache."""
     from mindformers_qwenvl import QwenVL
 
-    built = {}
-
-    def factory(name: str):
-        if name not in built:
-            built[name] = QwenVL.from_pretrained(str(checkpoint_dir(name)), use_past=True).set_train(False)
-        return built[name]
-
-    return factory
-
-
-@pytest.fixture(params=SETS)
-def golden(request):
-    return golden_set(request.param)
+    return QwenVL.from_pretrained(str(checkpoint_dir(golden.name)), use_past=True).set_train(False)

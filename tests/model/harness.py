@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
+import pytest
 
 from mindformers_qwenvl.data.images import ImageTransform
 from tests.golden import GoldenSet
@@ -14,6 +15,11 @@ from tests.golden import GoldenSet
 PROMPTS = ("text", "one_image", "two_images", "multi_turn", "raw_caption", "image_last")
 BATCH_IMAGES = {"batch0": [0], "batch1": [1, 2], "batch2": [3, 2], "text_only": []}
 BATCH_ROWS = ("one_image", "text", "two_images")  # of batch_right
+
+
+def only(name: str) -> pytest.MarkDecorator:
+    """For a test, and the networks it asks for, of that golden set alone."""
+    return pytest.mark.parametrize("golden", [name], indirect=True)
 
 
 @dataclass
@@ -47,12 +53,12 @@ def named_images(golden: GoldenSet, ids: np.ndarray) -> list[str]:
     return [re.search(r"(\d)\.png$", path).group(1) for path in paths]
 
 
-def inputs(golden: GoldenSet, rows: np.ndarray, images: list[list[int | str]]) -> Inputs:
-    """Rows of golden ids [B, S] with the images of each row, as inputs of the network."""
+def inputs(golden: GoldenSet, rows: np.ndarray, images: list[list[int | str]], room: int = 1) -> Inputs:
+    """Rows of golden ids [B, S] with the images of each row, as inputs of the network; N is at least `room`."""
     queries = golden.meta["n_queries"]
     size = golden.config["visual"]["image_size"]
     rows = np.array(rows, np.int32)
-    count = max(1, *(len(row) for row in images))
+    count = max(room, *(len(row) for row in images))
     pictures = np.zeros((len(rows), count, 3, size, size), np.float32)
     positions = np.full((len(rows), count, queries, 2), -1, np.int32)
     positions[..., 0] = np.arange(len(rows))[:, None, None]
@@ -70,11 +76,13 @@ def prompt(golden: GoldenSet, name: str) -> Inputs:
 
 
 def training_batch(golden: GoldenSet, name: str) -> tuple[ms.Tensor, ...]:
-    """input_ids, images, positions, labels of `train.NAME`."""
+    """input_ids, images, positions, labels of `train.NAME`, with room for as many images as any batch has in a row:
+    one graph does for all of a length."""
+    room = max(len(spans(golden, row)) for other in BATCH_IMAGES for row in golden.arrays[f"train.{other}.input_ids"])
     ids = golden.arrays[f"train.{name}.input_ids"]
     left = iter(BATCH_IMAGES[name])
     images = [[next(left) for _ in spans(golden, row)] for row in ids]
-    return (*inputs(golden, ids, images).tensors, ms.Tensor(golden.arrays[f"train.{name}.labels"]))
+    return (*inputs(golden, ids, images, room).tensors, ms.Tensor(golden.arrays[f"train.{name}.labels"]))
 
 
 def thinned(array: np.ndarray, like: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.golden import golden_set
-from tests.model.harness import inputs, named_images
+from tests.model.harness import inputs, named_images, only
 
 STEPS = 12
 
@@ -30,14 +30,14 @@ def answers(network, batch, images=None, steps=STEPS):
     return [np.asarray(row)[-steps:] for row in rows]
 
 
-def test_cached_logits_equal_the_full_forward_at_every_step(network, cached_network):
+@only("b224")
+def test_cached_logits_equal_the_full_forward_at_every_step(golden, network, cached_network):
     """Random prompts, some beyond the trained length (NTK, logn); the full forward follows the cached answer."""
     import mindspore as ms
 
-    golden = golden_set("b224")
     random = np.random.RandomState(0)
     prompts = [random.randint(0, 600, length) for length in (5, 61, 130)]
-    result = cached_network("b224").generate(
+    result = cached_network.generate(
         padded(golden, prompts),
         max_new_tokens=STEPS,
         do_sample=False,
@@ -48,7 +48,7 @@ def test_cached_logits_equal_the_full_forward_at_every_step(network, cached_netw
     for row, prompt in enumerate(prompts):
         answer = np.asarray(result.sequences[row])[len(prompt) : len(prompt) + STEPS]
         whole = np.concatenate([prompt, answer]).astype(np.int32)
-        full = network("b224")(
+        full = network(
             ms.Tensor(padded(golden, [whole, np.zeros(160)])),
             None,
             None,
@@ -65,13 +65,13 @@ def test_mixed_batch_answers_as_each_row_alone(golden, cached_network):
     names = ("one_image", "text", "two_images")
     rows = [golden.arrays[f"ids.{name}"] for name in names]
     images = inputs(golden, padded(golden, rows), [named_images(golden, ids) for ids in rows])
-    for name, answer in zip(names, answers(cached_network(golden.name), None, images), strict=True):
+    for name, answer in zip(names, answers(cached_network, None, images), strict=True):
         np.testing.assert_array_equal(answer, golden.arrays[f"greedy.{name}"][:STEPS])
 
 
-def test_calls_of_other_shapes_in_between_change_nothing(cached_network):
-    golden = golden_set("a56")
-    network = cached_network("a56")
+@only("a56")
+def test_calls_of_other_shapes_in_between_change_nothing(golden, cached_network):
+    network = cached_network
     text, multi = (golden.arrays[f"ids.{name}"] for name in ("text", "multi_turn"))
     image_ids = golden.arrays["ids.one_image"]
     one_image = inputs(golden, image_ids[None], [named_images(golden, image_ids)])
@@ -85,9 +85,9 @@ def test_calls_of_other_shapes_in_between_change_nothing(cached_network):
     assert len(multi) > len(text)
 
 
-def test_vision_tower_runs_once_a_prompt(cached_network, monkeypatch):
-    golden = golden_set("a56")
-    network = cached_network("a56")
+@only("a56")
+def test_vision_tower_runs_once_a_prompt(golden, cached_network, monkeypatch):
+    network = cached_network
     ids = golden.arrays["ids.one_image"]
     batch = inputs(golden, ids[None], [named_images(golden, ids)])
     given = []
@@ -102,10 +102,10 @@ def test_vision_tower_runs_once_a_prompt(cached_network, monkeypatch):
     assert ["images" in step for step in given] == [True] + [False] * (STEPS - 1)
 
 
-def test_graphs_are_compiled_once_a_bucket_and_no_longer_than_it(cached_network, monkeypatch):
+@only("a56")
+def test_graphs_are_compiled_once_a_bucket_and_no_longer_than_it(golden, cached_network, monkeypatch):
     """291 tokens are computed in 320 columns, whatever seq_length is; 300 tokens need no graph that 291 have not."""
-    golden = golden_set("a56")
-    network = cached_network("a56")
+    network = cached_network
     assert network.config.seq_length == 8192
     shapes = []
     stock = network.prepare_inputs_for_generation

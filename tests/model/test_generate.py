@@ -5,7 +5,7 @@ import pytest
 
 from mindformers_qwenvl.model.generation import bucket
 from tests.golden import golden_set
-from tests.model.harness import named_images, prompt
+from tests.model.harness import named_images, only, prompt
 
 
 def greedy(network, golden, name):
@@ -20,14 +20,13 @@ def greedy(network, golden, name):
 
 @pytest.mark.parametrize("name", ["text", "one_image", "two_images", "multi_turn"])
 def test_greedy_ids_with_cache(golden, cached_network, name):
-    answer = greedy(cached_network(golden.name), golden, name)
+    answer = greedy(cached_network, golden, name)
     np.testing.assert_array_equal(answer, golden.arrays[f"greedy.{name}"])
 
 
-@pytest.mark.parametrize(("golden_name", "name"), [("a56", "two_images"), ("b224", "text")])
-def test_greedy_ids_without_cache(network, golden_name, name):
-    golden = golden_set(golden_name)
-    answer = greedy(network(golden_name), golden, name)
+@pytest.mark.parametrize(("golden", "name"), [("a56", "two_images"), ("b224", "text")], indirect=["golden"])
+def test_greedy_ids_without_cache(golden, network, name):
+    answer = greedy(network, golden, name)
     np.testing.assert_array_equal(answer, golden.arrays[f"greedy.{name}"])
 
 
@@ -52,9 +51,10 @@ def test_inputs_without_a_shape(checkpoint_dir):
     np.testing.assert_array_equal(answer[-6:], golden.arrays["greedy.text"][:6])
 
 
+@only("a56")
 def test_inputs_for_the_layout_are_those_of_a_prompt(cached_network, network):
     """The trainer asks for them to learn how several cards share the weights."""
-    for built in (cached_network("a56"), network("a56")):
+    for built in (cached_network, network):
         inputs = built.prepare_inputs_for_predict_layout(np.ones((2, 40)))
         assert built(*inputs).shape == (2, 1024)
         assert len(inputs) == (8 if built.use_past else 6)
@@ -62,21 +62,20 @@ def test_inputs_for_the_layout_are_those_of_a_prompt(cached_network, network):
 
 @pytest.fixture(scope="module")
 def language(network):
-    """`language(**settings)`: the language model of set a56 alone."""
+    """`language(**settings)`: the language model of the set alone."""
     import mindspore as ms
 
     from mindformers_qwenvl import QwenConfig, QwenForCausalLM
 
-    whole = network("a56")
     prefix = "llm_model."
     weights = {
         parameter.name.removeprefix(prefix): ms.Parameter(parameter.value(), name=parameter.name.removeprefix(prefix))
-        for parameter in whole.get_parameters()
+        for parameter in network.get_parameters()
         if parameter.name.startswith(prefix)
     }
 
     def factory(**settings):
-        settings = {**whole.config.llm.to_dict(), **settings}
+        settings = {**network.config.llm.to_dict(), **settings}
         built = QwenForCausalLM(QwenConfig(**{key: value for key, value in settings.items() if key != "model_type"}))
         missing, unexpected = ms.load_param_into_net(built, weights)
         assert not unexpected and all(".cache." in name for name in missing)
@@ -85,25 +84,25 @@ def language(network):
     return factory
 
 
-def test_the_language_model_alone_without_cache(language, network):
+@only("a56")
+def test_the_language_model_alone_without_cache(golden, language, network):
     import mindspore as ms
 
-    golden = golden_set("a56")
     ids = prompt(golden, "text").input_ids
     built = language()
-    expected = network("a56")(ms.Tensor(ids), None, None).asnumpy()
+    expected = network(ms.Tensor(ids), None, None).asnumpy()
     np.testing.assert_allclose(built(ms.Tensor(ids)).asnumpy(), expected, atol=1e-6)
     answer = built.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=[-1])[0]
     np.testing.assert_array_equal(answer[-12:], golden.arrays["greedy.text"][:12])
 
 
-def test_the_language_model_alone_with_cache(language, tmp_path):
+@only("a56")
+def test_the_language_model_alone_with_cache(golden, language, tmp_path):
     """A batch of two lengths, sampling, and what `save_pretrained` writes."""
     from mindformers import AutoModel, AutoModelForCausalLM
 
     from mindformers_qwenvl import QwenForCausalLM
 
-    golden = golden_set("a56")
     ids = golden.arrays["ids.text"]
     batch = np.full((2, len(ids)), golden.meta["special_ids"]["eod_id"], np.int32)
     batch[0], batch[1, :9] = ids, ids[:9]

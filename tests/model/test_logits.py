@@ -4,8 +4,8 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from tests.golden import SETS, golden_set
-from tests.model.harness import BATCH_ROWS, PROMPTS, inputs, named_images, pixels, prompt, thinned
+from tests.golden import golden_set
+from tests.model.harness import BATCH_ROWS, PROMPTS, inputs, named_images, only, pixels, prompt, thinned
 
 TOLERANCE = 5e-5
 
@@ -22,17 +22,17 @@ def test_logits_of_golden_prompts(golden, network, name):
         pytest.fail(f"{golden.name} has no prompt {name}")
     batch = prompt(golden, name)
     given = batch.tensors if named_images(golden, golden.arrays[f"ids.{name}"]) else batch.tensors[:1]
-    logits = network(golden.name)(*given).asnumpy()[0]
+    logits = network(*given).asnumpy()[0]
     np.testing.assert_allclose(logits[-8:], golden.arrays[f"logits.{name}"], atol=TOLERANCE, rtol=0)
     np.testing.assert_allclose(log_sum_exp(logits), golden.arrays[f"lse.{name}"], atol=TOLERANCE, rtol=0)
     np.testing.assert_array_equal(logits.argmax(-1), golden.arrays[f"argmax.{name}"])
 
 
 @pytest.mark.parametrize("case", [name for name in golden_set("b224").meta["cases"] if name.startswith("rand")])
-def test_dynamic_ntk_and_logn_at_their_borders(network, case):
-    golden = golden_set("b224")
+@only("b224")
+def test_dynamic_ntk_and_logn_at_their_borders(golden, network, case):
     ids = golden.arrays[f"ids.{case}"]
-    logits = network("b224")(ms.Tensor(ids[None])).asnumpy()[0]
+    logits = network(ms.Tensor(ids[None])).asnumpy()[0]
     np.testing.assert_allclose(log_sum_exp(logits), golden.arrays[f"lse.{case}"], atol=TOLERANCE, rtol=0)
     np.testing.assert_array_equal(logits.argmax(-1), golden.arrays[f"argmax.{case}"])
 
@@ -44,7 +44,7 @@ def test_rows_of_a_padded_batch_equal_themselves_alone(golden, network):
     images = [named_images(golden, row[:length]) for row, length in zip(rows, lengths, strict=True)]
     for row, length in zip(rows, lengths, strict=True):
         row[length:] = golden.meta["special_ids"]["eod_id"]
-    logits = network(golden.name)(*inputs(golden, rows, images).tensors).asnumpy()
+    logits = network(*inputs(golden, rows, images).tensors).asnumpy()
     for index, (name, length) in enumerate(zip(BATCH_ROWS, lengths, strict=True)):
         alone = golden.arrays[f"logits.{name}"]
         np.testing.assert_allclose(logits[index, length - 8 : length], alone, atol=TOLERANCE, rtol=0)
@@ -57,19 +57,19 @@ def test_rows_of_a_padded_batch_equal_themselves_alone(golden, network):
 def test_vision_tower(golden, network, image):
     size = golden.config["visual"]["image_size"]
     given = np.zeros((3, size, size), np.float32) if image == "fake_zeros" else pixels(golden, image)
-    vectors = network(golden.name).vision_encoder(ms.Tensor(given[None])).asnumpy()[0]
+    vectors = network.vision_encoder(ms.Tensor(given[None])).asnumpy()[0]
     expected = golden.arrays[f"vision_out.{image}"]
     np.testing.assert_allclose(thinned(vectors, expected), expected, atol=2e-5, rtol=0)
 
 
-def test_filler_images_change_nothing(network):
-    golden = golden_set("a56")
+@only("a56")
+def test_filler_images_change_nothing(golden, network):
     batch = prompt(golden, "one_image")
-    alone = network("a56")(*batch.tensors).asnumpy()
+    alone = network(*batch.tensors).asnumpy()
     filler = np.full_like(batch.positions, -1)
     filler[..., 0] = 0
     noise = np.random.RandomState(0).randn(*batch.images.shape).astype(np.float32)
-    with_filler = network("a56")(
+    with_filler = network(
         ms.Tensor(batch.input_ids),
         ms.Tensor(np.concatenate([noise, batch.images], 1)),
         ms.Tensor(np.concatenate([filler, batch.positions], 1)),
@@ -77,13 +77,13 @@ def test_filler_images_change_nothing(network):
     np.testing.assert_allclose(with_filler, alone, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_float16(checkpoint_dir, name):
+def test_float16(golden, checkpoint_dir):
     """The published dtype: the answer stays, the last digits do not."""
     from mindformers_qwenvl import QwenVL
 
-    golden = golden_set(name)
-    network = QwenVL.from_pretrained(str(checkpoint_dir(name)), compute_dtype="float16", param_init_type="float16")
+    network = QwenVL.from_pretrained(
+        str(checkpoint_dir(golden.name)), compute_dtype="float16", param_init_type="float16"
+    )
     logits = network.set_train(False)(*prompt(golden, "one_image").tensors)
     assert logits.dtype == ms.float16
     expected = golden.arrays["logits.one_image"]

@@ -1,7 +1,5 @@
 """Loss, gradients and learning curves against the original's (tests/data/golden)."""
 
-import gc
-
 import mindspore as ms
 import numpy as np
 import pytest
@@ -10,18 +8,11 @@ from mindformers.core.optim import AdamW
 from mindformers_qwenvl import QwenVL
 from mindformers_qwenvl.train import QwenVLTrainOneStepCell
 from mindformers_qwenvl.weights.names import to_ours
-from tests.golden import SETS, golden_set
-from tests.model.harness import thinned, training_batch
+from tests.golden import SETS
+from tests.model.harness import only, thinned, training_batch
 
 RELATIVE = 1e-4
 TABLE = "vision_encoder.attn_pool.pos_embed"
-
-
-@pytest.fixture(autouse=True)
-def _collected():
-    """Networks and their graphs are full of cycles: give their memory back after each test, not some time later."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture
@@ -48,15 +39,8 @@ class Differentiated:
 
 
 @pytest.fixture(scope="module")
-def differentiated(checkpoint_dir):
-    built = {}
-
-    def factory(name: str) -> Differentiated:
-        if name not in built:
-            built[name] = Differentiated(QwenVL.from_pretrained(str(checkpoint_dir(name))).set_train(True))
-        return built[name]
-
-    return factory
+def differentiated(golden, checkpoint_dir):
+    return Differentiated(QwenVL.from_pretrained(str(checkpoint_dir(golden.name))).set_train(True))
 
 
 def joined(gradients, original_name):
@@ -68,7 +52,7 @@ def joined(gradients, original_name):
 @pytest.mark.parametrize("batch", ["batch0", "text_only"])
 def test_loss_and_gradients(golden, differentiated, batch):
     expected = golden.meta["train"]
-    loss, gradients = differentiated(golden.name)(training_batch(golden, batch))
+    loss, gradients = differentiated(training_batch(golden, batch))
     assert loss == pytest.approx(expected[f"loss_{batch}"], rel=1e-5)
     norms = expected[f"grad_norms_{batch}"]
     assert {name for key in norms for name in to_ours(key)} == gradients.keys() | {TABLE}
@@ -82,9 +66,9 @@ def test_loss_and_gradients(golden, differentiated, batch):
         assert difference.max() <= RELATIVE * np.abs(reference).max(), key
 
 
-@pytest.mark.parametrize("batch", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("batch", [1, 2])
 def test_loss_of_the_other_batches(golden, differentiated, batch):
-    loss, _ = differentiated(golden.name)(training_batch(golden, f"batch{batch}"))
+    loss, _ = differentiated(training_batch(golden, f"batch{batch}"))
     assert loss == pytest.approx(golden.meta["train"]["loss_train_mode"][batch], rel=1e-5)
 
 
@@ -95,9 +79,8 @@ CURVES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "curve"), CURVES)
-def test_ten_steps(trained, name, curve):
-    golden = golden_set(name)
+@pytest.mark.parametrize(("golden", "curve"), CURVES, indirect=["golden"])
+def test_ten_steps(golden, trained, curve):
     expected = golden.meta["train"][curve]
     network = trained(golden.name, freeze_vision=expected["fix_vit"])
     # The original's finetune.py un-freezes the fixed table together with attn_pool, which was not meant (and moves the
@@ -139,8 +122,8 @@ def test_what_is_frozen(trained):
     assert trainable(freeze_llm=True) == vision - {TABLE}
 
 
-def test_frozen_vision_has_no_gradient_and_recompute_changes_none(trained):
-    golden = golden_set("a56")
+@only("a56")
+def test_frozen_vision_has_no_gradient_and_recompute_changes_none(golden, trained):
     batch = training_batch(golden, "batch0")
     loss, gradients = Differentiated(trained("a56", freeze_vision=True))(batch)
     parallel = {"recompute": {"recompute": True}}
@@ -151,16 +134,17 @@ def test_frozen_vision_has_no_gradient_and_recompute_changes_none(trained):
         np.testing.assert_allclose(recomputed[name], gradient, rtol=1e-5, atol=1e-8)
 
 
-def test_batch_without_a_label_gives_zero_not_nan(differentiated):
-    batch = list(training_batch(golden_set("a56"), "batch0"))
+@only("a56")
+def test_batch_without_a_label_gives_zero_not_nan(golden, differentiated):
+    batch = list(training_batch(golden, "batch0"))
     batch[3] = ms.Tensor(np.full(batch[3].shape, -100, np.int32))
-    loss, gradients = differentiated("a56")(batch)
+    loss, gradients = differentiated(batch)
     assert loss == 0
     assert all(np.isfinite(gradient).all() for gradient in gradients.values())
 
 
-def test_float16_training_loss(trained):
-    golden = golden_set("a56")
+@only("a56")
+def test_float16_training_loss(golden, trained):
     network = trained("a56", compute_dtype="float16", param_init_type="float32")
     loss, gradients = Differentiated(network)(training_batch(golden, "batch0"))
     assert loss == pytest.approx(golden.meta["train"]["loss_batch0"], rel=2e-3)
