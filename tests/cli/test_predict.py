@@ -17,6 +17,14 @@ from tests.golden import golden_set
 GOLDEN = golden_set("a56")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _released():
+    from tests.graphs import release
+
+    yield
+    release()
+
+
 @pytest.fixture(autouse=True)
 def _logs(monkeypatch):
     """MindFormers has a logger for each folder of logs: the command quietens that of this test alone."""

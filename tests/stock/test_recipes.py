@@ -12,6 +12,7 @@ import pytest
 from mindformers_qwenvl.estimate import estimate, read_job
 from mindformers_qwenvl.estimate.section import GB
 from mindformers_qwenvl.registration import register, yaml_dir
+from tests.graphs import release
 from tests.stock.test_yaml import EARLIER_STAGES, SMALL_LLM, SMALL_VISION, get, read
 
 # cards as data_parallel x model_parallel, precision, pixels, tokens, and the parameters that learn: counted from the
@@ -37,6 +38,8 @@ DEFAULT = ("finetune_qwenvl_9.6b_stage2", "finetune_qwenvl_9.6b")
 def _context():
     register()
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    yield
+    release()
 
 
 def build(name: str, small: bool):
