@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import mindspore as ms
 from mindformers.models.modeling_utils import PreTrainedModel
-from mindformers.parallel_core.training_graph.transformer.utils import LayerSetting
 from mindspore import Parameter, Tensor, nn
 from mindspore import ops as P
 from mindspore.common.initializer import Normal, initializer
@@ -15,7 +14,7 @@ from mindformers_qwenvl.config import QwenConfig
 from mindformers_qwenvl.host import OwnGenerationConfig, SaveParameters
 from mindformers_qwenvl.model.cache import cached_attention, kv_cache
 from mindformers_qwenvl.model.generation import GenerationInputs
-from mindformers_qwenvl.model.layers import MergeHeads, SplitHeads, column_linear, row_linear
+from mindformers_qwenvl.model.layers import MergeHeads, SplitHeads, column_linear, row_linear, stack
 from mindformers_qwenvl.model.ops import Attention, RMSNorm, Rotary, RotaryTables, greedy_argmax
 from mindformers_qwenvl.model.positions import inverse_frequencies, log_n_scale, ntk_limits
 from mindformers_qwenvl.model.sampling import Sampling
@@ -225,18 +224,7 @@ class QwenModel(nn.Cell):
         parallel = config.parallel_config
         self.wte = Embedding(config)
         self.angles = RotaryAngles(config)
-        place = LayerSetting(
-            config.num_layers,
-            config.offset,
-            parallel,
-            start_stage=config.start_stage,
-            stage_num=config.stage_num,
-        )
-        self.layers = nn.CellList()
-        for index in range(config.num_layers):
-            layer = QwenDecoderLayer(config)
-            place(layer, index)
-            self.layers.append(layer)
+        self.layers = stack(QwenDecoderLayer, config.num_layers, config)
         self.ln_f = RMSNorm(
             config.hidden_size, config.rms_norm_eps, config.layernorm_compute_type, parallel.data_parallel
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mindformers.modules.layers import LayerNorm, Linear
+from mindformers.parallel_core.training_graph.transformer.utils import LayerSetting
 from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 from mindspore import ops as P
@@ -11,7 +12,7 @@ from mindspore.common.initializer import Initializer, Normal
 from mindformers_qwenvl.model.ops import BiasAdd, row_norm, unsharded
 from mindformers_qwenvl.model.positions import resize_matrix
 
-__all__ = ["MergeHeads", "Norm", "ResizedTable", "SplitHeads", "column_linear", "row_linear"]
+__all__ = ["MergeHeads", "Norm", "ResizedTable", "SplitHeads", "column_linear", "row_linear", "stack"]
 
 Strategy = tuple[tuple[int, ...], ...]
 
@@ -60,6 +61,17 @@ def _shard(linear: Linear, of_product: Strategy, of_bias: Strategy) -> Linear:
     if linear.has_bias and unsharded() and linear.dtype == mstype.float32:
         linear.bias_add = BiasAdd()
     return linear
+
+
+def stack(layer: type[nn.Cell], count: int, config) -> nn.CellList:
+    """`count` times `layer(config)`, each on its pipeline stage and with its recompute setting."""
+    place = LayerSetting(
+        count, config.offset, config.parallel_config, start_stage=config.start_stage, stage_num=config.stage_num
+    )
+    layers = nn.CellList([layer(config) for _ in range(count)])
+    for index, cell in enumerate(layers):
+        place(cell, index)
+    return layers
 
 
 class Norm(LayerNorm):

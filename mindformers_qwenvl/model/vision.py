@@ -6,13 +6,12 @@ import math
 from typing import ClassVar
 
 from mindformers.models.modeling_utils import PreTrainedModel
-from mindformers.parallel_core.training_graph.transformer.utils import LayerSetting
 from mindspore import Parameter, nn
 from mindspore import ops as P
 from mindspore.common.initializer import HeUniform, Normal, initializer
 
 from mindformers_qwenvl.config import VIT_POSITIONS, QwenVLVisionConfig
-from mindformers_qwenvl.model.layers import Norm, ResizedTable, column_linear, row_linear
+from mindformers_qwenvl.model.layers import Norm, ResizedTable, column_linear, row_linear, stack
 from mindformers_qwenvl.model.ops import Attention, Gelu
 from mindformers_qwenvl.model.resampler import Resampler
 
@@ -113,22 +112,11 @@ class VisionBlock(nn.Cell):
 
 
 class VisionTransformer(nn.Cell):
-    """The blocks, each on its pipeline stage and with its recompute setting."""
+    """The blocks, one after another; x: [B, P, width]."""
 
     def __init__(self, config: QwenVLVisionConfig):
         super().__init__()
-        place = LayerSetting(
-            config.num_hidden_layers,
-            config.offset,
-            config.parallel_config,
-            start_stage=config.start_stage,
-            stage_num=config.stage_num,
-        )
-        self.resblocks = nn.CellList()
-        for index in range(config.num_hidden_layers):
-            block = VisionBlock(config)
-            place(block, index)
-            self.resblocks.append(block)
+        self.resblocks = stack(VisionBlock, config.num_hidden_layers, config)
 
     def construct(self, x):
         for block in self.resblocks:
