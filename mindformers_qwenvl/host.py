@@ -130,6 +130,10 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
 
     And _check_grad_accumulation_steps (mindformers/trainer/base_trainer.py) sets `gradient_accumulation_steps` to 1
     where it cannot accumulate, and trains on. Here that is an error. Seen in 1.9. Can go when the host raises.
+
+    With `sink_mode: True`, training_process multiplies the epochs by their steps, for each to sink `sink_size` steps.
+    MindSpore sinks nothing on a CPU and runs whole epochs, so many. Here sink_mode is off there. Seen in 1.9. Can go
+    when the stock Trainer takes `epochs` epochs on a CPU with `sink_mode: True`.
     """
 
     def set_config(self, config: Any = None, is_full_config: bool = False) -> Any:
@@ -137,6 +141,10 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         for path in (config.get("load_checkpoint"), (config.get("checkpoint") or {}).get("load_path")):
             if path and isinstance(path, str):
                 refuse_in_tree(path)
+        runner = config.get("runner_config")
+        if runner and runner.get("sink_mode") and ms.get_context("device_target") == "CPU":
+            logger.warning("runner_config: sink_mode: True: nothing sinks on a CPU; sink_mode is off.")
+            runner.sink_mode = False
         return config
 
     def _check_grad_accumulation_steps(self) -> None:

@@ -106,12 +106,16 @@ def test_the_learning_rate_warms_up_and_follows_the_cosine(killed):
 
 
 def test_a_resumed_run_continues_the_file(killed, samples, capsys):
-    """Without the MFLossMonitor, the one that the host tells where a run begins; and with TensorBoard."""
+    """Without the MFLossMonitor, the one that the host tells where a run begins; and with TensorBoard.
+
+    `sink_mode`, with which the host would train three times as long on a CPU, is off there.
+    """
     folder, before, _ = killed
     assert (folder / "output/checkpoint/rank_0/tiny_rank_0-1_2.ckpt").is_file()
     with (folder / STEPS).open("a") as file:
         file.write("6,2,0.12")  # what a kill may leave of a line
     resumed = {"load_checkpoint": str(folder / "output/checkpoint"), "resume_training": "tiny_rank_0-1_2.ckpt"}
+    resumed |= {"runner_config.sink_mode": True, "runner_config.sink_size": 1}
     with_board = (yaml_dir() / "finetune_qwenvl_tiny.yaml").read_text(encoding="utf-8") + TENSORBOARD
     (folder / "board.yaml").write_text(with_board, encoding="utf-8")
     run(folder, folder / "board", settings(samples, False, **resumed))
