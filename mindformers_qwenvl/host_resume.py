@@ -197,8 +197,8 @@ def _load_parts() -> None:
     stock_files, stock_load = load_checkpoint_utils.load_safetensors_checkpoint, ms.load_param_into_net
 
     def load_safetensors_checkpoint(config, load_checkpoint_files, *args, **kwargs):
-        if Path(config.checkpoint.load_path).is_file() and _is_part(Path(load_checkpoint_files[0])):
-            part = Path(load_checkpoint_files[0])
+        part = Path(load_checkpoint_files[0])
+        if _is_part(part) and Path(config.checkpoint.load_path).is_file():
             others = part.parents[1].glob("rank_*/*.safetensors")
             same = [str(file) for file in others if _without_rank(file.name) == _without_rank(part.name)]
             load_checkpoint_files = sorted({str(part), *same})
