@@ -11,6 +11,7 @@ from threading import get_ident
 
 import numpy as np
 import pytest
+from mindspore.dataset import config as dataset_config
 
 from mindformers_qwenvl.data import loader as loader_module
 from mindformers_qwenvl.data.ahead import Ahead, prepared
@@ -40,34 +41,61 @@ def write_samples(folder: Path) -> Path:
     return path
 
 
-def read_all(path: Path, transform) -> tuple[list, QwenVLDataLoader]:
-    loader = QwenVLDataLoader(path, dataset_dir=str(path.parent), shuffle=False)
-    dataset = loader.map(transform, input_columns=["conversations"], output_columns=COLUMNS)
-    return list(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)), loader
+@pytest.fixture(autouse=True)
+def short_queues():
+    """Queues of one sample: the loader cannot read all samples before the transform has begun with the first."""
+    before = dataset_config.get_prefetch_size()
+    dataset_config.set_prefetch_size(1)
+    yield
+    dataset_config.set_prefetch_size(before)
+
+
+def read_all(path: Path, transform, loader: QwenVLDataLoader | None = None) -> list:
+    """Every row, in one thread for the loader and one for the transform."""
+    loader = loader or QwenVLDataLoader(path, dataset_dir=str(path.parent), shuffle=False)
+    dataset = loader.map(transform, input_columns=["conversations"], output_columns=COLUMNS, num_parallel_workers=1)
+    return list(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True))
 
 
 def test_rows_are_the_same_and_come_from_the_loader(small, tmp_path, monkeypatch):
     path = write_samples(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(loader_module, "WORKERS_SERVED", 0)
-        without, loader = read_all(path, stock_transform(small, 160))
-    assert loader.source.ahead is None
+        loader = QwenVLDataLoader(path, dataset_dir=str(tmp_path), shuffle=False)
+        assert loader.source.ahead is None
+        without = read_all(path, stock_transform(small, 160), loader)
+    assert (without[5][2][:2, :, 1] >= 0).all() and without[5][2].shape == (3, SLOTS, 2)
     for _ in range(2):
-        calls: list[int] = []
+        loader = QwenVLDataLoader(path, dataset_dir=str(tmp_path), shuffle=False)
+        ahead = loader.source.ahead
         transform = stock_transform(small, 160)
         samples = transform.model_transform_template.training
-        lay_out = samples.lay_out
-        samples.lay_out = lambda turns, calls=calls, lay_out=lay_out: calls.append(get_ident()) or lay_out(turns)
-        rows, loader = read_all(path, transform)
+        readers, workers = recorded(ahead, "offer"), recorded(samples, "lay_out")
+        rows = read_all(path, transform, loader)
         assert len(rows) == COUNT
         for got, want in zip(rows, without, strict=True):
             for left, right in zip(got, want, strict=True):
                 assert left.dtype == right.dtype
                 np.testing.assert_array_equal(left, right)
-        assert not loader.source.ahead.ready  # taken, all of them
-        assert len(calls) == COUNT  # nothing was done twice
-        assert len(set(calls)) == 2  # the transform's thread had to begin, the loader's went on
-    assert (without[5][2][:2, :, 1] >= 0).all() and without[5][2].shape == (3, SLOTS, 2)
+        assert not ahead.ready  # taken, all of them
+        assert len(workers) == COUNT  # nothing was done twice
+        assert len(set(readers)) == 1
+        assert workers[0] != readers[0]  # the transform's thread had to begin
+        assert workers[-1] == readers[0]  # the loader's went on
+        assert len(set(workers)) == 2
+
+
+def recorded(owner: object, method: str) -> list[int]:
+    """Threads that call this method of `owner` from now on, call by call."""
+    calls: list[int] = []
+    stock = getattr(owner, method)
+
+    def record(*args):
+        calls.append(get_ident())
+        return stock(*args)
+
+    setattr(owner, method, record)
+    return calls
 
 
 @pytest.mark.parametrize("served", [4, 0])
