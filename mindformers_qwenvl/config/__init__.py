@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from mindformers_qwenvl.config.language import QwenConfig
 from mindformers_qwenvl.config.qwenvl import QwenVLConfig
-from mindformers_qwenvl.config.vision import RESAMPLER_HEAD_DIM, VIT_POSITIONS, QwenVLVisionConfig
+from mindformers_qwenvl.config.vision import QwenVLVisionConfig
 
-__all__ = ["RESAMPLER_HEAD_DIM", "VIT_POSITIONS", "QwenConfig", "QwenVLConfig", "QwenVLVisionConfig"]
+__all__ = ["QwenConfig", "QwenVLConfig", "QwenVLVisionConfig"]

@@ -7,13 +7,10 @@ from mindformers.models.configuration_utils import PretrainedConfig
 from mindformers.models.utils import convert_mstype
 from mindformers.modules.transformer import TransformerOpParallelConfig
 
+from mindformers_qwenvl.architecture import RESAMPLER_HEAD_DIM, VIT_MLP_RATIO
 from mindformers_qwenvl.config.checks import as_parallel_config, require_divisible, require_split, require_square
 
-__all__ = ["RESAMPLER_HEAD_DIM", "VIT_POSITIONS", "QwenVLVisionConfig"]
-
-RESAMPLER_HEAD_DIM = 128  # the original divides output_dim into heads of 128
-VIT_POSITIONS = 256  # rows of the learnt position table, whatever the image size: it was trained at 224 pixels
-VIT_MLP_RATIO = 4.9231
+__all__ = ["QwenVLVisionConfig"]
 
 
 class QwenVLVisionConfig(PretrainedConfig):

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mindformers_qwenvl.estimate.job import RESAMPLER_HEAD_DIM, Job
+from mindformers_qwenvl.architecture import RESAMPLER_HEAD_DIM
+from mindformers_qwenvl.estimate.job import Job
 from mindformers_qwenvl.estimate.section import DTYPE_BYTES
 
 __all__ = ["Layer", "head_and_loss", "inputs", "language_layer", "resampler", "vision_layer"]

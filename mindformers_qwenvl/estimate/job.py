@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RESAMPLER_HEAD_DIM", "Job", "Language", "Parallel", "Part", "Recompute", "Vision"]
-
-RESAMPLER_HEAD_DIM = 128
+__all__ = ["Job", "Language", "Parallel", "Part", "Recompute", "Vision"]
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.estimate.job import RESAMPLER_HEAD_DIM, Job, Language, Parallel, Part, Recompute, Vision
+from mindformers_qwenvl.architecture import RESAMPLER_HEAD_DIM, VIT_MLP_RATIO
+from mindformers_qwenvl.estimate.job import Job, Language, Parallel, Part, Recompute, Vision
 from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, parse_memory, read_yaml
 
 __all__ = ["read_job"]
 
-VIT_MLP_RATIO = 4.9231
 # MindFormers' optimizers whose state is two float32 moments for each number that learns.
 OPTIMIZERS = ("AdamW", "QwenVLAdamW", "FP32StateAdamWeightDecay")
 # Of MindFormers' parallel modes those that know parallel_config; in the others each card has everything.

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mindformers_qwenvl.architecture import VIT_POSITIONS
 from mindformers_qwenvl.weights.names import to_ours
 
 __all__ = ["check_shapes", "original_shapes", "our_shapes", "parameter_count"]
 
 Shape = tuple[int, ...]
 
-POSITIONS = 256  # rows of the vision tower's position table: fixed in visual.py, a config cannot change it
 QUERIES = 256  # visual.n_queries where config.json leaves it out, as the published one does
 
 
@@ -55,7 +55,7 @@ def _vision(visual: Mapping[str, Any]) -> dict[str, Shape]:
     mlp = int(width * visual["mlp_ratio"])
     queries = visual.get("n_queries", QUERIES)
     shapes: dict[str, Shape] = {
-        "positional_embedding": (POSITIONS, width),
+        "positional_embedding": (VIT_POSITIONS, width),
         "proj": (out, out),
         "conv1.weight": (width, 3, patch, patch),
         **_norm("ln_pre", width),
