@@ -17,7 +17,7 @@ import numpy as np
 
 from mindformers_qwenvl.weights.dtypes import ITEM_BYTES, STORAGE, cast_into, new_scratch
 from mindformers_qwenvl.weights.plan import Target
-from mindformers_qwenvl.weights.reader import Checkpoint
+from mindformers_qwenvl.weights.readable import Readable
 
 __all__ = ["Progress", "compare", "write_all", "write_numbers"]
 
@@ -60,7 +60,7 @@ def _steps(target: Target, ranges: Ranges) -> Iterator[_Step]:
             start, position, room = start + count, position + count * item, room - count * item
 
 
-def _numbers(checkpoint: Checkpoint, step: _Step, buffers: _Buffers) -> tuple[np.ndarray, int]:
+def _numbers(checkpoint: Readable, step: _Step, buffers: _Buffers) -> tuple[np.ndarray, int]:
     """The block in its final dtype, in one of the buffers, and how many values overflowed."""
     kind, wanted = checkpoint.tensors[step.source].dtype, step.target.entry.dtype
     block = buffers.source.view(STORAGE[kind])[: step.count]
@@ -120,7 +120,7 @@ def _run(
 
 
 def write_numbers(
-    descriptor: int, checkpoint: Checkpoint, targets: Iterable[Target], ranges: Mapping[str, Ranges], progress: Progress
+    descriptor: int, checkpoint: Readable, targets: Iterable[Target], ranges: Mapping[str, Ranges], progress: Progress
 ) -> dict[str, int]:
     """Write the numbers of `targets` into an open file.
 
@@ -150,7 +150,7 @@ def write_numbers(
     return overflow
 
 
-def compare(checkpoint: Checkpoint, targets: Iterable[Target], written: Checkpoint, progress: Progress) -> list[str]:
+def compare(checkpoint: Readable, targets: Iterable[Target], written: Readable, progress: Progress) -> list[str]:
     """Names of the targets of which `written` holds other bytes than `checkpoint` says it should."""
     spare = threading.local()
 
