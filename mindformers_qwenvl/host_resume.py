@@ -1,6 +1,7 @@
 """Work-arounds of MindFormers' faults where a training is resumed, or done by several processes; as in host.py.
 
-tests/test_host_resume.py tests what stands here, and shows each stock fault in processes without plugins.
+tests/test_host_resume_faults.py shows each stock fault in a process without plugins, and fails once it is mended;
+tests/test_host_resume.py and tests/stock/test_data_parallel.py test what stands here.
 """
 
 from __future__ import annotations
