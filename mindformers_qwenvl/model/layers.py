@@ -83,18 +83,14 @@ class Norm(LayerNorm):
         self.compute_type = config.layernorm_compute_type
         self.cast = P.Cast()
         self.rows = row_norm(dim, config.layer_norm_eps, self.compute_type, centred=True)
-        if self.rows is not None:
-            self.bias_add = BiasAdd()
-            self.reshape = P.Reshape()
 
     def construct(self, x):
         dtype = x.dtype
         x = self.cast(x, self.compute_type)
-        if self.rows is None:
-            normed, _, _ = self.layer_norm(x, self.gamma, self.beta)
+        if self.rows is not None:
+            normed = self.rows(x, self.gamma, self.beta)
         else:
-            normed = self.reshape(self.rows(x, self.gamma), (-1, x.shape[-1]))
-            normed = self.reshape(self.bias_add(normed, self.beta), x.shape)
+            normed, _, _ = self.layer_norm(x, self.gamma, self.beta)
         return self.cast(normed, dtype)
 
 

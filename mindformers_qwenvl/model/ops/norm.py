@@ -11,6 +11,7 @@ from mindspore import dtype as mstype
 from mindspore import ops as P
 from mindspore.common.initializer import initializer
 
+from mindformers_qwenvl.model.ops.bias import BiasAdd
 from mindformers_qwenvl.model.ops.device import on_ascend, unsharded
 
 __all__ = ["RMSNorm", "RowNorm", "row_norm"]
@@ -60,20 +61,24 @@ def row_norm(dim: int, eps: float, compute_type: mstype.Type, centred: bool) -> 
 
 
 class RowNorm(nn.Cell):
-    """c / sqrt(mean(c^2) + eps) * weight over the last axis, c = x - mean(x) if `centred`, else x: float32 [..., H].
+    """c / sqrt(mean(c^2) + eps) * weight (+ bias) over the last axis, c = x - mean(x) if `centred`, else x.
 
-    `centred` is LayerNorm without its bias, otherwise it is RMSNorm. Sums over a row and numbers repeated along one are
-    matrix products, which run in all threads.
+    x and result: float32 [..., H]; weight and bias: float32 [H]. `centred` it is LayerNorm, otherwise RMSNorm. Sums
+    over a row and numbers repeated along one are matrix products, which run in all threads.
     """
 
     def __init__(self, dim: int, eps: float, centred: bool):
         super().__init__()
         self.differentiated = DifferentiatedRowNorm(dim, eps, centred)
+        self.bias_add = BiasAdd()
         self.reshape = P.Reshape()
 
-    def construct(self, x, weight):
+    def construct(self, x, weight, bias=None):
         rows = self.reshape(x, (-1, x.shape[-1]))
-        return self.reshape(self.differentiated(rows, self.reshape(weight, (1, -1)))[0], x.shape)
+        normed = self.differentiated(rows, self.reshape(weight, (1, -1)))[0]
+        if bias is not None:
+            normed = self.bias_add(normed, bias)
+        return self.reshape(normed, x.shape)
 
 
 class DifferentiatedRowNorm(nn.Cell):
