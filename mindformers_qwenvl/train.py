@@ -129,10 +129,11 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         loss, gradients, _ = self.grads_for_legacy(scale, *inputs)
         gradients = self.grad_reducer(gradients)
         norm, factor = None, ops.reciprocal(scale)  # before process_loss_scale changes it for the next step
+        square_sum = ops.addn(self.hyper_map(_square_sum, gradients))
         if self.use_clip_grad:
-            norm = ops.sqrt(ops.addn(self.hyper_map(_square_sum, gradients))) * factor
+            norm = ops.sqrt(square_sum) * factor
             factor = factor * ops.minimum(self.max_grad_norm / (norm + 1e-6), 1.0)  # as torch's clip_grad_norm_
-        overflow = self.process_loss_scale(self.get_overflow_status(scale, gradients))
+        overflow = self.process_loss_scale(self._on_any_rank(_count_not_finite(square_sum)))
         gradients = self.hyper_map(F.partial(_scale, factor), gradients)
         rate = self.learning_rate
         if self.optimizer.dynamic_lr:
@@ -181,9 +182,11 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         if self.stock_check:
             return super().get_overflow_status(status, compute_output)
         if self.whole_gradients:
-            count = _count_not_finite(ops.addn(self.hyper_map(_square_sum, compute_output)))
-        else:
-            count = ops.addn(self.hyper_map(_not_finite, compute_output))
+            return self._on_any_rank(_count_not_finite(ops.addn(self.hyper_map(_square_sum, compute_output))))
+        return self._on_any_rank(ops.addn(self.hyper_map(_not_finite, compute_output)))
+
+    def _on_any_rank(self, count):
+        """Whether the float32 `count` is 1 or more on some rank."""
         if self.is_distributed:
             count = self.allreduce(count)
         return self.less_equal(self.base, count)
