@@ -18,6 +18,7 @@ from mindformers_qwenvl.config.checks import as_parallel_config
 from mindformers_qwenvl.config.language import QwenConfig
 from mindformers_qwenvl.config.original import IMAGE_START_BEHIND_END_OF_TEXT, from_original
 from mindformers_qwenvl.config.vision import QwenVLVisionConfig
+from mindformers_qwenvl.stages import check_order, stages_by_offset
 
 __all__ = ["QwenVLConfig"]
 
@@ -41,7 +42,8 @@ class QwenVLConfig(PretrainedConfig):
         freeze_llm: the language model is not trained.
         compute_dtype, param_init_type, softmax_compute_type: passed on to both parts when given here.
         use_past, seq_length, do_sample, ...: see LANGUAGE_SETTINGS; passed on to the language model when given here.
-        layers_per_stage: layers of vision tower and language model together on each pipeline stage.
+        layers_per_stage: layers of vision tower and language model together on each pipeline stage. None: each part by
+            its `offset`, which must place the whole vision tower before the language model.
 
     Raises:
         ValueError: sizes of the two parts do not fit together, or a size cannot be divided as it must be.
@@ -110,6 +112,8 @@ class QwenVLConfig(PretrainedConfig):
         self.layers_per_stage = layers_per_stage
         if layers_per_stage is not None:
             self._spread_over_stages(layers_per_stage)
+        elif self.parallel_config.pipeline_stage > 1:
+            self._check_offsets(self.parallel_config.pipeline_stage)
 
     @property
     def vision(self) -> QwenVLVisionConfig:
@@ -139,6 +143,12 @@ class QwenVLConfig(PretrainedConfig):
             part.start_stage = place["start_stage"]
             part.stage_num = place["stage_num"]
             part.offset = place["offset"]
+
+    def _check_offsets(self, stages: int) -> None:
+        parts = [(self.vision.num_hidden_layers, self.vision.offset), (self.llm.num_layers, self.llm.offset)]
+        if any(isinstance(offset, list) and any(isinstance(more, list) for more in offset) for _, offset in parts):
+            return  # interleaved stages: the host checks them
+        check_order(*(stages_by_offset(layers, offset, stages) for layers, offset in parts), stages)
 
     def to_dict(self) -> dict[str, Any]:
         """As the host's, with both parts as plain dictionaries that `QwenVLConfig(**...)` takes back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mindformers_qwenvl.estimate.job import Job
 from mindformers_qwenvl.estimate.section import SettingsError
 from mindformers_qwenvl.estimate.weights import Weight
+from mindformers_qwenvl.stages import check_order, stages_by_offset
 
 __all__ = ["Stages"]
 
@@ -18,24 +19,16 @@ class Stages:
         sizes = {"vision": job.vision.num_hidden_layers, "llm": job.llm.num_layers}
         offsets = {"vision": job.vision.offset, "llm": job.llm.offset}
         if job.layers_per_stage is None:
-            placed = {part: self._by_offset(part, sizes[part], offsets[part]) for part in sizes}
+            try:
+                placed = {part: stages_by_offset(sizes[part], offsets[part], self.count) for part in sizes}
+                check_order(placed["vision"], placed["llm"], self.count)
+            except ValueError as error:
+                raise SettingsError(str(error)) from error
         else:
             # The tower's layers first, the language model's in what is left.
             order = [stage for stage, layers in enumerate(job.layers_per_stage) for _ in range(layers)]
             placed = {"vision": order[: sizes["vision"]], "llm": order[sizes["vision"] :]}
         self.vision, self.llm = placed["vision"], placed["llm"]
-
-    def _by_offset(self, part: str, layers: int, offset: object) -> list[int]:
-        """Each part over all stages, `offset` layers more or fewer than the mean."""
-        offsets = offset if isinstance(offset, list) else [offset] * self.count
-        mean = layers // self.count
-        counts = [mean + more for more in offsets if isinstance(more, int)]
-        if len(counts) != self.count or min(counts) < 0 or sum(counts) != layers:
-            raise SettingsError(
-                f"{part}: {layers} layers on {self.count} pipeline stages, {mean} each and offset={offset!r} more; "
-                "give model.model_config.layers_per_stage, or an offset for each stage with which they sum up"
-            )
-        return [stage for stage, layers in enumerate(counts) for _ in range(layers)]
 
     def of(self, weight: Weight) -> int:
         """What has no layer is beside the layer it follows: the resampler at the tower's end, the head at the end."""

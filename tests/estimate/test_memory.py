@@ -141,9 +141,15 @@ def test_pipeline_stages():
     # The first stage is two micro batches ahead, however many there are.
     more = cards(STAGE_2, *changes[:3], "parallel_config.micro_batch_num=8", changes[-1])
     assert more[0].activations - first.activations < GB // 2
-    # Without layers_per_stage each part is on all stages.
-    first, second = cards(STAGE_2, *changes[:-1])
-    assert first.weights == pytest.approx(second.weights, rel=0.2)
+    # The same stages by offsets.
+    offset = "model.model_config.vision_model.model_config.offset=[24, -24]"
+    listed = "model.model_config.layers_per_stage=[64, 16]"
+    assert cards(STAGE_2, *changes[:-1], offset) == cards(STAGE_2, *changes[:-1], listed)
+
+
+def test_stages_that_would_go_backward():
+    with pytest.raises(SettingsError, match=r"layers_per_stage.* \[40, 40\]"):
+        cards(STAGE_2, "parallel_config.pipeline_stage=2", "parallel_config.micro_batch_num=2")
 
 
 def test_accumulation_steps_compute_fewer_rows_at_once():
@@ -180,6 +186,7 @@ def test_the_recipes_fit_the_cards_they_name():
         ("parallel_config.context_parallel=2", "context_parallel: 1"),
         ("parallel_config.pipeline_stage=2", "micro_batch_num=1 must be at least pipeline_stage=2"),
         ("model.model_config.layers_per_stage=[40, 40]", "must hold 1 numbers"),
+        ("model.model_config.vision_model.model_config.offset=1", "48 layers on 1 pipeline stages"),
         ("model.model_config.compute_dtype=float8", "one of float32, float16, bfloat16 is expected, got 'float8'"),
         ("model.model_config.type=LlamaConfig", "QwenVLConfig is expected, got 'LlamaConfig'"),
         ("model.model_config.freeze_llm=yes please", "True or False is expected"),

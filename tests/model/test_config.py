@@ -85,6 +85,30 @@ def test_sizes_that_do_not_fit_are_named(build, numbers):
     assert all(number in str(error.value) for number in numbers)
 
 
+SMALL_PARTS = {"vision_model": {"num_hidden_layers": 2}, "llm_model": {"num_layers": 4}}
+
+
+@pytest.mark.parametrize(
+    ("offsets", "named"),
+    [
+        ((0, 0), ["stage 1", "stage 0", "layers_per_stage", "[3, 3]"]),
+        (([1, 0], 0), ["2 layers on 2 pipeline stages", "[1, 0]"]),
+        (([1, -1], 0), None),
+        (([-1, 1], [-2, 2]), None),
+    ],
+)
+def test_stages_go_forward_from_the_vision_tower_to_the_language_model(offsets, named):
+    parts = {name: {**SMALL_PARTS[name], "offset": offset} for name, offset in zip(SMALL_PARTS, offsets, strict=True)}
+    parallel = {"pipeline_stage": 2, "micro_batch_num": 2}
+    if named is None:
+        QwenVLConfig(**parts, parallel_config=parallel)
+        return
+    with pytest.raises(ValueError) as error:
+        QwenVLConfig(**parts, parallel_config=parallel)
+    assert all(words in str(error.value) for words in named)
+    QwenVLConfig(**parts, parallel_config=parallel, layers_per_stage=[3, 3])  # an offset is not looked at then
+
+
 @pytest.mark.parametrize(
     ("part", "cards", "named"),
     [

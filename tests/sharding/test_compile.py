@@ -201,12 +201,6 @@ def test_more_stages(compiled, workers, layers, first):
 
 
 @pytest.mark.slow
-def test_a_language_model_that_begins_before_the_vision_tower_ends_does_not_compile(compiled):
-    with pytest.raises(DoesNotCompile, match="stage:1 is larger than NextNode's stage:0"):
-        compiled(2, pp=2, model=TWO_LAYERS)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("task", ["prefill", "decode"])
 @pytest.mark.parametrize(("workers", "dp", "mp"), [(2, 1, 2), (4, 4, 1), (4, 1, 4), (8, 2, 4)])
 def test_predictions(compiled, task, workers, dp, mp):
