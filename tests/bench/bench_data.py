@@ -10,7 +10,9 @@ in turn, and the medians of the ratios count. Exit code 1 if a limit is missed.
 
 "One worker" is `num_parallel_workers: 1`: a thread that decodes and resizes. MindSpore has threads beside it that read,
 normalise and batch, so the rate needs a second processor; the line also says what part of the pipeline's processor time
-Pillow alone would take. Passes of a second through the running pipeline and through Pillow are timed in turn.
+Pillow alone would take. With `--workers` on as many processors these threads have none for themselves: that line, and
+the one of MindFormers' own transforms, have no limit. Passes of a second through the running pipeline and through
+Pillow are timed in turn.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -177,9 +179,9 @@ def plain(path: Path) -> None:
         image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
-def plain_all(paths: list[Path]) -> None:
-    for path in paths:
-        plain(path)
+def plain_all(paths: list[Path], threads: int = 1) -> None:
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(plain, paths))
 
 
 def write_samples(path: Path, pictures: list[Path], rng: np.random.Generator) -> Path:
@@ -241,7 +243,7 @@ def steady(dataset) -> tuple[float, float]:
     return (counted[-1][0] - begin) / samples, (counted[-1][1] - used) / samples
 
 
-def pipeline(folder: Path, pictures: list[Path], data: Path) -> bool:
+def pipeline(pictures: list[Path], data: Path, workers: int) -> bool:
     from mindformers.dataset.build_dataset import build_dataset
     from mindformers.tools.register import MindFormerConfig
 
@@ -250,35 +252,36 @@ def pipeline(folder: Path, pictures: list[Path], data: Path) -> bool:
     stock = [{"type": "BatchToTensor"}, {"type": "BatchNormalize", "mean": CLIP_MEAN, "std": CLIP_STD, "is_hwc": False}]
     logging.disable(logging.WARNING)
     good = True
-    for name, transforms in (("BatchToTensor + BatchNormalize", stock), ("QwenVLBatchNormalize", None)):
+    stock_name, ours_name = "BatchToTensor + BatchNormalize", "QwenVLBatchNormalize"
+    for name, transforms, threads in ((stock_name, stock, 1), (ours_name, None, 1), (ours_name, None, workers)):
         task = MindFormerConfig(str(YAML)).train_dataset_task
         config = task.dataset_config
         config.data_loader.annotation_file = str(data)
         config.modal_to_text_transform.model_transform_template.dataset_dir = str(pictures[0].parent)
         config.data_loader.num_samples = PASS
-        config.batch_size, config.num_parallel_workers, config.drop_remainder = BATCH, 1, False
+        config.batch_size, config.num_parallel_workers, config.drop_remainder = BATCH, threads, False
         if transforms:
             config.modal_content_transforms = [MindFormerConfig(**transform) for transform in transforms]
         dataset = build_dataset(task)
         some = pictures[:PASS]
-        plain_all(some)  # into the system's cache
+        plain_all(some, threads)  # into the system's cache
         steady(dataset)
         rows, begin = [], _state()
         for _ in range(PASSES):
             wall, used = time.perf_counter(), _processor()
-            plain_all(some)
+            plain_all(some, threads)
             yardstick = (time.perf_counter() - wall) / PASS, (_processor() - used) / PASS
             rows.append((*yardstick, *steady(dataset)))
         plain_wall, _, wall, _ = (statistics.median(column) for column in zip(*rows, strict=True))
         low, ratio, high = statistics.quantiles([row[0] / row[2] for row in rows], n=4)
         print(
-            f"training pipeline, 1 worker, {name}: {1 / wall:.0f} samples/s; Pillow decode and resize, 1 thread: "
-            f"{1 / plain_wall:.0f}/s; ratio of {PASSES} passes in turn, quartiles {low:.2f} {ratio:.2f} {high:.2f}; of "
-            f"its processor time {statistics.median(row[1] / row[3] for row in rows):.2f}; other processes kept "
-            f"{_others(begin):.2f} processors busy"
+            f"training pipeline, workers: {threads}, {name}: {1 / wall:.0f} samples/s; Pillow decode and resize, in as "
+            f"many threads: {1 / plain_wall:.0f}/s; ratio of {PASSES} passes in turn, quartiles {low:.2f} {ratio:.2f} "
+            f"{high:.2f}; of its processor time {statistics.median(row[1] / row[3] for row in rows):.2f}; other "
+            f"processes kept {_others(begin):.2f} processors busy"
         )
-        met = verdict("rate against Pillow", ratio, PIPELINE, at_least=True)
-        good = good if transforms else met
+        if transforms is None and threads == 1:
+            good = verdict("rate against Pillow", ratio, PIPELINE, at_least=True)
     return good
 
 
@@ -323,7 +326,7 @@ def main() -> int:
             pictures = draw_pictures(folder / "pictures", args.pictures, rng)
             data = write_samples(folder / "train.json", pictures, rng)
             good &= check(pictures, data, args.workers)  # before MindFormers starts threads that a fork would copy
-            good &= pipeline(folder, pictures, data)
+            good &= pipeline(pictures, data, args.workers)
         finally:
             os.chdir(here)
     return 0 if good else 1
