@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mindformers.core.optim.adamw import AdamW
+from mindformers.core.optim.adamw import AdamW, _adamw_opt
 from mindspore import dtype as mstype
 from mindspore import ops
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
+from mindformers_qwenvl.layer_decay import rate_factors
 from mindformers_qwenvl.model.ops import unsharded
 
 __all__ = ["QwenVLAdamW", "decay_rms_norms"]
@@ -20,12 +21,20 @@ RMS_NORM = re.compile(r"(^|\.)(attention_norm|ffn_norm|ln_f)\.weight$")
 
 _adam = ops.Adam()
 _shrink = ops.ApplyGradientDescent()
-_update = C.MultitypeFuncGraph("update_in_place")
+_update = C.MultitypeFuncGraph("update")
+_update_in_place = C.MultitypeFuncGraph("update_in_place")
 
 
-@_update.register("Number", "Number", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", *["Tensor"] * 4)
-def _update_in_place(beta1, beta2, power1, power2, epsilon, rate, decay, weight, gradient, mean, square):
-    """AdamW step of one weight; `power1`, `power2`: the betas to the power of the step."""
+@_update.register(*["Tensor"] * 5, "Number", *["Tensor"] * 5, "Bool")
+def _update_as_host(beta1, beta2, epsilon, step, rate, factor, decay, weight, gradient, mean, square, chosen):
+    """The host's step of one weight, at `rate * factor`."""
+    return _adamw_opt(beta1, beta2, epsilon, step, rate * factor, decay, weight, gradient, mean, square, chosen)
+
+
+@_update_in_place.register("Number", "Number", *["Tensor"] * 4, "Number", *["Tensor"] * 5)
+def _update_weight(beta1, beta2, power1, power2, epsilon, rate, factor, decay, weight, gradient, mean, square):
+    """AdamW step of one weight at `rate * factor`; `power1`, `power2`: the betas to the power of the step."""
+    rate = rate * factor
     _shrink(weight, rate * decay, weight)  # weight -= rate * decay * weight
     _adam(weight, mean, square, power1, power2, rate, beta1, beta2, epsilon, gradient)
     return True
@@ -43,7 +52,12 @@ class QwenVLAdamW(AdamW):
 
     Args:
         decay_rms_norm: False: as the host's AdamW.
+        vision_lr_decay: factor of the learning rate from each layer of the vision tower to the one below, see
+            `layer_decay.rate_factors`. The paper's stages 1 and 2 have 0.95.
         others: see `mindformers.core.optim.AdamW`.
+
+    Raises:
+        ValueError: vision_lr_decay is not above 0 and at most 1.
     """
 
     def __init__(
@@ -55,31 +69,47 @@ class QwenVLAdamW(AdamW):
         weight_decay=0.0,
         swap=False,
         decay_rms_norm=True,
+        vision_lr_decay=1.0,
     ):
+        if not any(isinstance(group, dict) for group in params):
+            params = [{"params": list(params), "weight_decay": weight_decay}]
         if decay_rms_norm:
             params = decay_rms_norms(params, weight_decay)
         super().__init__(params, learning_rate, betas, eps, weight_decay, swap)
         self.betas = tuple(betas)
+        # Not rates of MindSpore's groups: those are a tensor for each weight, and 9.6B then takes 20 GB to compile.
+        self.factors = rate_factors([parameter.name for parameter in self.parameters], vision_lr_decay)
+        self.alike = all(factor == 1 for factor in self.factors)
         self.in_place = unsharded() and not swap and all(p.dtype == mstype.float32 for p in self.parameters)
 
     def construct(self, gradients):
         """Update the weights by `gradients`, a tuple with one tensor for each of them."""
-        if not self.in_place:
+        if not self.in_place and self.alike:
             return super().construct(gradients)
         decay, rate = self.get_weight_decay(), self.get_lr()
         self.assignadd(self.global_step, self.global_step_increase_tensor)
-        beta1, beta2 = self.betas
-        power1 = ops.pow(self.beta1, self.global_step).reshape(())
-        power2 = ops.pow(self.beta2, self.global_step).reshape(())
-        # The operator adds epsilon to sqrt(v), AdamW to sqrt(v / (1 - beta2^t)).
-        epsilon = self.eps.reshape(()) * ops.sqrt(1 - power2)
         states = (self._parameters, gradients, self.exp_avg, self.exp_avg_sq)
-        # One partial each: MindSpore knows no partial of a partial.
-        if not self.is_group:
-            return self.hyper_map(F.partial(_update, beta1, beta2, power1, power2, epsilon, rate, decay), *states)
-        if not self.is_group_lr:
-            return self.hyper_map(F.partial(_update, beta1, beta2, power1, power2, epsilon, rate), decay, *states)
-        return self.hyper_map(F.partial(_update, beta1, beta2, power1, power2, epsilon), rate, decay, *states)
+        if self.in_place:
+            beta1, beta2 = self.betas
+            power1 = ops.pow(self.beta1, self.global_step).reshape(())
+            power2 = ops.pow(self.beta2, self.global_step).reshape(())
+            # The operator adds epsilon to sqrt(v), AdamW to sqrt(v / (1 - beta2^t)).
+            epsilon = self.eps.reshape(()) * ops.sqrt(1 - power2)
+            # One partial each: MindSpore knows no partial of a partial, and none of (*constants).
+            if self.is_group_lr:
+                update = F.partial(_update_in_place, beta1, beta2, power1, power2, epsilon)
+                return self.hyper_map(update, rate, self.factors, decay, *states)
+            update = F.partial(_update_in_place, beta1, beta2, power1, power2, epsilon, rate)
+            return self.hyper_map(update, self.factors, decay, *states)
+        if self.is_group_lr:
+            update = F.partial(_update, self.beta1, self.beta2, self.eps, self.global_step)
+            updated = self.hyper_map(update, rate, self.factors, decay, *states, self.optim_filter)
+        else:
+            update = F.partial(_update, self.beta1, self.beta2, self.eps, self.global_step, rate)
+            updated = self.hyper_map(update, self.factors, decay, *states, self.optim_filter)
+        if self.use_parallel:
+            self.broadcast_params(updated)
+        return updated
 
 
 def decay_rms_norms(groups: Sequence[Any], weight_decay: float) -> list[Any]:

@@ -76,3 +76,44 @@ def test_rms_norms_decay_in_place():
         p.name: float((p.asnumpy() / start.asnumpy()).mean()) for p, start in zip(parameters, weights(), strict=True)
     }
     assert left == pytest.approx({"wq.weight": 0.999, "wq.bias": 1.0, "ffn_norm.weight": 0.999}, abs=1e-6)
+
+
+# Of a tower with three layers, and the power of the decay that each should learn at.
+VISION = {
+    "vision_encoder.conv1.weight": 4,
+    "vision_encoder.positional_embedding": 4,
+    "vision_encoder.ln_pre.gamma": 4,
+    "vision_encoder.transformer.resblocks.0.ln_1.beta": 3,
+    "vision_encoder.transformer.resblocks.1.mlp.c_fc.weight": 2,
+    "vision_encoder.transformer.resblocks.2.attn.in_proj.weight": 1,
+    "vision_encoder.ln_post.gamma": 0,
+    "vision_encoder.attn_pool.attn.wq.weight": 0,
+    "vision_encoder.proj": 0,
+    "llm_model.transformer.layers.0.attention.wq.weight": 0,
+    "llm_model.transformer.layers.0.ffn_norm.weight": 0,
+}
+
+
+@pytest.mark.parametrize("dtype", [ms.float32, ms.float16], ids=["in place", "the host's"])
+@pytest.mark.parametrize("rate", [1e-2, "schedule"])
+@pytest.mark.parametrize("grouped", ["decays", "rates", "no"])
+def test_lower_layers_of_the_vision_tower_learn_slower(dtype, rate, grouped):
+    """A first step of Adam without weight decay is the learning rate wide, whatever the gradient."""
+    parameters = [Parameter(Tensor(np.zeros((2, 3)), dtype), name=name) for name in VISION]
+    given = [{"params": parameters[::2], "weight_decay": 0.1}, {"params": parameters[1::2], "weight_decay": 0.0}]
+    rate = nn.ExponentialDecayLR(1e-2, 0.5, 4) if rate == "schedule" else rate
+    if grouped == "rates":
+        given[0]["lr"] = rate
+        rate = 1e-2
+    optimizer = QwenVLAdamW(parameters if grouped == "no" else given, rate, eps=1e-12, vision_lr_decay=0.8)
+    assert optimizer.in_place == (dtype == ms.float32)
+    optimizer(tuple(Tensor(np.full((2, 3), 7.0), dtype) for _ in optimizer.parameters))
+    for parameter in parameters:
+        wanted = -1e-2 * 0.8 ** VISION[parameter.name]
+        np.testing.assert_allclose(parameter.float().asnumpy(), wanted, rtol=2e-3, err_msg=parameter.name)
+
+
+@pytest.mark.parametrize("decay", [0, -0.5, 1.5, True, "0.95"])
+def test_decays_that_make_no_sense(decay):
+    with pytest.raises(ValueError, match=r"vision_lr_decay must be above 0 and at most 1, got"):
+        QwenVLAdamW(weights(), learning_rate=1e-2, vision_lr_decay=decay)

@@ -29,6 +29,7 @@ TASK = {
     "optimizer_parallel": False,
     "full_batch": True,
     "vocab_emb_dp": False,
+    "vision_lr_decay": 1.0,
     "fused": True,  # the operators of Ascend; False: the plain ones of CPU
     "model": {},  # changes to SMALL
     "wrong": None,  # "heads" or "rows": one layer gets a strategy that is none
@@ -72,7 +73,7 @@ def main(task: dict, report: Path) -> None:
     rows = PER_CARD * task["dp"]
     if task["task"] == "train":
         rows *= task["pp"]
-        step = train_step(network, config, task["pp"])
+        step = train_step(network, task["pp"], task["vision_lr_decay"])
         inputs = batch(config, rows if task["full_batch"] else rows // task["dp"])
     else:
         step = network.set_train(False)
@@ -138,7 +139,7 @@ def build(task: dict):
         return QwenVL(config), config
 
 
-def train_step(network: nn.Cell, config, stages: int) -> nn.Cell:
+def train_step(network: nn.Cell, stages: int, vision_lr_decay: float) -> nn.Cell:
     """The cells that MindFormers' trainer puts around the network, and the train step with optimizer and clipping."""
     from mindformers.core.lr import CosineWithWarmUpLR
     from mindformers.wrapper import MFPipelineWithLossScaleCell
@@ -148,7 +149,8 @@ def train_step(network: nn.Cell, config, stages: int) -> nn.Cell:
 
     wrapped = PipelineCell(network, micro_size=stages) if stages > 1 else network
     wrapped = _VirtualDatasetCell(wrapped)
-    optimizer = QwenVLAdamW(network.trainable_params(), CosineWithWarmUpLR(1e-5, 2, 10), weight_decay=0.1)
+    rate = CosineWithWarmUpLR(1e-5, 2, 10)
+    optimizer = QwenVLAdamW(network.trainable_params(), rate, weight_decay=0.1, vision_lr_decay=vision_lr_decay)
     settings = {"use_clip_grad": True, "scale_sense": nn.DynamicLossScaleUpdateCell(65536, 2, 1000)}
     if stages > 1:
         return MFPipelineWithLossScaleCell(wrapped, optimizer, micro_batch_num=stages, **settings).set_train()

@@ -36,6 +36,7 @@ def settings(samples: Path, host_monitor: bool, **more) -> dict:
             "callbacks": callbacks,
             "lr_schedule.total_steps": 9,
             "lr_schedule.warmup_steps": 2,
+            "optimizer.vision_lr_decay": 0.9,  # the rate that is reported is that of all else
             "output_dir": "./output",
             **more,
         },

@@ -99,6 +99,7 @@ def test_the_papers_numbers(name):
         assert (optimizer["betas"], optimizer["eps"], optimizer["weight_decay"]) == ([0.9, 0.95], 1e-8, 0.1)
     else:
         assert (optimizer["betas"], optimizer["eps"], optimizer["weight_decay"]) == ([0.9, 0.98], 1e-6, 0.05)
+        assert optimizer["vision_lr_decay"] == 0.95
         assert rate["warmup_steps"] == {"1": 500, "2": 400}[stage]
 
 
@@ -126,7 +127,9 @@ def test_how_many_parameters_learn(name):
     "name", [pytest.param(name, marks=[] if name in DEFAULT else pytest.mark.slow) for name in RECIPES]
 )
 def test_a_step_teaches_what_the_recipe_says(name):
-    from mindformers.core.optim.adamw import AdamW
+    from mindformers.core import CosineWithWarmUpLR
+    from mindformers.core.optim import build_optim
+    from mindformers.trainer.optimizer_grouped_parameters import get_optimizer_grouped_parameters
 
     from mindformers_qwenvl.train import QwenVLTrainOneStepCell
 
@@ -134,15 +137,18 @@ def test_a_step_teaches_what_the_recipe_says(name):
     before = {parameter.name: (parameter, parameter.asnumpy().copy()) for parameter in network.get_parameters()}
     learns = {parameter.name for parameter in network.trainable_params()}
     optimizer = read(name)["optimizer"]
-    chosen = AdamW(network.trainable_params(), 1e-3, optimizer["betas"], optimizer["eps"], optimizer["weight_decay"])
+    groups = get_optimizer_grouped_parameters(network, optimizer["weight_decay"], optimizer_type=optimizer["type"])
+    rate = CosineWithWarmUpLR(learning_rate=1e-3, warmup_steps=0, total_steps=10)
+    chosen = build_optim(optimizer, default_args={"params": groups, "learning_rate": rate})
     step = QwenVLTrainOneStepCell(network, chosen, use_clip_grad=True).set_train()
     draw = np.random.default_rng(0)
     ids = draw.integers(0, 800, (2, 33)).astype(np.int32)
     images = draw.normal(size=(2, 1, 3, 56, 56)).astype(np.float32)
     positions = np.zeros((2, 1, 16, 2), np.int32)
     positions[..., 1] = np.arange(4, 20)
-    loss = step(ms.Tensor(ids), ms.Tensor(images), ms.Tensor(positions), ms.Tensor(ids))[0]
+    loss, _, _, reported, *_ = step(ms.Tensor(ids), ms.Tensor(images), ms.Tensor(positions), ms.Tensor(ids))
     assert np.isfinite(loss.asnumpy())
+    assert float(reported) == pytest.approx(1e-3)  # not that of a layer of the vision tower
     changed = {name for name, (now, was) in before.items() if not np.array_equal(now.asnumpy(), was)}
     assert changed <= learns
     # Softmax takes no notice of a shift: biases of keys have no gradient but rounding.
