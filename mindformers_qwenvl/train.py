@@ -118,6 +118,12 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         self.max_grad_norm = float(kwargs.get("max_grad_norm", 1.0))
         self.short = self.whole_gradients and self.use_legacy and not any(getattr(self, name) for name in OF_THE_HOST)
         self.cards = self.degree if weigh_cards and self.reducer_flag else 1  # that share a batch
+        if self.reducer_flag and not weigh_cards and not self.mean:
+            raise ValueError(
+                "runner_wrapper: weigh_cards: False takes the mean of the cards' gradients, and "
+                "parallel.gradients_mean: False their sum; set parallel.gradients_mean: True"
+            )
+        self.divided = self.cards if self.cards > 1 and self.mean else 1  # by that the reducer divides their sum
 
     def construct(self, *inputs):
         """See `MFTrainOneStepCell`. Off Ascend one product takes the loss scale out of the gradients and clips them,
@@ -128,7 +134,8 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         scale = self.scale_sense
         loss, gradients, _ = self.grads_for_legacy(scale, *inputs)
         gradients = self.grad_reducer(gradients)
-        norm, factor = None, ops.reciprocal(scale)  # before process_loss_scale changes it for the next step
+        unscale = ops.reciprocal(scale)  # before process_loss_scale changes it for the next step
+        norm, factor = None, unscale
         square_sum = ops.addn(self.hyper_map(_square_sum, gradients))
         if self.use_clip_grad:
             norm = ops.sqrt(square_sum) * factor
@@ -141,7 +148,8 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
             rate = schedule(self.optimizer.global_step).reshape(())
         if not overflow:
             loss = F.depend(loss, self.optimizer(gradients))
-        return loss, overflow, scale, rate, norm
+        # What the parameter `scale` was: it is read where it is used, by now of the next step.
+        return loss, overflow, ops.reciprocal(unscale), rate, norm
 
     def grads_for_legacy(self, scaling_sens, *inputs):
         """(loss, gradients scaled by `scaling_sens`, 1) of the batch `inputs`, whose last column is the labels."""
@@ -152,9 +160,9 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
             raise ValueError("runner_wrapper: accumulation_steps must divide the rows of the batch, batch_size")
         rows = rows // self.accumulation_steps
         tokens = self._label_tokens(inputs[-1])
-        if self.cards > 1:  # over all of them, and their gradients will be averaged
-            tokens = self.allreduce(tokens) / self.cards
-        tokens = ops.maximum(tokens, ops.scalar_to_tensor(1.0 / self.cards))
+        if self.cards > 1:  # over all of them
+            tokens = self.allreduce(tokens) / self.divided
+        tokens = ops.maximum(tokens, ops.scalar_to_tensor(1.0 / self.divided))
         loss = ops.scalar_to_tensor(0.0)
         gradients = ()
         for part in range(self.accumulation_steps):
@@ -170,7 +178,7 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
             loss = loss + loss_of_part * share
             gradients = of_part if part == 0 else self.hyper_map(_add, gradients, of_part)
         if self.cards > 1:
-            loss = self.allreduce(loss) / self.cards
+            loss = self.allreduce(loss) / self.divided
         return loss, gradients, self.grad_scale_factor
 
     def _label_tokens(self, labels):

@@ -135,10 +135,12 @@ def test_a_loss_scale_that_changes_leaves_the_update_alone(clip):
         step_of(1, **settings),
         step_of(1, **settings, scale_sense=nn.DynamicLossScaleUpdateCell(2.0, 2, 1)),
     )
+    reported = []
     for _ in range(3):
         plain_step(*batch(4, [6, 1, 2, 0]))
-        scaled_step(*batch(4, [6, 1, 2, 0]))
+        reported.append(float(scaled_step(*batch(4, [6, 1, 2, 0]))[2].asnumpy()))
     np.testing.assert_allclose(scaled.w.asnumpy(), plain.w.asnumpy(), rtol=1e-6)
+    assert reported == [2.0, 4.0, 8.0]  # of each step, not of the next
     assert float(scaled_step.scale_sense.asnumpy()) == 16.0
 
 
