@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -112,28 +113,41 @@ def _choose_files() -> None:
 
 
 def _choose(config: Any) -> None:
-    """Where `load_checkpoint` is a folder with rank_0 ..., and they are not one for each process: one file for all."""
+    """Where `load_checkpoint` is a folder with rank_0 ...: one file for all, unless each process has a part of its own.
+
+    The host would look for one name in the folders of all ranks, of which there is none once the number of processes
+    has changed in an output_dir: the number behind the rank is then another in each.
+    """
     folder = Path(config.checkpoint.load_path or "")
     processes = get_real_group_size()
     if config.use_parallel and not (_is_data_parallel() and is_publicly_accessible_path(str(folder))):
         return
     ranks = list(folder.glob("rank_*")) if folder.is_dir() else []
-    if not ranks or config.auto_trans_ckpt or (config.use_parallel and len(ranks) == processes):
+    if not ranks or config.auto_trans_ckpt:
         return
+    suffix = config.load_ckpt_format or "ckpt"
+    if config.use_parallel and len(ranks) == processes:
+        files = list(folder.glob(f"rank_*/*.{suffix}"))
+        if not config.resume_training or not files or any(map(_is_part, files)):
+            return
     found = f"load_checkpoint {folder}: has files of {len(ranks)} processes, and {processes} are to go on from them"
     named = config.resume_training if isinstance(config.resume_training, str) else None
-    chosen = _latest(folder, config.load_ckpt_format or "ckpt", named, found)
+    chosen = _latest(folder, suffix, named, found)
     logger.info("%s: %s", found, chosen)
     config.checkpoint.load_path = str(chosen)
     config.resume_training = bool(config.resume_training)
 
 
 def _latest(folder: Path, suffix: str, named: str | None, found: str) -> Path:
-    """A file of the latest step that all ranks in `folder` have saved, or of the step of the file `named`.
+    """The file to go on from, or one of the step of the file `named`.
+
+    It is the last one of rank 0, which every run has: the folders of other ranks may be of an earlier run that had more
+    processes. Of files with parts of the parameters it is the last step that all ranks have saved.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the ranks are not at one step, nor a checkpoint apart, as those of a killed job may be.
+        ValueError: the ranks have parts, and are not at one step, nor a checkpoint apart, as those of a killed job may
+            be; or the host's note beside the files is damaged.
     """
     files = sorted(folder.glob(f"rank_*/*.{suffix}"), key=lambda file: file.stat().st_mtime)
     if named:
@@ -143,24 +157,34 @@ def _latest(folder: Path, suffix: str, named: str | None, found: str) -> Path:
                 return file
         raise FileNotFoundError(f"{found}; but there is no file {named} in them, of any rank")
     steps = {rank.name: _complete(rank, suffix) for rank in folder.glob("rank_*")}
-    steps = {rank: files for rank, files in sorted(steps.items()) if files}
+    steps = {rank: steps[rank] for rank in sorted(steps, key=_number) if steps[rank]}
     if not steps and files:  # of other names, which the host takes by their time
         return files[-1]
     if not steps:
         raise FileNotFoundError(f"{found}; but there is no *.{suffix} in them: see load_ckpt_format")
+    of_first = next(iter(steps.values()))
+    if not _is_part(of_first[max(of_first)]):
+        return of_first[max(of_first)]
     common = max(set.intersection(*map(set, steps.values())), default=(0, 0))
     if any(sum(step > common for step in files) > 1 for files in steps.values()) or common == (0, 0):
         last = ", ".join(f"{rank} at epoch {max(files)[0]}, step {max(files)[1]}" for rank, files in steps.items())
         raise ValueError(
             f"{found}; but they are not of one run: {last}. Move away the rank folders that are not to be gone on from"
         )
-    return next(iter(steps.values()))[common]
+    return of_first[common]
+
+
+def _number(rank: str) -> tuple[int, str]:
+    number = rank.removeprefix("rank_")
+    return (int(number) if number.isdecimal() else sys.maxsize, rank)
 
 
 def _without_rank(name: str) -> tuple[str, ...]:
-    """What a saved file is called in each rank."""
+    """What the files of one step have in common; the number of the run differs from rank to rank."""
     parts = SAVED_FILE.fullmatch(name)
-    return parts.group("prefix", "more", "epoch", "step") if parts else (name,)
+    if not parts:
+        return (name,)
+    return parts["prefix"], re.sub(r"^_\d+", "", parts["more"]), parts["epoch"], parts["step"]
 
 
 def _complete(rank: Path, suffix: str) -> dict[tuple[int, int], Path]:
@@ -177,9 +201,14 @@ def _last_complete(rank: Path) -> tuple[float, float]:
     """Epoch and step that the host notes behind each checkpoint; without a note every file counts."""
     try:
         meta = json.loads((rank / "meta.json").read_text(encoding="utf-8"))
-        return meta["last_epoch"], meta["last_step"]
+        return int(meta["last_epoch"]), int(meta["last_step"])
     except FileNotFoundError:
         return float("inf"), 0
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{rank / 'meta.json'}: not MindFormers' note of the last checkpoint ({error}); take it away if the "
+            "checkpoints beside it are whole"
+        ) from error
 
 
 def _is_part(file: Path) -> bool:
@@ -200,9 +229,7 @@ def _load_parts() -> None:
     def load_safetensors_checkpoint(config, load_checkpoint_files, *args, **kwargs):
         part = Path(load_checkpoint_files[0])
         if _is_part(part) and Path(config.checkpoint.load_path).is_file():
-            others = part.parents[1].glob("rank_*/*.safetensors")
-            same = [str(file) for file in others if _without_rank(file.name) == _without_rank(part.name)]
-            load_checkpoint_files = sorted({str(part), *same})
+            load_checkpoint_files = sorted(map(str, _parts_beside(part)))
         return stock_files(config, load_checkpoint_files, *args, **kwargs)
 
     def load_param_into_net(net, parameter_dict, strict_load=False, remove_redundancy=False):
@@ -221,6 +248,13 @@ def _load_parts() -> None:
 
     load_checkpoint_utils.load_safetensors_checkpoint = load_safetensors_checkpoint
     ms.load_param_into_net = load_param_into_net
+
+
+def _parts_beside(part: Path) -> list[Path]:
+    """`part` and the file of the same step of each other rank; of two in one folder the later."""
+    others = sorted(part.parents[1].glob("rank_*/*.safetensors"), key=lambda file: file.stat().st_mtime)
+    same = {file.parent: file for file in others if _without_rank(file.name) == _without_rank(part.name)}
+    return list({**same, part.parent: part}.values())
 
 
 def _fetch(network: Any, loaded: Mapping[str, Any]) -> dict[str, Any]:

@@ -232,6 +232,22 @@ def test_another_number_of_processes_goes_on(samples, one, tmp_path, before, aft
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("counts", "form", "once"),
+    [((1, 2, 2, 1), "ckpt", False), ((2, 1, 1, 2), "ckpt", False), ((1, 2, 2, 1), "safetensors", True)],
+)
+def test_one_folder_for_every_number_of_processes(samples, one, tmp_path, counts, form, once):
+    """An epoch each. The files of ranks that a run did not have are of an earlier one, and lead no later one back."""
+    for epochs, workers in enumerate(counts, start=1):
+        given = settings(samples, workers, form=form, once=once, each=STEPS, **{"runner_config.epochs": epochs})
+        more = {"load_checkpoint": "output/checkpoint", "resume_training": True} if epochs > 1 else {}
+        job = finished(tmp_path, {**given, **more}, workers)
+        assert len(job.rows()) == epochs * STEPS
+    np.testing.assert_array_equal(numbers(job)[:, :2], numbers(one)[:, :2])
+    np.testing.assert_allclose(numbers(job)[:, 2:], numbers(one)[:, 2:], rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_parts_without_those_of_another_process_are_an_error(samples, tmp_path):
     given = settings(samples, 2, form="safetensors", once=True, each=99, **{"runner_config.epochs": 1})
     two = finished(tmp_path / "two", given)
