@@ -15,7 +15,7 @@ from mindspore.train.callback import Callback
 
 from mindformers_qwenvl.model.qwenvl import QwenVL
 from mindformers_qwenvl.watch.flops import step_flops
-from mindformers_qwenvl.watch.steps_file import StepsFile, steps_file_name
+from mindformers_qwenvl.watch.steps_file import StepsFile, set_aside_other_ranks, steps_file_name
 
 __all__ = ["QwenVLMonitor"]
 
@@ -86,9 +86,14 @@ class QwenVLMonitor(Callback):
         self.ended = self.began
         # The step has been counted already; with sink_mode it stands for several.
         self.last_step = params.cur_step_num - (params.sink_size if params.dataset_sink_mode else 1)
-        if self.csv and _has_loss():
-            path = steps_file_name(self.directory or get_output_root_path(), get_real_rank())
-            self.file = StepsFile(path, self.steps_before + self.last_step + 1)
+        if self.csv and get_real_rank() in _ranks_with_loss():
+            self._open(self.steps_before + self.last_step + 1)
+
+    def _open(self, first_step: int) -> None:
+        folder, rank, ranks = self.directory or get_output_root_path(), get_real_rank(), _ranks_with_loss()
+        if first_step == 1 and rank == ranks[0]:  # one process alone, that no two move the same file
+            set_aside_other_ranks(folder, ranks)
+        self.file = StepsFile(steps_file_name(folder, rank), first_step)
 
     def on_train_step_end(self, run_context: Any) -> None:
         params = run_context.original_args()
@@ -167,11 +172,11 @@ def _copies(config: Any) -> int:
     return int(config.parallel_config.data_parallel)
 
 
-def _has_loss() -> bool:
-    """Whether this process is of the last pipeline stage, the only one that has a loss."""
+def _ranks_with_loss() -> range:
+    """The processes of the last pipeline stage, the only ones that have a loss."""
     stages = ms.get_auto_parallel_context("pipeline_stages")
     a_stage = max(1, get_real_group_size() // stages)
-    return get_real_rank() // a_stage == stages - 1
+    return range(a_stage * (stages - 1), a_stage * stages)
 
 
 def _loss_parts(network: Any) -> int:

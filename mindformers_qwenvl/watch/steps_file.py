@@ -6,12 +6,12 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from mindformers_qwenvl.data.output_file import replacing
 
-__all__ = ["COLUMNS", "StepsFile", "find_steps_files", "read_steps", "steps_file_name"]
+__all__ = ["COLUMNS", "StepsFile", "find_steps_files", "read_steps", "set_aside_other_ranks", "steps_file_name"]
 
 FOLDER = "steps"
 # seconds: of the whole step, from the end of the one before; waited: the part of them before the step began, for data
@@ -42,13 +42,34 @@ def find_steps_files(run_dir: str | os.PathLike[str]) -> list[Path]:
         return [run_dir]
     places = [run_dir / FOLDER, run_dir / "output" / FOLDER, run_dir]
     for place in places:
-        numbered = [(re.fullmatch(r"rank_(\d+)\.csv", path.name), path) for path in place.glob("rank_*.csv")]
-        if found := sorted((int(match[1]), path) for match, path in numbered if match):
-            return [path for _, path in found]
+        if found := _by_rank(place):
+            return [path for _, path in sorted(found.items())]
     looked = ", ".join(str(place / "rank_*.csv") for place in places)
     raise FileNotFoundError(
         f"{run_dir}: no steps of a run ({looked}); they are written by `callbacks: - type: QwenVLMonitor`"
     )
+
+
+def set_aside_other_ranks(output_dir: str | os.PathLike[str], ranks: Container[int]) -> None:
+    """Move the files of an earlier run's processes that this run, which begins anew, does not have.
+
+    Its own ones each process moves itself, see `StepsFile`; those of others would be read as a part of this run.
+
+    Args:
+        ranks: the processes of this run that keep their steps.
+    """
+    for rank, path in _by_rank(Path(output_dir, FOLDER)).items():
+        if rank not in ranks:
+            _set_aside(path)
+
+
+def _by_rank(folder: Path) -> dict[int, Path]:
+    named = [(re.fullmatch(r"rank_(\d+)\.csv", path.name), path) for path in folder.glob("rank_*.csv")]
+    return {int(match[1]): path for match, path in named if match}
+
+
+def _set_aside(path: Path) -> None:
+    path.replace(path.with_suffix(".before.csv"))
 
 
 def read_steps(path: str | os.PathLike[str]) -> list[Row]:
@@ -99,7 +120,7 @@ class StepsFile:
             if first_step > 1:
                 kept = [row for row in read_steps(self.path) if row["step"] < first_step]
             else:
-                self.path.replace(self.path.with_suffix(".before.csv"))
+                _set_aside(self.path)
         with replacing(self.path, "w") as file:
             file.write(_line(COLUMNS) + "".join(_line(_cells(row)) for row in kept))
         self._file = self.path.open("ab", buffering=0)

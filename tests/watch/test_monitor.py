@@ -13,7 +13,7 @@ from mindspore.train.callback import RunContext
 from mindspore.train.callback._callback import InternalCallbackParam
 
 from mindformers_qwenvl.monitor import QwenVLMonitor
-from mindformers_qwenvl.watch.steps_file import read_steps
+from mindformers_qwenvl.watch.steps_file import find_steps_files, read_steps
 
 IMAGES = np.zeros((2, 3, 3, 4, 4), np.float32)
 POSITIONS = np.full((2, 3, 4, 2), -1, np.int32)
@@ -88,6 +88,33 @@ def test_overflow_and_nan_are_written(tmp_path):
 def test_no_file_if_none_is_wanted(tmp_path):
     steps(QwenVLMonitor(per_print_times=0, csv=False, directory=str(tmp_path)), params(), Tensor(2.0))
     assert not list(tmp_path.glob("steps/*"))
+
+
+def monitor_of(monkeypatch, rank: int, ranks: int, folder) -> QwenVLMonitor:
+    monkeypatch.setattr("mindformers_qwenvl.monitor.get_real_rank", lambda: rank)
+    monkeypatch.setattr("mindformers_qwenvl.monitor.get_real_group_size", lambda: ranks)
+    return QwenVLMonitor(directory=str(folder))
+
+
+@pytest.mark.parametrize(("steps_before", "left"), [(0, [0, 1]), (1, [0, 1, 2])])
+def test_a_new_run_of_fewer_processes(tmp_path, monkeypatch, steps_before, left):
+    """Its first process sets aside the files of those that are no more; a resumed run's leaves them."""
+    for rank in range(3):
+        steps(monitor_of(monkeypatch, rank, 3, tmp_path), params(), Tensor(2.0))
+    for rank in range(2):
+        steps(monitor_of(monkeypatch, rank, 2, tmp_path), params(initial_step=steps_before), Tensor(3.0))
+    assert [path.name for path in find_steps_files(tmp_path)] == [f"rank_{rank}.csv" for rank in left]
+    assert len(read_steps(tmp_path / "steps/rank_1.csv")) == steps_before + 1
+
+
+def test_pipeline_stages_keep_the_steps_of_the_last_one(tmp_path, monkeypatch):
+    for rank in range(2):
+        steps(monitor_of(monkeypatch, rank, 2, tmp_path), params(), Tensor(2.0))
+    monkeypatch.setattr("mindspore.get_auto_parallel_context", {"pipeline_stages": 2}.get)
+    monkeypatch.setattr("mindformers_qwenvl.monitor._copies", lambda config: 1)
+    for rank in range(4):
+        steps(monitor_of(monkeypatch, rank, 4, tmp_path), params(), Tensor(3.0))
+    assert [path.name for path in find_steps_files(tmp_path)] == ["rank_2.csv", "rank_3.csv"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindformers_qwenvl.watch.steps_file import COLUMNS, StepsFile, find_steps_files, read_steps, steps_file_name
+from mindformers_qwenvl.watch.steps_file import (
+    COLUMNS,
+    StepsFile,
+    find_steps_files,
+    read_steps,
+    set_aside_other_ranks,
+    steps_file_name,
+)
 
 
 def write(path, steps, first_step=None, **more) -> None:
@@ -49,6 +56,16 @@ def test_a_new_run_moves_the_old_file_aside(tmp_path):
     assert numbers(path) == [1, 2]
     assert numbers(tmp_path / "rank_0.before.csv") == [1, 2, 3]
     assert find_steps_files(tmp_path) == [path]
+
+
+def test_files_of_processes_that_a_new_run_does_not_have_are_set_aside(tmp_path):
+    set_aside_other_ranks(tmp_path, range(2))  # nothing there yet
+    paths = [steps_file_name(tmp_path, rank) for rank in (0, 1, 2, 10)]
+    for path in paths:
+        write(path, [1, 2])
+    set_aside_other_ranks(tmp_path, range(2))
+    assert find_steps_files(tmp_path) == paths[:2]
+    assert numbers(paths[3].with_name("rank_10.before.csv")) == [1, 2]
 
 
 @given(cut=st.integers(0, 400))
