@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import Any
 
@@ -49,14 +50,18 @@ class QwenVLMonitor(Callback):
         self,
         per_print_times: int = 1,
         csv: bool = True,
-        directory: str | None = None,
+        directory: str | os.PathLike[str] | None = None,
         peak_tflops: float | None = None,
     ):
         super().__init__()
         if isinstance(per_print_times, bool) or not isinstance(per_print_times, int) or per_print_times < 0:
             raise ValueError(f"QwenVLMonitor: per_print_times must be a number of steps or 0, got {per_print_times!r}")
-        if peak_tflops is not None and not 0 < float(peak_tflops) < math.inf:
-            raise ValueError(f"QwenVLMonitor: peak_tflops must be above 0 or left out, got {peak_tflops!r}")
+        if not isinstance(csv, bool):
+            raise ValueError(f"QwenVLMonitor: csv must be True or False, got {csv!r}")
+        if directory is not None and not isinstance(directory, str | os.PathLike):
+            raise ValueError(f"QwenVLMonitor: directory must be the path of a folder or left out, got {directory!r}")
+        if peak_tflops is not None and not _is_positive(peak_tflops):
+            raise ValueError(f"QwenVLMonitor: peak_tflops must be a number above 0 or left out, got {peak_tflops!r}")
         self.per_print_times = per_print_times
         self.csv = csv
         self.directory = directory
@@ -138,6 +143,10 @@ class QwenVLMonitor(Callback):
             flops = self.copies * step_flops(self.config, rows, length, slots)
             rates["mfu"] = flops / (seconds * self.cards * self.peak)
         return rates
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _number(value: Any) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 
 import numpy as np
@@ -121,9 +122,12 @@ def test_pipeline_stages_keep_the_steps_of_the_last_one(tmp_path, monkeypatch):
     "wrong",
     [
         *({"per_print_times": value} for value in (-1, 1.5, True)),
-        *({"peak_tflops": value} for value in (0, -3.0, float("inf"), float("nan"))),
+        *({"peak_tflops": value} for value in (0, -3.0, float("inf"), float("nan"), True, "abc", "312", [1])),
+        *({"csv": value} for value in ("no", 1, None)),
+        *({"directory": value} for value in (5, True, ["a"])),
     ],
 )
 def test_what_makes_no_sense(wrong):
-    with pytest.raises(ValueError, match=f"QwenVLMonitor: {next(iter(wrong))}"):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"QwenVLMonitor: {name} must be .*, got {re.escape(repr(value))}$"):
         QwenVLMonitor(**wrong)
