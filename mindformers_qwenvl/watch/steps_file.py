@@ -76,25 +76,39 @@ def read_steps(path: str | os.PathLike[str]) -> list[Row]:
     """The rows of a file, whose run may be going on or have been killed: a last line that was cut is left out.
 
     Raises:
-        ValueError: it is no such file, or a line that is not the last one is damaged; names the line.
+        ValueError: it is no such file, or a line that is not the last one is damaged; names the file and the line.
     """
-    *lines, cut = Path(path).read_text(encoding="utf-8").split("\n")
+    path = Path(path)
+    try:
+        *lines, cut = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not a text at byte {error.start}, expected the CSV file that QwenVLMonitor writes; move it away"
+        ) from None
     del cut  # what stands behind the last end of a line: nothing, or a line that was cut
     if not lines:
         return []
     header = lines[0].split(",")
-    if "step" not in header:
-        raise ValueError(f"{path}: the first line must name the columns, `step` among them, got {lines[0][:80]!r}")
-    rows = []
-    for number, line in enumerate(lines[1:], 2):
-        cells = line.split(",")
-        try:
-            row = {name: float(cell) if cell else None for name, cell in zip(header, cells, strict=True)}
-            row["step"] = int(row["step"])
-        except (ValueError, TypeError):
-            raise ValueError(f"{path}, line {number}: not {len(header)} numbers, got {line[:80]!r}") from None
-        rows.append(row)
-    return rows
+    if not {"step", "loss"} <= set(header):
+        raise ValueError(
+            f"{path}: the first line must name the columns, `step` and `loss` among them, got {lines[0][:80]!r}"
+        )
+    return [_row(path, number, header, line) for number, line in enumerate(lines[1:], 2)]
+
+
+def _row(path: Path, number: int, header: list[str], line: str) -> Row:
+    cells = line.split(",")
+    try:
+        row = {name: float(cell) if cell else None for name, cell in zip(header, cells, strict=True)}
+        step = int(row["step"])
+        if step != row["step"]:
+            raise ValueError
+    except (ValueError, TypeError, OverflowError):  # the last: a step that is infinite
+        raise ValueError(
+            f"{path}, line {number}: expected {len(header)} numbers, `step` a whole one, got {line[:80]!r}; "
+            "mend the line or delete it"
+        ) from None
+    return {**row, "step": step}
 
 
 class StepsFile:

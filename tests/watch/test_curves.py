@@ -98,6 +98,13 @@ def test_what_cannot_be_drawn(tmp_path, capsys, monkeypatch):
     assert main(["plot", str(tmp_path)]) == 1
     assert "QwenVLMonitor" in capsys.readouterr().err
     train(tmp_path, 0)
+    file = steps_file_name(tmp_path, 0)
+    for content in (b"\xff\xfe", b"step,loss\ninf,1\n", b"step\n1\n"):
+        file.write_bytes(content)
+        assert main(["plot", str(tmp_path)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(file) in line
+    train(tmp_path, 0)
     assert main(["plot", str(tmp_path)]) == 1
     assert "no step yet" in capsys.readouterr().err
     for wrong in (["plot"], ["plot", str(tmp_path), "--smooth", "0"], ["plot", str(tmp_path), "--smooth", "x"]):

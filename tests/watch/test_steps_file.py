@@ -98,12 +98,38 @@ def test_after_a_kill_all_rows_are_there(tmp_path):
     assert found == list(range(1, len(found) + 1))
 
 
-@pytest.mark.parametrize("text", ["step,loss\n1,2\nx,3\n4,5\n", "step,loss\n1,2,3\n4,5\n", "step,loss\n,1\n", "a,b\n"])
-def test_damage_before_the_last_line_is_an_error(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        *(("step,loss\n1,2\nx,3\n4,5\n", 3), ("step,loss\n1,2,3\n4,5\n", 2), ("step,loss\n,1\n", 2)),
+        *((f"step,loss\n{step},2\n", 2) for step in ("inf", "-inf", "nan", "1.5", "1e999")),
+    ],
+)
+def test_a_damaged_line_is_an_error(tmp_path, text, line):
     path = tmp_path / "rank_0.csv"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"rank_0.csv"):
+    with pytest.raises(ValueError, match=rf"rank_0.csv, line {line}: expected 2 numbers, .* got '.*'; mend") as error:
         read_steps(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"a,b\n", "`step` and `loss` among them, got 'a,b'"),
+        (b"step,epoch\n1,1\n", "`step` and `loss` among them, got 'step,epoch'"),
+        (b"loss\n1\n", "`step` and `loss` among them, got 'loss'"),
+        (b"\x89PNG\r\n\x1a\n", "not a text at byte 0, expected the CSV file"),
+    ],
+)
+def test_what_is_no_file_of_steps_is_an_error(tmp_path, content, why):
+    path = tmp_path / "rank_0.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"rank_0.csv: .*{why}"):
+        read_steps(path)
+    with pytest.raises(ValueError, match=f"rank_0.csv: .*{why}"):
+        StepsFile(path, first_step=5)
+    assert path.read_bytes() == content
 
 
 def test_found_from_any_folder_of_the_run_and_by_rank(tmp_path):
