@@ -79,11 +79,7 @@ class QwenVLMonitor(Callback):
             self._start(run_context.original_args())
 
     def _start(self, params: Any) -> None:
-        # Without the MFLossMonitor, which is told by the host, a resumed run is known by its CheckpointMonitor.
-        told = [getattr(callback, "initial_step", None) for callback in params.list_callback]
-        saved = [getattr(callback, "_append_step_num", None) for callback in params.list_callback]
-        known = [int(steps) for steps in (params.get("initial_step"), *told, *saved) if steps is not None]
-        self.steps_before = max(known, default=0)
+        self.steps_before = _steps_before(params)
         network = params.train_network
         self.loss_parts = _loss_parts(network)
         self.config = next((cell.config for _, cell in network.cells_and_names() if isinstance(cell, QwenVL)), None)
@@ -143,6 +139,19 @@ class QwenVLMonitor(Callback):
             flops = self.copies * step_flops(self.config, rows, length, slots)
             rates["mfu"] = flops / (seconds * self.cards * self.peak)
         return rates
+
+
+def _steps_before(params: Any) -> int:
+    """Steps of the run that this one resumes, 0 if it begins anew."""
+    # The host tells its own callbacks alone: without the MFLossMonitor the CheckpointMonitor, without both nobody. Then
+    # it is the optimizer's count, which leaves out steps that overflowed.
+    told = [getattr(callback, "initial_step", None) for callback in params.list_callback]
+    saved = [getattr(callback, "_append_step_num", None) for callback in params.list_callback]
+    known = [int(steps) for steps in (params.get("initial_step"), *told, *saved) if steps is not None]
+    if known:
+        return max(known)
+    counted = getattr(getattr(params.train_network, "optimizer", None), "global_step", None)
+    return 0 if counted is None else int(_number(counted))
 
 
 def _is_positive(value: Any) -> bool:

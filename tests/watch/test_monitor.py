@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 import time
+from types import SimpleNamespace
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
@@ -89,6 +91,16 @@ def test_overflow_and_nan_are_written(tmp_path):
 def test_no_file_if_none_is_wanted(tmp_path):
     steps(QwenVLMonitor(per_print_times=0, csv=False, directory=str(tmp_path)), params(), Tensor(2.0))
     assert not list(tmp_path.glob("steps/*"))
+
+
+@pytest.mark.parametrize(("callbacks", "first"), [([], 7), ([SimpleNamespace(initial_step=9)], 10)])
+def test_a_resumed_run_without_the_hosts_monitors_begins_at_the_optimizers_step(tmp_path, callbacks, first):
+    network = Cut(nn.Dense(2, 2))
+    network.optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
+    network.optimizer.global_step.set_data(Tensor([6], ms.int32))
+    context = params(train_network=network, list_callback=callbacks)
+    steps(QwenVLMonitor(directory=str(tmp_path)), context, Tensor(2.0), calls=2)
+    assert [row["step"] for row in read_steps(tmp_path / "steps/rank_0.csv")] == [first, first + 1]
 
 
 def monitor_of(monkeypatch, rank: int, ranks: int, folder) -> QwenVLMonitor:
