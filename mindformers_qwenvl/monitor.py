@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import Any
 
@@ -15,7 +16,7 @@ from mindspore.train.callback import Callback
 
 from mindformers_qwenvl.model.qwenvl import QwenVL
 from mindformers_qwenvl.watch.flops import step_flops
-from mindformers_qwenvl.watch.steps_file import StepsFile, steps_file_name
+from mindformers_qwenvl.watch.steps_file import StepsFile, set_aside_other_ranks, steps_file_name
 
 __all__ = ["QwenVLMonitor"]
 
@@ -49,14 +50,18 @@ class QwenVLMonitor(Callback):
         self,
         per_print_times: int = 1,
         csv: bool = True,
-        directory: str | None = None,
+        directory: str | os.PathLike[str] | None = None,
         peak_tflops: float | None = None,
     ):
         super().__init__()
         if isinstance(per_print_times, bool) or not isinstance(per_print_times, int) or per_print_times < 0:
             raise ValueError(f"QwenVLMonitor: per_print_times must be a number of steps or 0, got {per_print_times!r}")
-        if peak_tflops is not None and not 0 < float(peak_tflops) < math.inf:
-            raise ValueError(f"QwenVLMonitor: peak_tflops must be above 0 or left out, got {peak_tflops!r}")
+        if not isinstance(csv, bool):
+            raise ValueError(f"QwenVLMonitor: csv must be True or False, got {csv!r}")
+        if directory is not None and not isinstance(directory, str | os.PathLike):
+            raise ValueError(f"QwenVLMonitor: directory must be the path of a folder or left out, got {directory!r}")
+        if peak_tflops is not None and not _is_positive(peak_tflops):
+            raise ValueError(f"QwenVLMonitor: peak_tflops must be a number above 0 or left out, got {peak_tflops!r}")
         self.per_print_times = per_print_times
         self.csv = csv
         self.directory = directory
@@ -74,11 +79,7 @@ class QwenVLMonitor(Callback):
             self._start(run_context.original_args())
 
     def _start(self, params: Any) -> None:
-        # Without the MFLossMonitor, which is told by the host, a resumed run is known by its CheckpointMonitor.
-        told = [getattr(callback, "initial_step", None) for callback in params.list_callback]
-        saved = [getattr(callback, "_append_step_num", None) for callback in params.list_callback]
-        known = [int(steps) for steps in (params.get("initial_step"), *told, *saved) if steps is not None]
-        self.steps_before = max(known, default=0)
+        self.steps_before = _steps_before(params)
         network = params.train_network
         self.loss_parts = _loss_parts(network)
         self.config = next((cell.config for _, cell in network.cells_and_names() if isinstance(cell, QwenVL)), None)
@@ -86,9 +87,14 @@ class QwenVLMonitor(Callback):
         self.ended = self.began
         # The step has been counted already; with sink_mode it stands for several.
         self.last_step = params.cur_step_num - (params.sink_size if params.dataset_sink_mode else 1)
-        if self.csv and _has_loss():
-            path = steps_file_name(self.directory or get_output_root_path(), get_real_rank())
-            self.file = StepsFile(path, self.steps_before + self.last_step + 1)
+        if self.csv and get_real_rank() in _ranks_with_loss():
+            self._open(self.steps_before + self.last_step + 1)
+
+    def _open(self, first_step: int) -> None:
+        folder, rank, ranks = self.directory or get_output_root_path(), get_real_rank(), _ranks_with_loss()
+        if first_step == 1 and rank == ranks[0]:  # one process alone, that no two move the same file
+            set_aside_other_ranks(folder, ranks)
+        self.file = StepsFile(steps_file_name(folder, rank), first_step)
 
     def on_train_step_end(self, run_context: Any) -> None:
         params = run_context.original_args()
@@ -135,6 +141,23 @@ class QwenVLMonitor(Callback):
         return rates
 
 
+def _steps_before(params: Any) -> int:
+    """Steps of the run that this one resumes, 0 if it begins anew."""
+    # The host tells its own callbacks alone: without the MFLossMonitor the CheckpointMonitor, without both nobody. Then
+    # it is the optimizer's count, which leaves out steps that overflowed.
+    told = [getattr(callback, "initial_step", None) for callback in params.list_callback]
+    saved = [getattr(callback, "_append_step_num", None) for callback in params.list_callback]
+    known = [int(steps) for steps in (params.get("initial_step"), *told, *saved) if steps is not None]
+    if known:
+        return max(known)
+    counted = getattr(getattr(params.train_network, "optimizer", None), "global_step", None)
+    return 0 if counted is None else int(_number(counted))
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
 def _number(value: Any) -> float | None:
     """Mean of a tensor; None stays, as the gradient norm without `use_clip_grad`."""
     if isinstance(value, ms.Tensor):
@@ -167,11 +190,11 @@ def _copies(config: Any) -> int:
     return int(config.parallel_config.data_parallel)
 
 
-def _has_loss() -> bool:
-    """Whether this process is of the last pipeline stage, the only one that has a loss."""
+def _ranks_with_loss() -> range:
+    """The processes of the last pipeline stage, the only ones that have a loss."""
     stages = ms.get_auto_parallel_context("pipeline_stages")
     a_stage = max(1, get_real_group_size() // stages)
-    return get_real_rank() // a_stage == stages - 1
+    return range(a_stage * (stages - 1), a_stage * stages)
 
 
 def _loss_parts(network: Any) -> int:

@@ -44,12 +44,19 @@ def read_run(run_dir: str | os.PathLike[str]) -> Run:
 
 
 def mean_over_ranks(ranks: Sequence[Sequence[Row]]) -> list[Row]:
-    """Rows of several processes as one: those of the steps that all of them have, by step."""
+    """Rows of several processes as one, by step: the mean over those that have the step.
+
+    They need not have the same ones: a run may go on in more processes than it began in, or in fewer. Rates are of all
+    cards together in every process's row, so that their mean is right whichever of them have it.
+    """
     by_step = [{row["step"]: row for row in rows} for rows in ranks]
-    common = sorted(set.intersection(*map(set, by_step))) if by_step else []
+    steps = sorted(set().union(*by_step))
+    # A run that is going on: one that has the step before the last but not the last is about to write it.
+    if len(steps) > 1 and any(steps[-2] in rank and steps[-1] not in rank for rank in by_step):
+        steps.pop()
     merged = []
-    for step in common:
-        rows = [rank[step] for rank in by_step]
+    for step in steps:
+        rows = [rank[step] for rank in by_step if step in rank]
         known = {name: [row[name] for row in rows if row.get(name) is not None] for name in COLUMNS}
         merged.append({name: sum(found) / len(found) if found else None for name, found in known.items()})
     return merged

@@ -6,12 +6,12 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from mindformers_qwenvl.data.output_file import replacing
 
-__all__ = ["COLUMNS", "StepsFile", "find_steps_files", "read_steps", "steps_file_name"]
+__all__ = ["COLUMNS", "StepsFile", "find_steps_files", "read_steps", "set_aside_other_ranks", "steps_file_name"]
 
 FOLDER = "steps"
 # seconds: of the whole step, from the end of the one before; waited: the part of them before the step began, for data
@@ -42,38 +42,73 @@ def find_steps_files(run_dir: str | os.PathLike[str]) -> list[Path]:
         return [run_dir]
     places = [run_dir / FOLDER, run_dir / "output" / FOLDER, run_dir]
     for place in places:
-        numbered = [(re.fullmatch(r"rank_(\d+)\.csv", path.name), path) for path in place.glob("rank_*.csv")]
-        if found := sorted((int(match[1]), path) for match, path in numbered if match):
-            return [path for _, path in found]
+        if found := _by_rank(place):
+            return [path for _, path in sorted(found.items())]
     looked = ", ".join(str(place / "rank_*.csv") for place in places)
     raise FileNotFoundError(
         f"{run_dir}: no steps of a run ({looked}); they are written by `callbacks: - type: QwenVLMonitor`"
     )
 
 
+def set_aside_other_ranks(output_dir: str | os.PathLike[str], ranks: Container[int]) -> None:
+    """Move the files of an earlier run's processes that this run, which begins anew, does not have.
+
+    Its own ones each process moves itself, see `StepsFile`; those of others would be read as a part of this run.
+
+    Args:
+        ranks: the processes of this run that keep their steps.
+    """
+    for rank, path in _by_rank(Path(output_dir, FOLDER)).items():
+        if rank not in ranks:
+            _set_aside(path)
+
+
+def _by_rank(folder: Path) -> dict[int, Path]:
+    named = [(re.fullmatch(r"rank_(\d+)\.csv", path.name), path) for path in folder.glob("rank_*.csv")]
+    return {int(match[1]): path for match, path in named if match}
+
+
+def _set_aside(path: Path) -> None:
+    path.replace(path.with_suffix(".before.csv"))
+
+
 def read_steps(path: str | os.PathLike[str]) -> list[Row]:
     """The rows of a file, whose run may be going on or have been killed: a last line that was cut is left out.
 
     Raises:
-        ValueError: it is no such file, or a line that is not the last one is damaged; names the line.
+        ValueError: it is no such file, or a line that is not the last one is damaged; names the file and the line.
     """
-    *lines, cut = Path(path).read_text(encoding="utf-8").split("\n")
+    path = Path(path)
+    try:
+        *lines, cut = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not a text at byte {error.start}, expected the CSV file that QwenVLMonitor writes; move it away"
+        ) from None
     del cut  # what stands behind the last end of a line: nothing, or a line that was cut
     if not lines:
         return []
     header = lines[0].split(",")
-    if "step" not in header:
-        raise ValueError(f"{path}: the first line must name the columns, `step` among them, got {lines[0][:80]!r}")
-    rows = []
-    for number, line in enumerate(lines[1:], 2):
-        cells = line.split(",")
-        try:
-            row = {name: float(cell) if cell else None for name, cell in zip(header, cells, strict=True)}
-            row["step"] = int(row["step"])
-        except (ValueError, TypeError):
-            raise ValueError(f"{path}, line {number}: not {len(header)} numbers, got {line[:80]!r}") from None
-        rows.append(row)
-    return rows
+    if not {"step", "loss"} <= set(header):
+        raise ValueError(
+            f"{path}: the first line must name the columns, `step` and `loss` among them, got {lines[0][:80]!r}"
+        )
+    return [_row(path, number, header, line) for number, line in enumerate(lines[1:], 2)]
+
+
+def _row(path: Path, number: int, header: list[str], line: str) -> Row:
+    cells = line.split(",")
+    try:
+        row = {name: float(cell) if cell else None for name, cell in zip(header, cells, strict=True)}
+        step = int(row["step"])
+        if step != row["step"]:
+            raise ValueError
+    except (ValueError, TypeError, OverflowError):  # the last: a step that is infinite
+        raise ValueError(
+            f"{path}, line {number}: expected {len(header)} numbers, `step` a whole one, got {line[:80]!r}; "
+            "mend the line or delete it"
+        ) from None
+    return {**row, "step": step}
 
 
 class StepsFile:
@@ -99,7 +134,7 @@ class StepsFile:
             if first_step > 1:
                 kept = [row for row in read_steps(self.path) if row["step"] < first_step]
             else:
-                self.path.replace(self.path.with_suffix(".before.csv"))
+                _set_aside(self.path)
         with replacing(self.path, "w") as file:
             file.write(_line(COLUMNS) + "".join(_line(_cells(row)) for row in kept))
         self._file = self.path.open("ab", buffering=0)

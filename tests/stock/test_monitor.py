@@ -132,3 +132,18 @@ def test_a_resumed_run_continues_the_file(killed, samples, capsys):
     (events,) = folder.glob("board/rank_0/events.out.*")
     written = events.read_bytes()
     assert [written.count(tag) for tag in (b"tokens-per-second", b"images-per-second", b"mfu")] == [4, 4, 4]
+
+
+def test_resumed_without_the_hosts_monitors(killed, samples, tmp_path):
+    """The step is then the optimizer's, which the checkpoint holds."""
+    folder, _, _ = killed
+    shutil.copytree(folder / "output/steps", tmp_path / "output/steps")
+    before = read_steps(tmp_path / STEPS)
+    resumed = {"load_checkpoint": str(folder / "output/checkpoint"), "resume_training": "tiny_rank_0-1_2.ckpt"}
+    alone = {"callbacks": [{"type": "QwenVLMonitor"}]}
+    run(tmp_path, "finetune_qwenvl_tiny", settings(samples, False, **resumed, **alone))
+    rows = read_steps(tmp_path / STEPS)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[:2] == before[:2]
+    assert [row["loss"] for row in rows[:5]] == [row["loss"] for row in before[:5]]
+    assert [path.name for path in (tmp_path / "output/steps").iterdir()] == ["rank_0.csv"]

@@ -31,11 +31,32 @@ def test_smooth_is_the_mean_of_the_last_ones():
         smooth([1], 0)
 
 
-def test_mean_over_ranks_is_of_the_steps_that_all_have():
+def test_mean_over_ranks_without_a_last_step_that_is_being_written():
     first = [{"step": 1, "loss": 1.0, "grad_norm": None}, {"step": 2, "loss": 2.0}]
     second = [{"step": 1, "loss": 3.0, "grad_norm": 4.0}]
     (row,) = mean_over_ranks([first, second])
     assert (row["step"], row["loss"], row["grad_norm"], row["mfu"]) == (1, 2.0, 4.0, None)
+
+
+@pytest.mark.parametrize(
+    ("spans", "steps"),
+    [
+        ([(1, 12), (1, 6)], 12),  # went on in one process
+        ([(1, 12), (7, 12)], 12),  # in two
+        ([(1, 12), (7, 11)], 11),  # in two, and one of them is a row behind
+        ([(1, 6), (7, 6)], 6),  # in two, of which one has no row yet
+    ],
+)
+def test_a_run_that_goes_on_in_another_number_of_processes(spans, steps):
+    ranks = [
+        [{"step": step, "loss": rank, "tokens_per_s": 9.0} for step in range(first, last + 1)]
+        for rank, (first, last) in enumerate(spans)
+    ]
+    rows = mean_over_ranks(ranks)
+    assert [row["step"] for row in rows] == list(range(1, steps + 1))
+    having = [[rank for rank, (first, last) in enumerate(spans) if first <= row["step"] <= last] for row in rows]
+    assert [row["loss"] for row in rows] == [sum(ranks) / len(ranks) for ranks in having]
+    assert {row["tokens_per_s"] for row in rows} == {9.0}
 
 
 def test_run_of_two_cards(tmp_path):
@@ -76,6 +97,13 @@ def test_a_run_that_has_just_begun(tmp_path, steps):
 def test_what_cannot_be_drawn(tmp_path, capsys, monkeypatch):
     assert main(["plot", str(tmp_path)]) == 1
     assert "QwenVLMonitor" in capsys.readouterr().err
+    train(tmp_path, 0)
+    file = steps_file_name(tmp_path, 0)
+    for content in (b"\xff\xfe", b"step,loss\ninf,1\n", b"step\n1\n"):
+        file.write_bytes(content)
+        assert main(["plot", str(tmp_path)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(file) in line
     train(tmp_path, 0)
     assert main(["plot", str(tmp_path)]) == 1
     assert "no step yet" in capsys.readouterr().err

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import time
+from types import SimpleNamespace
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
@@ -13,7 +16,7 @@ from mindspore.train.callback import RunContext
 from mindspore.train.callback._callback import InternalCallbackParam
 
 from mindformers_qwenvl.monitor import QwenVLMonitor
-from mindformers_qwenvl.watch.steps_file import read_steps
+from mindformers_qwenvl.watch.steps_file import find_steps_files, read_steps
 
 IMAGES = np.zeros((2, 3, 3, 4, 4), np.float32)
 POSITIONS = np.full((2, 3, 4, 2), -1, np.int32)
@@ -90,13 +93,53 @@ def test_no_file_if_none_is_wanted(tmp_path):
     assert not list(tmp_path.glob("steps/*"))
 
 
+@pytest.mark.parametrize(("callbacks", "first"), [([], 7), ([SimpleNamespace(initial_step=9)], 10)])
+def test_a_resumed_run_without_the_hosts_monitors_begins_at_the_optimizers_step(tmp_path, callbacks, first):
+    network = Cut(nn.Dense(2, 2))
+    network.optimizer = nn.Momentum(network.trainable_params(), 0.1, 0.9)
+    network.optimizer.global_step.set_data(Tensor([6], ms.int32))
+    context = params(train_network=network, list_callback=callbacks)
+    steps(QwenVLMonitor(directory=str(tmp_path)), context, Tensor(2.0), calls=2)
+    assert [row["step"] for row in read_steps(tmp_path / "steps/rank_0.csv")] == [first, first + 1]
+
+
+def monitor_of(monkeypatch, rank: int, ranks: int, folder) -> QwenVLMonitor:
+    monkeypatch.setattr("mindformers_qwenvl.monitor.get_real_rank", lambda: rank)
+    monkeypatch.setattr("mindformers_qwenvl.monitor.get_real_group_size", lambda: ranks)
+    return QwenVLMonitor(directory=str(folder))
+
+
+@pytest.mark.parametrize(("steps_before", "left"), [(0, [0, 1]), (1, [0, 1, 2])])
+def test_a_new_run_of_fewer_processes(tmp_path, monkeypatch, steps_before, left):
+    """Its first process sets aside the files of those that are no more; a resumed run's leaves them."""
+    for rank in range(3):
+        steps(monitor_of(monkeypatch, rank, 3, tmp_path), params(), Tensor(2.0))
+    for rank in range(2):
+        steps(monitor_of(monkeypatch, rank, 2, tmp_path), params(initial_step=steps_before), Tensor(3.0))
+    assert [path.name for path in find_steps_files(tmp_path)] == [f"rank_{rank}.csv" for rank in left]
+    assert len(read_steps(tmp_path / "steps/rank_1.csv")) == steps_before + 1
+
+
+def test_pipeline_stages_keep_the_steps_of_the_last_one(tmp_path, monkeypatch):
+    for rank in range(2):
+        steps(monitor_of(monkeypatch, rank, 2, tmp_path), params(), Tensor(2.0))
+    monkeypatch.setattr("mindspore.get_auto_parallel_context", {"pipeline_stages": 2}.get)
+    monkeypatch.setattr("mindformers_qwenvl.monitor._copies", lambda config: 1)
+    for rank in range(4):
+        steps(monitor_of(monkeypatch, rank, 4, tmp_path), params(), Tensor(3.0))
+    assert [path.name for path in find_steps_files(tmp_path)] == ["rank_2.csv", "rank_3.csv"]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         *({"per_print_times": value} for value in (-1, 1.5, True)),
-        *({"peak_tflops": value} for value in (0, -3.0, float("inf"), float("nan"))),
+        *({"peak_tflops": value} for value in (0, -3.0, float("inf"), float("nan"), True, "abc", "312", [1])),
+        *({"csv": value} for value in ("no", 1, None)),
+        *({"directory": value} for value in (5, True, ["a"])),
     ],
 )
 def test_what_makes_no_sense(wrong):
-    with pytest.raises(ValueError, match=f"QwenVLMonitor: {next(iter(wrong))}"):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"QwenVLMonitor: {name} must be .*, got {re.escape(repr(value))}$"):
         QwenVLMonitor(**wrong)

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindformers_qwenvl.watch.steps_file import COLUMNS, StepsFile, find_steps_files, read_steps, steps_file_name
+from mindformers_qwenvl.watch.steps_file import (
+    COLUMNS,
+    StepsFile,
+    find_steps_files,
+    read_steps,
+    set_aside_other_ranks,
+    steps_file_name,
+)
 
 
 def write(path, steps, first_step=None, **more) -> None:
@@ -51,6 +58,16 @@ def test_a_new_run_moves_the_old_file_aside(tmp_path):
     assert find_steps_files(tmp_path) == [path]
 
 
+def test_files_of_processes_that_a_new_run_does_not_have_are_set_aside(tmp_path):
+    set_aside_other_ranks(tmp_path, range(2))  # nothing there yet
+    paths = [steps_file_name(tmp_path, rank) for rank in (0, 1, 2, 10)]
+    for path in paths:
+        write(path, [1, 2])
+    set_aside_other_ranks(tmp_path, range(2))
+    assert find_steps_files(tmp_path) == paths[:2]
+    assert numbers(paths[3].with_name("rank_10.before.csv")) == [1, 2]
+
+
 @given(cut=st.integers(0, 400))
 def test_wherever_a_file_is_cut_its_whole_lines_are_read_and_it_is_continued(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("cut") / "rank_0.csv"
@@ -81,12 +98,38 @@ def test_after_a_kill_all_rows_are_there(tmp_path):
     assert found == list(range(1, len(found) + 1))
 
 
-@pytest.mark.parametrize("text", ["step,loss\n1,2\nx,3\n4,5\n", "step,loss\n1,2,3\n4,5\n", "step,loss\n,1\n", "a,b\n"])
-def test_damage_before_the_last_line_is_an_error(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        *(("step,loss\n1,2\nx,3\n4,5\n", 3), ("step,loss\n1,2,3\n4,5\n", 2), ("step,loss\n,1\n", 2)),
+        *((f"step,loss\n{step},2\n", 2) for step in ("inf", "-inf", "nan", "1.5", "1e999")),
+    ],
+)
+def test_a_damaged_line_is_an_error(tmp_path, text, line):
     path = tmp_path / "rank_0.csv"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"rank_0.csv"):
+    with pytest.raises(ValueError, match=rf"rank_0.csv, line {line}: expected 2 numbers, .* got '.*'; mend") as error:
         read_steps(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"a,b\n", "`step` and `loss` among them, got 'a,b'"),
+        (b"step,epoch\n1,1\n", "`step` and `loss` among them, got 'step,epoch'"),
+        (b"loss\n1\n", "`step` and `loss` among them, got 'loss'"),
+        (b"\x89PNG\r\n\x1a\n", "not a text at byte 0, expected the CSV file"),
+    ],
+)
+def test_what_is_no_file_of_steps_is_an_error(tmp_path, content, why):
+    path = tmp_path / "rank_0.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"rank_0.csv: .*{why}"):
+        read_steps(path)
+    with pytest.raises(ValueError, match=f"rank_0.csv: .*{why}"):
+        StepsFile(path, first_step=5)
+    assert path.read_bytes() == content
 
 
 def test_found_from_any_folder_of_the_run_and_by_rank(tmp_path):
