@@ -10,6 +10,7 @@ from typing import Any
 from mindformers_qwenvl.architecture import RESAMPLER_HEAD_DIM, VIT_MLP_RATIO
 from mindformers_qwenvl.estimate.job import Job, Language, Parallel, Part, Recompute, Vision
 from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, parse_memory, read_yaml
+from mindformers_qwenvl.stages import check_layers_per_stage
 
 __all__ = ["read_job"]
 
@@ -42,7 +43,6 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     optimizer = top.section("optimizer", required=not predict)
     if not predict:
         optimizer.choice("type", None, OPTIMIZERS)
-    stages = model.content.get("layers_per_stage")
     fused = context.choice("device_target", "Ascend", ["Ascend", "CPU"]) == "Ascend"
     float32 = vision.param_init_type == llm.param_init_type == "float32"
     job = Job(
@@ -63,7 +63,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
         swapped=optimizer.switch("swap"),
         fused=fused,
         updated_in_place=optimizer.content.get("type") == "QwenVLAdamW" and float32 and not fused,
-        layers_per_stage=None if stages is None else tuple(_stages(model, stages)),
+        layers_per_stage=_stages(model, parallel.pipeline_stage, vision.num_hidden_layers + llm.num_layers),
         device_memory=parse_memory(context.content["max_device_memory"], f"{context.where}.max_device_memory")
         if context.has("max_device_memory")
         else None,
@@ -163,10 +163,15 @@ def _recompute(given: Section, stages: int) -> Recompute:
     )
 
 
-def _stages(model: Section, stages: Any) -> list[int]:
-    if not isinstance(stages, list) or not all(isinstance(item, int) and item >= 0 for item in stages):
-        raise model.error("layers_per_stage", "a list of numbers, one a pipeline stage,")
-    return stages
+def _stages(model: Section, stages: int, layers: int) -> tuple[int, ...] | None:
+    given = model.content.get("layers_per_stage")
+    if given is None:
+        return None
+    try:
+        check_layers_per_stage(given, stages, layers)
+    except ValueError as error:
+        raise SettingsError(f"{model.where}.{error}") from None
+    return tuple(given)
 
 
 def _check(job: Job, path: Path) -> None:
@@ -187,13 +192,6 @@ def _check(job: Job, path: Path) -> None:
     if wrong:
         raise SettingsError(
             f"{path}: parallel_config.model_parallel={parallel.model_parallel} cards cannot share {', '.join(wrong)}"
-        )
-    wanted = vision.num_hidden_layers + llm.num_layers
-    stages = job.layers_per_stage
-    if stages is not None and (len(stages) != parallel.pipeline_stage or sum(stages) != wanted):
-        raise SettingsError(
-            f"{path}: model.model_config.layers_per_stage={list(stages)} must hold {parallel.pipeline_stage} numbers, "
-            f"one a pipeline stage, that sum up to {wanted} layers (vision tower and language model)"
         )
     if parallel.micro_batch_num < parallel.pipeline_stage:
         raise SettingsError(

@@ -152,6 +152,13 @@ def test_stages_that_would_go_backward():
         cards(STAGE_2, "parallel_config.pipeline_stage=2", "parallel_config.micro_batch_num=2")
 
 
+@pytest.mark.parametrize("given", ["[true, 79]", "[80, 0]", "[90, -10]", "[40.0, 40.0]", "['40', '40']", "40"])
+def test_every_stage_has_a_whole_number_of_layers(given):
+    stages = ["parallel_config.pipeline_stage=2", "parallel_config.micro_batch_num=2"]
+    with pytest.raises(SettingsError, match=r"whole numbers of 1 or more.*pipeline_stage=2"):
+        cards(STAGE_2, *stages, f"model.model_config.layers_per_stage={given}")
+
+
 def test_accumulation_steps_compute_fewer_rows_at_once():
     (whole,), (parts,) = cards(STAGE_3, *ALONE), cards(STAGE_3, *ALONE, "runner_wrapper.accumulation_steps=4")
     assert parts.moments["loss"] < whole.moments["loss"] / 3
@@ -185,7 +192,9 @@ def test_the_recipes_fit_the_cards_they_name():
         ("parallel_config.model_parallel=3", "model_parallel=3 cards cannot share"),
         ("parallel_config.context_parallel=2", "context_parallel: 1"),
         ("parallel_config.pipeline_stage=2", "micro_batch_num=1 must be at least pipeline_stage=2"),
-        ("model.model_config.layers_per_stage=[40, 40]", "must hold 1 numbers"),
+        ("model.model_config.layers_per_stage=[40, 40]", "model.model_config.layers_per_stage=[40, 40] must be a list"),
+        ("model.model_config.layers_per_stage=80", "layers_per_stage=80 must be a list"),
+        ("model.model_config.layers_per_stage=[79]", "sum up to 80 layers"),
         ("model.model_config.vision_model.model_config.offset=1", "48 layers on 1 pipeline stages"),
         ("model.model_config.compute_dtype=float8", "one of float32, float16, bfloat16 is expected, got 'float8'"),
         ("model.model_config.type=LlamaConfig", "QwenVLConfig is expected, got 'LlamaConfig'"),
