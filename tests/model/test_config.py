@@ -71,7 +71,11 @@ def test_yaml_section_of_the_old_version():
     ("build", "numbers"),
     [
         (lambda: QwenVLVisionConfig(hidden_size=100, num_attention_heads=16), ("100", "16")),
-        (lambda: QwenVLVisionConfig(image_size=450), ("450", "14")),
+        (lambda: QwenVLVisionConfig(image_size=450), ("image_size=450 must be divisible by 14 (patch_size)",)),
+        (
+            lambda: QwenVLConfig(proj_output_dim=4000),
+            ("output_dim=4000 must be divisible by 128 (the head size of the resampler)",),
+        ),
         (lambda: QwenVLVisionConfig(num_queries=200), ("200",)),
         (lambda: QwenVLVisionConfig(dropout=0.1), ("0.1",)),
         (lambda: QwenConfig(num_heads=30), ("30", "128", "4096")),
