@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from mindformers_qwenvl.architecture import RESAMPLER_HEAD_DIM, VIT_MLP_RATIO
 from mindformers_qwenvl.estimate.job import Job, Language, Parallel, Part, Recompute, Vision
 from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, parse_memory, read_yaml
+from mindformers_qwenvl.layer_decay import rate_factors
 from mindformers_qwenvl.stages import check_layers_per_stage
 
 __all__ = ["read_job"]
@@ -43,6 +45,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     optimizer = top.section("optimizer", required=not predict)
     if not predict:
         optimizer.choice("type", None, OPTIMIZERS)
+        _check_vision_lr_decay(optimizer)
     fused = context.choice("device_target", "Ascend", ["Ascend", "CPU"]) == "Ascend"
     float32 = vision.param_init_type == llm.param_init_type == "float32"
     job = Job(
@@ -58,7 +61,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
         rows=rows,
         tokens=llm.seq_length if predict else template.number("max_length", llm.seq_length),
         images=rows * images,
-        accumulation=runner.number("gradient_accumulation_steps", 1) if parallel.sharded else 1,
+        accumulation=runner.number("gradient_accumulation_steps", 1),
         accumulation_steps=top.section("runner_wrapper").number("accumulation_steps", 1),
         swapped=optimizer.switch("swap"),
         fused=fused,
@@ -116,7 +119,32 @@ def _vision(model: Section, part: Section, llm: Language) -> Vision:
             raise SettingsError(
                 f"{part.where}: {name}={getattr(vision, name)} must be divisible by {by}={getattr(vision, by)}"
             )
+    _check_resampler(model, vision, llm)
     return vision
+
+
+def _check_resampler(model: Section, vision: Vision, llm: Language) -> None:
+    if math.isqrt(vision.num_queries) ** 2 != vision.num_queries:
+        raise model.error("num_queries", "a square number (the queries stand on a square grid)")
+    if vision.output_dim % RESAMPLER_HEAD_DIM:
+        raise SettingsError(
+            f"{model.where}: output_dim={vision.output_dim} (proj_output_dim, or else the language model's "
+            f"hidden_size) must be divisible by {RESAMPLER_HEAD_DIM} (the head size of the resampler)"
+        )
+    if vision.output_dim != llm.hidden_size:
+        raise SettingsError(
+            f"{model.where}: proj_output_dim={vision.output_dim} must be the language model's "
+            f"hidden_size={llm.hidden_size}; leave it out"
+        )
+
+
+def _check_vision_lr_decay(optimizer: Section) -> None:
+    if optimizer.content["type"] != "QwenVLAdamW" or "vision_lr_decay" not in optimizer.content:
+        return
+    try:
+        rate_factors([], optimizer.content["vision_lr_decay"])
+    except ValueError as error:
+        raise SettingsError(f"{optimizer.where.removesuffix('optimizer')}{error}") from None
 
 
 def _parallel(top: Section) -> Parallel:
@@ -198,12 +226,35 @@ def _check(job: Job, path: Path) -> None:
             f"{path}: parallel_config.micro_batch_num={parallel.micro_batch_num} must be at least "
             f"pipeline_stage={parallel.pipeline_stage}"
         )
-    if not job.predict and job.freeze_vision and job.freeze_resampler and job.freeze_llm:
-        raise SettingsError(f"{path}: freeze_vision, freeze_resampler and freeze_llm are all True: nothing would learn")
-    if job.rows % job.accumulation_steps:
-        raise SettingsError(
-            f"{path}: runner_wrapper.accumulation_steps={job.accumulation_steps} must divide "
-            f"runner_config.batch_size={job.rows}"
-        )
+    if not job.predict:
+        _check_training(job, path)
     if job.device_memory is not None and job.device_memory < GB // 1024:
         raise SettingsError(f"{path}: context.max_device_memory is less than a megabyte; write it with its unit, 57GB")
+
+
+def _check_training(job: Job, path: Path) -> None:
+    if job.freeze_vision and job.freeze_resampler and job.freeze_llm:
+        raise SettingsError(f"{path}: freeze_vision, freeze_resampler and freeze_llm are all True: nothing would learn")
+    _check_accumulation(job, path)
+
+
+def _check_accumulation(job: Job, path: Path) -> None:
+    """MindFormers adds up in semi_auto_parallel without stages, QwenVLTrainOneStepCell where each card has all."""
+    steps, parts = job.accumulation, job.accumulation_steps
+    if steps > 1 and (not job.parallel.sharded or job.parallel.pipeline_stage > 1):
+        raise SettingsError(
+            f"{path}: runner_config.gradient_accumulation_steps={steps} is for semi_auto_parallel without pipeline "
+            f"stages; on one card and in data parallel set runner_wrapper.accumulation_steps={steps} (type "
+            "QwenVLTrainOneStepCell) and multiply runner_config.batch_size by it, with pipeline stages set "
+            "parallel_config.micro_batch_num"
+        )
+    if parts > 1 and job.parallel.sharded:
+        raise SettingsError(
+            f"{path}: runner_wrapper.accumulation_steps={parts} is for one card and data parallel; in "
+            "semi_auto_parallel use runner_config.gradient_accumulation_steps, with pipeline stages "
+            "parallel_config.micro_batch_num"
+        )
+    if job.rows % parts:
+        raise SettingsError(
+            f"{path}: runner_wrapper.accumulation_steps={parts} must divide runner_config.batch_size={job.rows}"
+        )

@@ -206,6 +206,12 @@ def test_the_recipes_fit_the_cards_they_name():
         ("runner_config.batch_size=", "runner_config.batch_size: a whole number"),
         ("context.max_device_memory=much", "a size such as 64GB is expected, got 'much'"),
         ("recompute_config.recompute=[1, 2]", "a list of 1 numbers"),
+        ("runner_wrapper.accumulation_steps=2", "accumulation_steps=2 is for one card and data parallel"),
+        ("model.model_config.num_queries=255", "model.model_config.num_queries: a square number"),
+        ("model.model_config.proj_output_dim=4000", "output_dim=4000 (proj_output_dim, or else"),
+        ("model.model_config.proj_output_dim=2048", "proj_output_dim=2048 must be the language model's hidden_size"),
+        ("optimizer.vision_lr_decay=7", ".yaml: optimizer: vision_lr_decay must be above 0 and at most 1, got 7"),
+        ("optimizer.vision_lr_decay=", "vision_lr_decay must be above 0 and at most 1, got None"),
         ("seed.of=1", "seed is a value"),
         ("nothing", "KEY=VALUE is expected"),
     ],
@@ -214,6 +220,26 @@ def test_errors_say_what_is_wrong(change, words):
     with pytest.raises(SettingsError) as raised:
         estimate(read_job(STAGE_3, [change]))
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ALONE,
+        ["parallel.parallel_mode=0"],
+        ["parallel_config.pipeline_stage=2", "parallel_config.micro_batch_num=2"],
+    ],
+)
+def test_accumulation_that_training_refuses(changes):
+    steps = "runner_config.gradient_accumulation_steps=4"
+    with pytest.raises(SettingsError, match=r"gradient_accumulation_steps=4 is for semi_auto_parallel without"):
+        read_job(STAGE_3, [*changes, steps])
+    assert read_job(STAGE_3, [steps]).accumulation == 4
+
+
+def test_accumulation_steps_must_divide_the_batch():
+    with pytest.raises(SettingsError, match=r"accumulation_steps=3 must divide runner_config.batch_size=4"):
+        read_job(STAGE_3, [*ALONE, "runner_wrapper.accumulation_steps=3"])
 
 
 def test_nothing_learns():
