@@ -86,6 +86,8 @@ def test_bad_options(usage_error, capsys):
     assert main(["estimate", "--yaml", STAGE_3, "--device-memory", "plenty"]) == 2
     assert "--device-memory: a size such as 64GB is expected, got 'plenty'" in capsys.readouterr().err
     assert main(["estimate", "--yaml", STAGE_3, "--set", "runner_config.batch_size=many"]) == 2
+    assert main(["estimate", "--yaml", STAGE_3, "--set", "runner_config.bach_size=2"]) == 2
+    assert "runner_config.bach_size is neither" in capsys.readouterr().err
     assert usage_error("estimate")
 
 

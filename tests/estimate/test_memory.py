@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from mindformers_qwenvl.estimate import activations, estimate, read_job
 from mindformers_qwenvl.estimate.section import GB, SettingsError, parse_memory
@@ -213,6 +214,9 @@ def test_the_recipes_fit_the_cards_they_name():
         ("optimizer.vision_lr_decay=7", ".yaml: optimizer: vision_lr_decay must be above 0 and at most 1, got 7"),
         ("optimizer.vision_lr_decay=", "vision_lr_decay must be above 0 and at most 1, got None"),
         ("seed.of=1", "seed is a value"),
+        ("a.b.c=5", "--set a.b.c=5: a.b.c is neither a key of"),
+        ("runner_config.nonsense=1", "runner_config.nonsense is neither"),
+        ("model.model_config.vision_model.model_config.num_queries=64", "num_queries is neither a key of"),
         ("nothing", "KEY=VALUE is expected"),
     ],
 )  # fmt: skip
@@ -220,6 +224,35 @@ def test_errors_say_what_is_wrong(change, words):
     with pytest.raises(SettingsError) as raised:
         estimate(read_job(STAGE_3, [change]))
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "recompute_config.recompute=[8]",
+        "recompute_config.select_recompute=True",
+        "parallel.parallel_optimizer_config.gradient_accumulation_shard=True",
+        "parallel_config.micro_batch_num=2",
+        "micro_batch_interleave_num=1",
+        "optimizer.vision_lr_decay=0.9",
+        "context.max_device_memory=30GB",
+        "model.model_config.llm_model.model_config.num_hidden_layers=32",
+    ],
+)
+def test_a_change_may_add_what_the_estimate_depends_on(change, tmp_path):
+    settings = yaml.safe_load(STAGE_3.read_text(encoding="utf-8"))
+    for section in ("recompute_config", "micro_batch_interleave_num"):
+        del settings[section]
+    settings["parallel"] = {"parallel_mode": 1}
+    settings["context"] = None
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(settings))
+    for more in ([], ALONE):
+        assert read_job(tmp_path / "short.yaml", [change, *more])
+
+
+def test_the_originals_names_can_be_changed():
+    half = read_job(STAGE_3, ["model.model_config.llm_model.model_config.num_hidden_layers=16"])
+    assert half.llm.num_layers == 16
 
 
 @pytest.mark.parametrize(
