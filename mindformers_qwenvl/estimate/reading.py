@@ -28,6 +28,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
 
     Raises:
         FileNotFoundError: there is no such file.
+        IsADirectoryError: it is a folder.
         SettingsError: a key is missing, unknown in its value, or sizes do not fit together; or a change is of a key
             that is neither in the YAML nor read here.
     """

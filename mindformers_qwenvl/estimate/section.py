@@ -37,8 +37,13 @@ def read_yaml(path: Path, changes: Sequence[str] = ()) -> Section:
 
     Raises:
         FileNotFoundError: there is no such file.
+        IsADirectoryError: it is a folder.
         SettingsError: it is no YAML with sections, or a change is malformed.
     """
+    if path == Path():  # what an empty path is, too
+        raise IsADirectoryError("the YAML's path is empty, or a folder (.); the path of a YAML file is expected")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder; the YAML of a training or a prediction in it is expected")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; the YAML of a training or a prediction is expected")
     try:
