@@ -157,12 +157,24 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
                 f"runner_wrapper.accumulation_steps={wanted} (type QwenVLTrainOneStepCell) and multiply "
                 "runner_config.batch_size by it; with pipeline stages, set parallel_config.micro_batch_num"
             )
-        parts = (self.config.runner_wrapper or {}).get("accumulation_steps") or 1
-        if parts > 1 and ms.get_auto_parallel_context("parallel_mode") in ("semi_auto_parallel", "auto_parallel"):
+        self._check_parts_of_a_batch()
+
+    def _check_parts_of_a_batch(self) -> None:
+        """Of QwenVLTrainOneStepCell, which would see the number of rows only while its graph is compiled."""
+        parts = (self.config.runner_wrapper or {}).get("accumulation_steps")
+        if isinstance(parts, bool) or not isinstance(parts, int) or parts <= 1:
+            return  # what is no number of parts is an error of the cell
+        if ms.get_auto_parallel_context("parallel_mode") in ("semi_auto_parallel", "auto_parallel"):
             # The host may take a wrapper of its own there, which would not know the key and say nothing.
             raise ValueError(
                 f"runner_wrapper: accumulation_steps={parts} is for one card and data parallel; in semi_auto_parallel "
                 "use runner_config.gradient_accumulation_steps, with pipeline stages parallel_config.micro_batch_num"
+            )
+        rows = self.config.runner_config.batch_size
+        if isinstance(rows, int) and rows % parts:
+            raise ValueError(
+                f"runner_wrapper: accumulation_steps={parts} must divide runner_config.batch_size={rows}, the rows of "
+                "a batch on a card; change one of the two"
             )
 
     def predict(self, config: Any = None, input_data: Any = None, network: Any = None, processor: Any = None, **kwargs):

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
-__all__ = ["check_order", "stages_by_offset"]
+from typing import Any
+
+__all__ = ["check_layers_per_stage", "check_order", "stages_by_offset"]
+
+
+def check_layers_per_stage(given: Any, stages: int, layers: int) -> None:
+    """Each stage has at least one layer of vision tower or language model, and all of them together `layers`.
+
+    Raises:
+        ValueError: `given` is no such list.
+    """
+    if isinstance(given, list | tuple) and len(given) == stages and all(map(_is_count, given)) and sum(given) == layers:
+        return
+    raise ValueError(
+        f"layers_per_stage={given!r} must be a list of whole numbers of 1 or more, one for each of the pipeline stages "
+        f"(pipeline_stage={stages}), that sum up to {layers} layers (vision tower and language model)"
+    )
+
+
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
 def stages_by_offset(layers: int, offset: int | list[int], stages: int) -> list[int]:

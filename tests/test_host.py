@@ -254,3 +254,16 @@ def test_accumulation_of_ours_where_the_host_takes_its_own_wrapper_is_an_error(r
         assert trainer.config.runner_config.gradient_accumulation_steps == 2
     finally:
         ms.set_auto_parallel_context(parallel_mode=before)
+
+
+def test_accumulation_of_ours_must_divide_the_batch(registered):
+    from mindformers import MindFormerConfig
+
+    trainer = registered.get_cls("trainer", "MultiModalToTextGenerationTrainer")("qwenvl")
+    sections = {"runner_config": {"batch_size": 4}, "model": {"model_config": {}}, "parallel_config": {}}
+    trainer.config = MindFormerConfig(**sections, runner_wrapper={"accumulation_steps": 3})
+    with pytest.raises(ValueError, match=r"accumulation_steps=3 must divide runner_config\.batch_size=4"):
+        trainer._check_grad_accumulation_steps()
+    for steps in (4, 1, None):
+        trainer.config.runner_wrapper.accumulation_steps = steps
+        trainer._check_grad_accumulation_steps()

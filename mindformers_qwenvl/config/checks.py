@@ -15,7 +15,7 @@ def as_parallel_config(given: Any) -> TransformerOpParallelConfig:
 
 def require_divisible(name: str, value: int, by_name: str, by: int) -> None:
     if value % by:
-        raise ValueError(f"{name}={value} must be divisible by {by_name}={by}")
+        raise ValueError(f"{name}={value} must be divisible by {by} ({by_name})")
 
 
 def require_split(parallel: Any, **sizes: int) -> None:

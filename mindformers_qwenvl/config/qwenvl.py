@@ -18,7 +18,7 @@ from mindformers_qwenvl.config.checks import as_parallel_config
 from mindformers_qwenvl.config.language import QwenConfig
 from mindformers_qwenvl.config.original import IMAGE_START_BEHIND_END_OF_TEXT, from_original
 from mindformers_qwenvl.config.vision import QwenVLVisionConfig
-from mindformers_qwenvl.stages import check_order, stages_by_offset
+from mindformers_qwenvl.stages import check_layers_per_stage, check_order, stages_by_offset
 
 __all__ = ["QwenVLConfig"]
 
@@ -46,7 +46,8 @@ class QwenVLConfig(PretrainedConfig):
             its `offset`, which must place the whole vision tower before the language model.
 
     Raises:
-        ValueError: sizes of the two parts do not fit together, or a size cannot be divided as it must be.
+        ValueError: sizes of the two parts do not fit together, a size cannot be divided as it must be, or the layers
+            cannot be placed on the pipeline stages.
     """
 
     model_type = "qwenvl"
@@ -132,11 +133,10 @@ class QwenVLConfig(PretrainedConfig):
     def _spread_over_stages(self, layers_per_stage: list[int]) -> None:
         stages = self.parallel_config.pipeline_stage
         wanted = self.vision.num_hidden_layers + self.llm.num_layers
-        if len(layers_per_stage) != stages or sum(layers_per_stage) != wanted:
-            raise ValueError(
-                f"QwenVLConfig: layers_per_stage={layers_per_stage} must hold one number for each of the {stages} "
-                f"pipeline stages and sum up to {wanted} layers (vision tower and language model)"
-            )
+        try:
+            check_layers_per_stage(layers_per_stage, stages, wanted)
+        except ValueError as error:
+            raise ValueError(f"QwenVLConfig: {error}") from None
         layers = [self.vision.num_hidden_layers, self.llm.num_layers]
         placed = calculate_pipeline_stage(list(layers_per_stage), layers)
         for part, place in zip((self.vision, self.llm), placed, strict=True):

@@ -70,7 +70,7 @@ class QwenVLVisionConfig(PretrainedConfig):
             )
         require_divisible("hidden_size", hidden_size, "num_attention_heads", num_attention_heads)
         require_divisible("image_size", image_size, "patch_size", patch_size)
-        require_divisible("output_dim", output_dim, "the head size of the resampler,", RESAMPLER_HEAD_DIM)
+        require_divisible("output_dim", output_dim, "the head size of the resampler", RESAMPLER_HEAD_DIM)
         require_square("num_queries", num_queries)
         require_split(
             self.parallel_config,

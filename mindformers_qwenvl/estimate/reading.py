@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 from mindformers_qwenvl.architecture import RESAMPLER_HEAD_DIM, VIT_MLP_RATIO
 from mindformers_qwenvl.estimate.job import Job, Language, Parallel, Part, Recompute, Vision
-from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, parse_memory, read_yaml
+from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, parse_memory, read_yaml, refuse_unknown
+from mindformers_qwenvl.layer_decay import rate_factors
+from mindformers_qwenvl.stages import check_layers_per_stage
 
 __all__ = ["read_job"]
 
@@ -25,7 +28,9 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
 
     Raises:
         FileNotFoundError: there is no such file.
-        SettingsError: a key is missing, unknown in its value, or sizes do not fit together.
+        IsADirectoryError: it is a folder.
+        SettingsError: a key is missing, unknown in its value, or sizes do not fit together; or a change is of a key
+            that is neither in the YAML nor read here.
     """
     top = read_yaml(path, changes)
     model = top.section("model", required=True).section("model_config", required=True)
@@ -42,7 +47,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     optimizer = top.section("optimizer", required=not predict)
     if not predict:
         optimizer.choice("type", None, OPTIMIZERS)
-    stages = model.content.get("layers_per_stage")
+        _check_vision_lr_decay(optimizer)
     fused = context.choice("device_target", "Ascend", ["Ascend", "CPU"]) == "Ascend"
     float32 = vision.param_init_type == llm.param_init_type == "float32"
     job = Job(
@@ -58,27 +63,35 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
         rows=rows,
         tokens=llm.seq_length if predict else template.number("max_length", llm.seq_length),
         images=rows * images,
-        accumulation=runner.number("gradient_accumulation_steps", 1) if parallel.sharded else 1,
+        accumulation=runner.number("gradient_accumulation_steps", 1),
         accumulation_steps=top.section("runner_wrapper").number("accumulation_steps", 1),
         swapped=optimizer.switch("swap"),
         fused=fused,
-        updated_in_place=optimizer.content.get("type") == "QwenVLAdamW" and float32 and not fused,
-        layers_per_stage=None if stages is None else tuple(_stages(model, stages)),
-        device_memory=parse_memory(context.content["max_device_memory"], f"{context.where}.max_device_memory")
+        updated_in_place=optimizer.get("type") == "QwenVLAdamW" and float32 and not fused,
+        layers_per_stage=_stages(model, parallel.pipeline_stage, vision.num_hidden_layers + llm.num_layers),
+        device_memory=parse_memory(context.get("max_device_memory"), f"{context.where}.max_device_memory")
         if context.has("max_device_memory")
         else None,
     )
+    refuse_unknown(top, changes)
     _check(job, path)
     return job
 
 
-def _part(section: Section, defaults: type[Part], outer: Section, shared: Sequence[str]) -> dict[str, Any]:
-    """The keys of a part; those in `shared` may stand in the outer section too, which goes first."""
-    values = {}
+def _part(
+    section: Section, defaults: type[Part], outer: Section, shared: Sequence[str], **values: Any
+) -> dict[str, Any]:
+    """The keys of a part; those in `shared` may stand in the outer section too, which goes first.
+
+    Args:
+        values: of keys that are not to be read here.
+    """
     for field in fields(defaults):
+        if field.name in values:
+            continue
         given = outer if field.name in shared and outer.has(field.name) else section
         if field.name == "offset":
-            values["offset"] = section.content.get("offset", 0)
+            values["offset"] = section.get("offset", 0)
         elif field.name.endswith(("_dtype", "_type")):
             values[field.name] = given.dtype(field.name, field.default)
         elif isinstance(field.default, bool):
@@ -91,7 +104,8 @@ def _part(section: Section, defaults: type[Part], outer: Section, shared: Sequen
 def _language(model: Section, part: Section) -> Language:
     part.choice("type", "QwenConfig", ["QwenConfig"])
     renamed = {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"}  # the original's names
-    part = Section({renamed.get(key, key): value for key, value in part.content.items()}, part.where)
+    content = {**part.content, **{ours: part.get(name) for name, ours in renamed.items() if part.has(name)}}
+    part = Section(content, part.where, part.known)
     shared = ("compute_dtype", "param_init_type", "softmax_compute_type")
     shared += ("batch_size", "seq_length", "use_past", "block_size", "num_blocks")
     values = _part(part, Language, model, shared)
@@ -106,33 +120,60 @@ def _language(model: Section, part: Section) -> Language:
 def _vision(model: Section, part: Section, llm: Language) -> Vision:
     part.choice("type", "QwenVLVisionConfig", ["QwenVLVisionConfig"])
     shared = ("compute_dtype", "param_init_type", "softmax_compute_type")
-    content = {**part.content, "output_dim": model.number("proj_output_dim", llm.hidden_size)}
-    content["num_queries"] = model.number("num_queries", 256)
-    if content.get("intermediate_size") is None:
-        content["intermediate_size"] = int(part.number("hidden_size", Vision.hidden_size) * VIT_MLP_RATIO)
-    vision = Vision(**_part(Section(content, part.where), Vision, model, shared))
+    width = int(part.number("hidden_size", Vision.hidden_size) * VIT_MLP_RATIO)
+    values = {
+        "output_dim": model.number("proj_output_dim", llm.hidden_size),
+        "num_queries": model.number("num_queries", 256),
+        "intermediate_size": part.number("intermediate_size", width),
+    }
+    vision = Vision(**_part(part, Vision, model, shared, **values))
     for name, by in (("image_size", "patch_size"), ("hidden_size", "num_attention_heads")):
         if getattr(vision, name) % getattr(vision, by):
             raise SettingsError(
                 f"{part.where}: {name}={getattr(vision, name)} must be divisible by {by}={getattr(vision, by)}"
             )
+    _check_resampler(model, vision, llm)
     return vision
+
+
+def _check_resampler(model: Section, vision: Vision, llm: Language) -> None:
+    if math.isqrt(vision.num_queries) ** 2 != vision.num_queries:
+        raise model.error("num_queries", "a square number (the queries stand on a square grid)")
+    if vision.output_dim % RESAMPLER_HEAD_DIM:
+        raise SettingsError(
+            f"{model.where}: output_dim={vision.output_dim} (proj_output_dim, or else the language model's "
+            f"hidden_size) must be divisible by {RESAMPLER_HEAD_DIM} (the head size of the resampler)"
+        )
+    if vision.output_dim != llm.hidden_size:
+        raise SettingsError(
+            f"{model.where}: proj_output_dim={vision.output_dim} must be the language model's "
+            f"hidden_size={llm.hidden_size}; leave it out"
+        )
+
+
+def _check_vision_lr_decay(optimizer: Section) -> None:
+    if optimizer.get("type") != "QwenVLAdamW":
+        return
+    absent = None if "vision_lr_decay" in optimizer.content else 1.0  # the optimizer takes no null
+    try:
+        rate_factors([], optimizer.get("vision_lr_decay", absent))
+    except ValueError as error:
+        raise SettingsError(f"{optimizer.where.removesuffix('optimizer')}{error}") from None
 
 
 def _parallel(top: Section) -> Parallel:
     given, mode = top.section("parallel_config"), top.section("parallel")
-    sharded = MODES[mode.choice("parallel_mode", 1, MODES)] and top.switch("use_parallel")
+    sharded = top.switch("use_parallel") & MODES[mode.choice("parallel_mode", 1, MODES)]
     for key in ("context_parallel", "expert_parallel"):
-        if sharded and given.number(key, 1) > 1:
+        if given.number(key, 1) > 1 and sharded:
             raise given.error(key, "1 (Qwen-VL knows no other)")
     cards = {key: given.number(key, 1) for key in ("data_parallel", "model_parallel", "pipeline_stage")}
-    if not sharded:
-        return Parallel()
+    micro_batches = given.number("micro_batch_num", 1)
     optimizer = mode.section("parallel_optimizer_config")
-    return Parallel(
+    # Made in any case: a key that has no effect here is known all the same.
+    parallel = Parallel(
         **cards,
-        # Without stages MindFormers sets it to 1.
-        micro_batch_num=given.number("micro_batch_num", 1) if cards["pipeline_stage"] > 1 else 1,
+        micro_batch_num=micro_batches if cards["pipeline_stage"] > 1 else 1,  # without stages MindFormers sets it to 1
         vocab_emb_dp=given.switch("vocab_emb_dp", True),
         gradient_aggregation_group=given.number("gradient_aggregation_group", 4),
         enable_parallel_optimizer=mode.switch("enable_parallel_optimizer"),
@@ -141,16 +182,17 @@ def _parallel(top: Section) -> Parallel:
         full_batch=mode.switch("full_batch"),
         sharded=True,
     )
+    return parallel if sharded else Parallel()
 
 
 def _recompute(given: Section, stages: int) -> Recompute:
-    layers = given.content.get("recompute")
+    layers = given.get("recompute")
     if isinstance(layers, list):
         if len(layers) != stages or not all(isinstance(item, int) for item in layers):
             raise given.error("recompute", f"True, False or a list of {stages} numbers, one a pipeline stage,")
     else:
         layers = given.switch("recompute")
-    select = given.content.get("select_recompute")
+    select = given.get("select_recompute")
     if isinstance(select, (list, dict)):  # patterns of operators: of ours the default pattern alone is counted
         select = any(str(pattern).replace("\\", "") == "feed_forward.mul" for pattern in select)
     else:
@@ -163,10 +205,15 @@ def _recompute(given: Section, stages: int) -> Recompute:
     )
 
 
-def _stages(model: Section, stages: Any) -> list[int]:
-    if not isinstance(stages, list) or not all(isinstance(item, int) and item >= 0 for item in stages):
-        raise model.error("layers_per_stage", "a list of numbers, one a pipeline stage,")
-    return stages
+def _stages(model: Section, stages: int, layers: int) -> tuple[int, ...] | None:
+    given = model.get("layers_per_stage")
+    if given is None:
+        return None
+    try:
+        check_layers_per_stage(given, stages, layers)
+    except ValueError as error:
+        raise SettingsError(f"{model.where}.{error}") from None
+    return tuple(given)
 
 
 def _check(job: Job, path: Path) -> None:
@@ -188,24 +235,40 @@ def _check(job: Job, path: Path) -> None:
         raise SettingsError(
             f"{path}: parallel_config.model_parallel={parallel.model_parallel} cards cannot share {', '.join(wrong)}"
         )
-    wanted = vision.num_hidden_layers + llm.num_layers
-    stages = job.layers_per_stage
-    if stages is not None and (len(stages) != parallel.pipeline_stage or sum(stages) != wanted):
-        raise SettingsError(
-            f"{path}: model.model_config.layers_per_stage={list(stages)} must hold {parallel.pipeline_stage} numbers, "
-            f"one a pipeline stage, that sum up to {wanted} layers (vision tower and language model)"
-        )
     if parallel.micro_batch_num < parallel.pipeline_stage:
         raise SettingsError(
             f"{path}: parallel_config.micro_batch_num={parallel.micro_batch_num} must be at least "
             f"pipeline_stage={parallel.pipeline_stage}"
         )
-    if not job.predict and job.freeze_vision and job.freeze_resampler and job.freeze_llm:
-        raise SettingsError(f"{path}: freeze_vision, freeze_resampler and freeze_llm are all True: nothing would learn")
-    if job.rows % job.accumulation_steps:
-        raise SettingsError(
-            f"{path}: runner_wrapper.accumulation_steps={job.accumulation_steps} must divide "
-            f"runner_config.batch_size={job.rows}"
-        )
+    if not job.predict:
+        _check_training(job, path)
     if job.device_memory is not None and job.device_memory < GB // 1024:
         raise SettingsError(f"{path}: context.max_device_memory is less than a megabyte; write it with its unit, 57GB")
+
+
+def _check_training(job: Job, path: Path) -> None:
+    if job.freeze_vision and job.freeze_resampler and job.freeze_llm:
+        raise SettingsError(f"{path}: freeze_vision, freeze_resampler and freeze_llm are all True: nothing would learn")
+    _check_accumulation(job, path)
+
+
+def _check_accumulation(job: Job, path: Path) -> None:
+    """MindFormers adds up in semi_auto_parallel without stages, QwenVLTrainOneStepCell where each card has all."""
+    steps, parts = job.accumulation, job.accumulation_steps
+    if steps > 1 and (not job.parallel.sharded or job.parallel.pipeline_stage > 1):
+        raise SettingsError(
+            f"{path}: runner_config.gradient_accumulation_steps={steps} is for semi_auto_parallel without pipeline "
+            f"stages; on one card and in data parallel set runner_wrapper.accumulation_steps={steps} (type "
+            "QwenVLTrainOneStepCell) and multiply runner_config.batch_size by it, with pipeline stages set "
+            "parallel_config.micro_batch_num"
+        )
+    if parts > 1 and job.parallel.sharded:
+        raise SettingsError(
+            f"{path}: runner_wrapper.accumulation_steps={parts} is for one card and data parallel; in "
+            "semi_auto_parallel use runner_config.gradient_accumulation_steps, with pipeline stages "
+            "parallel_config.micro_batch_num"
+        )
+    if job.rows % parts:
+        raise SettingsError(
+            f"{path}: runner_wrapper.accumulation_steps={parts} must divide runner_config.batch_size={job.rows}"
+        )

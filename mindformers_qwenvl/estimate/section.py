@@ -37,8 +37,13 @@ def read_yaml(path: Path, changes: Sequence[str] = ()) -> Section:
 
     Raises:
         FileNotFoundError: there is no such file.
+        IsADirectoryError: it is a folder.
         SettingsError: it is no YAML with sections, or a change is malformed.
     """
+    if path == Path():  # what an empty path is, too
+        raise IsADirectoryError("the YAML's path is empty, or a folder (.); the path of a YAML file is expected")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder; the YAML of a training or a prediction in it is expected")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; the YAML of a training or a prediction is expected")
     try:
@@ -47,9 +52,37 @@ def read_yaml(path: Path, changes: Sequence[str] = ()) -> Section:
         raise SettingsError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: sections such as `model:` are expected, got {type(content).__name__}")
+    top = Section(content, str(path))
+    top.known.update(top.name_of(keys) for keys in map(_keys, changes) if _holds(content, keys))
     for change in changes:
         _apply(content, change)
-    return Section(content, str(path))
+    return top
+
+
+def refuse_unknown(top: Section, changes: Sequence[str]) -> None:
+    """To be asked when all has been read. A change of another key changes no number, and is likely misspelt.
+
+    Raises:
+        SettingsError: a change is of a key that the YAML does not have and that nobody has asked for.
+    """
+    for change in changes:
+        if top.name_of(_keys(change)) not in top.known:
+            raise SettingsError(
+                f"--set {change}: {_keys(change)} is neither a key of {top.where} nor one that the estimate depends "
+                "on; check its spelling and its sections"
+            )
+
+
+def _keys(change: str) -> str:
+    return change.partition("=")[0]
+
+
+def _holds(content: Any, keys: str) -> bool:
+    for key in keys.split("."):
+        if not isinstance(content, dict) or key not in content:
+            return False
+        content = content[key]
+    return True
 
 
 def _apply(content: dict[str, Any], change: str) -> None:
@@ -62,40 +95,49 @@ def _apply(content: dict[str, Any], change: str) -> None:
     except yaml.YAMLError:
         raise SettingsError(f"--set {change}: {value!r} is no YAML value") from None
     for key in above:
-        content = content.setdefault(key, {})
+        if content.get(key) is None:
+            content[key] = {}
+        content = content[key]
         if not isinstance(content, dict):
             raise SettingsError(f"--set {change}: {key} is a value in the YAML, not a section")
     content[last] = parsed
 
 
 class Section:
-    """A section of a YAML. A key that is missing, or null, gives the default."""
+    """A section of a YAML. A key that is missing, or null, gives the default.
 
-    def __init__(self, content: Mapping[str, Any], where: str):
+    `known`: names of all keys asked for so far, shared by the sections of a YAML.
+    """
+
+    def __init__(self, content: Mapping[str, Any], where: str, known: set[str] | None = None):
         self.content, self.where = content, where
+        self.known = set() if known is None else known
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.known.add(self.name_of(key))
+        value = self.content.get(key)
+        return default if value is None else value
 
     def section(self, key: str, required: bool = False) -> Section:
-        value = self.content.get(key)
+        value = self.get(key)
         if value is None and not required:
             value = {}
         if not isinstance(value, Mapping):
             found = "there is none" if value is None else f"got {value!r}"
-            raise SettingsError(f"{self._name(key)}: a section with keys is expected, {found}")
-        return Section(value, self._name(key))
+            raise SettingsError(f"{self.name_of(key)}: a section with keys is expected, {found}")
+        return Section(value, self.name_of(key), self.known)
 
     def has(self, key: str) -> bool:
-        return self.content.get(key) is not None
+        return self.get(key) is not None
 
     def number(self, key: str, default: int | None = None, least: int = 1) -> int:
-        value = self.content.get(key)
-        value = default if value is None else value
+        value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise self.error(key, f"a whole number, {least} or more")
         return value
 
     def switch(self, key: str, default: bool = False) -> bool:
-        value = self.content.get(key)
-        value = default if value is None else value
+        value = self.get(key, default)
         if not isinstance(value, bool):
             raise self.error(key, "True or False")
         return value
@@ -104,15 +146,14 @@ class Section:
         return self.choice(key, default, DTYPE_BYTES)
 
     def choice(self, key: str, default: Any, allowed: Sequence[Any] | Mapping[Any, Any]) -> Any:
-        value = self.content.get(key)
-        value = default if value is None else value
+        value = self.get(key, default)
         if isinstance(value, (list, dict)) or value not in allowed:
             raise self.error(key, "one of " + ", ".join(str(item) for item in allowed))
         return value
 
     def error(self, key: str, expected: str) -> SettingsError:
         found = f"got {self.content[key]!r}" if key in self.content else "there is none"
-        return SettingsError(f"{self._name(key)}: {expected} is expected, {found}")
+        return SettingsError(f"{self.name_of(key)}: {expected} is expected, {found}")
 
-    def _name(self, key: str) -> str:
+    def name_of(self, key: str) -> str:
         return f"{self.where}{': ' if self.where.endswith(('.yaml', '.yml')) else '.'}{key}"

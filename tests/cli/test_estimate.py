@@ -82,10 +82,23 @@ def test_malformed(content, words, capsys):
     assert error.startswith("mindformers-qwenvl estimate: ") and "mine.yaml" in error and words in error
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [("", "the YAML's path is empty"), (".", "or a folder (.)"), ("mine", "mine: a folder; the YAML of a training")],
+)
+def test_a_folder_in_the_place_of_a_yaml(given, words, capsys):
+    Path("mine").mkdir()
+    assert main(["estimate", "--yaml", given]) == 2
+    error = capsys.readouterr().err
+    assert words in error and "no such file" not in error
+
+
 def test_bad_options(usage_error, capsys):
     assert main(["estimate", "--yaml", STAGE_3, "--device-memory", "plenty"]) == 2
     assert "--device-memory: a size such as 64GB is expected, got 'plenty'" in capsys.readouterr().err
     assert main(["estimate", "--yaml", STAGE_3, "--set", "runner_config.batch_size=many"]) == 2
+    assert main(["estimate", "--yaml", STAGE_3, "--set", "runner_config.bach_size=2"]) == 2
+    assert "runner_config.bach_size is neither" in capsys.readouterr().err
     assert usage_error("estimate")
 
 

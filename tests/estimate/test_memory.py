@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from mindformers_qwenvl.estimate import activations, estimate, read_job
 from mindformers_qwenvl.estimate.section import GB, SettingsError, parse_memory
@@ -152,6 +153,13 @@ def test_stages_that_would_go_backward():
         cards(STAGE_2, "parallel_config.pipeline_stage=2", "parallel_config.micro_batch_num=2")
 
 
+@pytest.mark.parametrize("given", ["[true, 79]", "[80, 0]", "[90, -10]", "[40.0, 40.0]", "['40', '40']", "40"])
+def test_every_stage_has_a_whole_number_of_layers(given):
+    stages = ["parallel_config.pipeline_stage=2", "parallel_config.micro_batch_num=2"]
+    with pytest.raises(SettingsError, match=r"whole numbers of 1 or more.*pipeline_stage=2"):
+        cards(STAGE_2, *stages, f"model.model_config.layers_per_stage={given}")
+
+
 def test_accumulation_steps_compute_fewer_rows_at_once():
     (whole,), (parts,) = cards(STAGE_3, *ALONE), cards(STAGE_3, *ALONE, "runner_wrapper.accumulation_steps=4")
     assert parts.moments["loss"] < whole.moments["loss"] / 3
@@ -185,7 +193,9 @@ def test_the_recipes_fit_the_cards_they_name():
         ("parallel_config.model_parallel=3", "model_parallel=3 cards cannot share"),
         ("parallel_config.context_parallel=2", "context_parallel: 1"),
         ("parallel_config.pipeline_stage=2", "micro_batch_num=1 must be at least pipeline_stage=2"),
-        ("model.model_config.layers_per_stage=[40, 40]", "must hold 1 numbers"),
+        ("model.model_config.layers_per_stage=[40, 40]", "model.model_config.layers_per_stage=[40, 40] must be a list"),
+        ("model.model_config.layers_per_stage=80", "layers_per_stage=80 must be a list"),
+        ("model.model_config.layers_per_stage=[79]", "sum up to 80 layers"),
         ("model.model_config.vision_model.model_config.offset=1", "48 layers on 1 pipeline stages"),
         ("model.model_config.compute_dtype=float8", "one of float32, float16, bfloat16 is expected, got 'float8'"),
         ("model.model_config.type=LlamaConfig", "QwenVLConfig is expected, got 'LlamaConfig'"),
@@ -197,7 +207,16 @@ def test_the_recipes_fit_the_cards_they_name():
         ("runner_config.batch_size=", "runner_config.batch_size: a whole number"),
         ("context.max_device_memory=much", "a size such as 64GB is expected, got 'much'"),
         ("recompute_config.recompute=[1, 2]", "a list of 1 numbers"),
+        ("runner_wrapper.accumulation_steps=2", "accumulation_steps=2 is for one card and data parallel"),
+        ("model.model_config.num_queries=255", "model.model_config.num_queries: a square number"),
+        ("model.model_config.proj_output_dim=4000", "output_dim=4000 (proj_output_dim, or else"),
+        ("model.model_config.proj_output_dim=2048", "proj_output_dim=2048 must be the language model's hidden_size"),
+        ("optimizer.vision_lr_decay=7", ".yaml: optimizer: vision_lr_decay must be above 0 and at most 1, got 7"),
+        ("optimizer.vision_lr_decay=", "vision_lr_decay must be above 0 and at most 1, got None"),
         ("seed.of=1", "seed is a value"),
+        ("a.b.c=5", "--set a.b.c=5: a.b.c is neither a key of"),
+        ("runner_config.nonsense=1", "runner_config.nonsense is neither"),
+        ("model.model_config.vision_model.model_config.num_queries=64", "num_queries is neither a key of"),
         ("nothing", "KEY=VALUE is expected"),
     ],
 )  # fmt: skip
@@ -205,6 +224,55 @@ def test_errors_say_what_is_wrong(change, words):
     with pytest.raises(SettingsError) as raised:
         estimate(read_job(STAGE_3, [change]))
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "recompute_config.recompute=[8]",
+        "recompute_config.select_recompute=True",
+        "parallel.parallel_optimizer_config.gradient_accumulation_shard=True",
+        "parallel_config.micro_batch_num=2",
+        "micro_batch_interleave_num=1",
+        "optimizer.vision_lr_decay=0.9",
+        "context.max_device_memory=30GB",
+        "model.model_config.llm_model.model_config.num_hidden_layers=32",
+    ],
+)
+def test_a_change_may_add_what_the_estimate_depends_on(change, tmp_path):
+    settings = yaml.safe_load(STAGE_3.read_text(encoding="utf-8"))
+    for section in ("recompute_config", "micro_batch_interleave_num"):
+        del settings[section]
+    settings["parallel"] = {"parallel_mode": 1}
+    settings["context"] = None
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(settings))
+    for more in ([], ALONE):
+        assert read_job(tmp_path / "short.yaml", [change, *more])
+
+
+def test_the_originals_names_can_be_changed():
+    half = read_job(STAGE_3, ["model.model_config.llm_model.model_config.num_hidden_layers=16"])
+    assert half.llm.num_layers == 16
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ALONE,
+        ["parallel.parallel_mode=0"],
+        ["parallel_config.pipeline_stage=2", "parallel_config.micro_batch_num=2"],
+    ],
+)
+def test_accumulation_that_training_refuses(changes):
+    steps = "runner_config.gradient_accumulation_steps=4"
+    with pytest.raises(SettingsError, match=r"gradient_accumulation_steps=4 is for semi_auto_parallel without"):
+        read_job(STAGE_3, [*changes, steps])
+    assert read_job(STAGE_3, [steps]).accumulation == 4
+
+
+def test_accumulation_steps_must_divide_the_batch():
+    with pytest.raises(SettingsError, match=r"accumulation_steps=3 must divide runner_config.batch_size=4"):
+        read_job(STAGE_3, [*ALONE, "runner_wrapper.accumulation_steps=3"])
 
 
 def test_nothing_learns():

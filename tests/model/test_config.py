@@ -71,7 +71,11 @@ def test_yaml_section_of_the_old_version():
     ("build", "numbers"),
     [
         (lambda: QwenVLVisionConfig(hidden_size=100, num_attention_heads=16), ("100", "16")),
-        (lambda: QwenVLVisionConfig(image_size=450), ("450", "14")),
+        (lambda: QwenVLVisionConfig(image_size=450), ("image_size=450 must be divisible by 14 (patch_size)",)),
+        (
+            lambda: QwenVLConfig(proj_output_dim=4000),
+            ("output_dim=4000 must be divisible by 128 (the head size of the resampler)",),
+        ),
         (lambda: QwenVLVisionConfig(num_queries=200), ("200",)),
         (lambda: QwenVLVisionConfig(dropout=0.1), ("0.1",)),
         (lambda: QwenConfig(num_heads=30), ("30", "128", "4096")),
@@ -107,6 +111,15 @@ def test_stages_go_forward_from_the_vision_tower_to_the_language_model(offsets, 
         QwenVLConfig(**parts, parallel_config=parallel)
     assert all(words in str(error.value) for words in named)
     QwenVLConfig(**parts, parallel_config=parallel, layers_per_stage=[3, 3])  # an offset is not looked at then
+
+
+@pytest.mark.parametrize("given", [[90, -10], [80, 0], [40.0, 40.0], [True, 79], ["40", "40"], [40, 41], [80], 40])
+def test_every_stage_has_a_whole_number_of_layers(given):
+    parallel = {"pipeline_stage": 2, "micro_batch_num": 2}
+    with pytest.raises(ValueError) as error:
+        QwenVLConfig(parallel_config=parallel, layers_per_stage=given)
+    named = (f"layers_per_stage={given!r}", "whole numbers of 1 or more", "pipeline_stage=2", "80 layers")
+    assert all(words in str(error.value) for words in named)
 
 
 @pytest.mark.parametrize(
