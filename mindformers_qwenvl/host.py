@@ -23,6 +23,7 @@ from mindformers.tools.register import MindFormerConfig, MindFormerRegister
 from mindformers.trainer import MultiModalToTextGenerationTrainer
 
 from mindformers_qwenvl.chat.settings import generation_config_of, save_generation_config, settings_for
+from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 
 __all__ = [
@@ -141,6 +142,9 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         for path in (config.get("load_checkpoint"), (config.get("checkpoint") or {}).get("load_path")):
             if path and isinstance(path, str):
                 refuse_in_tree(path)
+        path = config.get("load_checkpoint")
+        if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
+            refuse_incomplete(path)
         runner = config.get("runner_config")
         if runner and runner.get("sink_mode") and ms.get_context("device_target") == "CPU":
             logger.warning("runner_config: sink_mode: True: nothing sinks on a CPU; sink_mode is off.")

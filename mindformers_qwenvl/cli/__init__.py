@@ -25,7 +25,10 @@ def _summary(path: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 1 failed, 2 bad usage (argparse exits with 2 itself)."""
+    """Run one command.
+
+    Returns the exit code: 0 done, 1 failed, 2 bad usage (argparse exits with 2 itself), 130 interrupted by Ctrl-C.
+    """
     argv = sys.argv[1:] if argv is None else argv
     commands = _commands()
     parser = argparse.ArgumentParser(
@@ -53,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except (OSError, ValueError) as error:
         # Expected faults (a missing file, bad input) carry a message written for people; anything else keeps its trace.
         print(f"mindformers-qwenvl {args.command}: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ class QwenVLDataLoader:
         shard_id: int | None = None,
         **kwargs: Any,
     ) -> GeneratorDataset:
+        _whole("seed", seed, 0)
+        _whole("num_samples", num_samples, 1)
         path, root = _find(annotation_file, dataset_dir)
         file = AnnotationFile(
             path,
@@ -138,8 +141,6 @@ class _Samples:
     """Random access to the samples, as `GeneratorDataset` wants it."""
 
     def __init__(self, file: AnnotationFile, root: str | None, num_samples: int | None, confined: bool = True) -> None:
-        if num_samples is not None and num_samples <= 0:
-            raise ValueError(f"num_samples must be above 0 or left out, got {num_samples}")
         self.file = file
         self.root = root
         self.confined = confined
@@ -159,6 +160,13 @@ class _Samples:
         if self.ahead is not None:
             note = self.ahead.offer(turns, note)
         return (np.array(encode_sample(turns, note)),)
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number, {least} or above, or left out, got {value!r}")
 
 
 def _find(

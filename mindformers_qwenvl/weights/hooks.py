@@ -8,12 +8,16 @@ The network's class methods of these names only call these functions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.weights.names import layout, to_ours
-from mindformers_qwenvl.weights.shapes import listed
+from mindformers_qwenvl.weights.plan import read_config
+from mindformers_qwenvl.weights.ranks import rank_files
+from mindformers_qwenvl.weights.reader import SAFETENSORS_INDEX, Checkpoint
+from mindformers_qwenvl.weights.shapes import check_shapes, listed, original_shapes
 
-__all__ = ["convert_map_dict", "convert_name", "convert_weight_dict", "obtain_name_map"]
+__all__ = ["convert_map_dict", "convert_name", "convert_weight_dict", "obtain_name_map", "refuse_incomplete"]
 
 
 def convert_name(name: str) -> str:
@@ -84,3 +88,48 @@ def obtain_name_map(load_checkpoint_files: Iterable[str]) -> dict[str, str]:
             "`mindformers-qwenvl convert-weight --input_path HF_DIR --output_path OUT_DIR`, and load OUT_DIR"
         )
     return {name: name for name in names}
+
+
+def refuse_incomplete(path: str, key: str = "load_checkpoint") -> None:
+    """Raise ValueError if the folder `path`, which the setting `key` names, lacks shards or tensors; reads headers.
+
+    MindFormers would warn of the tensors it has not found, and train on with random ones in their place. Folders of
+    ranks, and those without original names, may hold a part on purpose: of them only an index must be true.
+    """
+    folder = Path(path)
+    if not folder.is_dir() or rank_files(folder):
+        return
+    if not any(folder.rglob("*.safetensors")) and any(folder.glob("pytorch_model*.bin")):
+        raise ValueError(
+            f"{key}: {path} holds PyTorch's .bin files, and load_ckpt_format: safetensors expects .safetensors; make "
+            f"them with `mindformers-qwenvl convert-weight --input_path {path} --output_path NEW_DIR`, and load NEW_DIR"
+        )
+    has_index = (folder / SAFETENSORS_INDEX).is_file()
+    if not has_index and not any(folder.glob("*.safetensors")):
+        return
+    try:
+        with Checkpoint(folder) as checkpoint:
+            shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    except (OSError, ValueError) as error:
+        if has_index:
+            raise ValueError(f"{key}: {error}") from None
+        return  # several checkpoints in one folder, or files that the host itself cannot read
+    if expected := _expected(folder, shapes):
+        check_shapes(
+            {name: shape for name, shape in shapes.items() if not _is_dropped(name)}, expected, f"{key}: {path}"
+        )
+
+
+def _expected(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """What the config.json of an original folder asks for; nothing for folders of another kind."""
+    try:
+        return original_shapes(read_config(folder)) if layout(names, str(folder)) == "original" else {}
+    except (OSError, ValueError):  # no config.json, or one of another model, such as the language model alone
+        return {}
+
+
+def _is_dropped(name: str) -> bool:
+    try:
+        return not to_ours(name)
+    except ValueError:
+        return False

@@ -13,8 +13,8 @@ from mindformers_qwenvl.cli import main
 from tests.data_pipeline.pictures import draw
 from tests.golden import golden_set
 
-TINY = str(Path(__file__).parents[2] / "yaml" / "finetune_qwenvl_tiny.yaml")
-WORDS = ["check-data", "train.json", "--yaml", TINY, "--dataset_dir", "pictures"]
+TINY = Path(__file__).parents[2] / "yaml" / "finetune_qwenvl_tiny.yaml"
+WORDS = ["check-data", "train.json", "--yaml", "tiny.yaml", "--dataset_dir", "pictures"]
 WORDS += ["--vocab_file", str(golden_set("a56").vocab_file)]
 
 
@@ -24,6 +24,7 @@ def data():
     for name in "ab":
         draw(Path("pictures") / f"{name}.png")
     write(*(talk(f"Picture 1: <img>{name}.png</img>\nq") for name in "ab"), talk("q"))
+    Path("tiny.yaml").write_text(TINY.read_text().replace("batch_size: 32 ", "batch_size: 1 "))
 
 
 def talk(question, answer="r"):
@@ -43,6 +44,28 @@ def test_clean_data_exits_with_0(capsys):
     assert "samples   3, 3 could be laid out" in out and "training would read all of it" in out
     assert "3/3" in err and "lengths drawn: train.lengths.png" in err
     assert Image.open("train.lengths.png").format == "PNG"
+
+
+def test_ctrl_c_is_one_line(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mindformers_qwenvl.cli.check_data.check_file", interrupted)
+    assert main([*WORDS, "--quiet"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_too_few_samples_for_a_batch_exit_with_1(capsys):
+    Path("tiny.yaml").write_text(TINY.read_text())
+    assert main(WORDS) == 1
+    out = capsys.readouterr().out
+    assert "FAILS     3 samples make no batch of runner_config.batch_size 32" in out and "would read all" not in out
+
+
+def test_a_vocabulary_larger_than_the_models_is_an_error(capsys):
+    Path("tiny.yaml").write_text(TINY.read_text().replace("vocab_size: 1024", "vocab_size: 1000"))
+    assert main(WORDS) == 1
+    assert "ids, the model only 1000: set vocab_size" in capsys.readouterr().err
 
 
 def test_faults_exit_with_1_and_name_the_sample(capsys):

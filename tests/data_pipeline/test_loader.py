@@ -167,6 +167,22 @@ def test_shards_that_make_no_sense(ten):
             loader(ten, **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", -1),
+        ("seed", "7"),
+        ("num_samples", "5"),
+        ("num_samples", 1.5),
+        ("num_samples", 0),
+        ("num_samples", True),
+    ],
+)
+def test_numbers_that_make_no_sense(ten, name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be a whole number, .* got {value!r}"):
+        loader(ten, **{name: value})
+
+
 def test_an_index_is_kept_where_it_is_said(ten, tmp_path):
     first = epochs(loader(ten, seed=3, index_dir=tmp_path / "index"))
     (kept,) = (tmp_path / "index").iterdir()

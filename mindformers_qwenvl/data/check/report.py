@@ -25,9 +25,17 @@ class CheckReport:
         count: how many samples there are.
         max_length, max_images: of training.
         lines: a file open for text, that gets every finding as a line of JSON; None: no such file.
+        least: how many samples training needs for a batch.
     """
 
-    def __init__(self, count: int, max_length: int, max_images: int, lines: IO[str] | None = None) -> None:
+    def __init__(
+        self, count: int, max_length: int, max_images: int, lines: IO[str] | None = None, *, least: int = 1
+    ) -> None:
+        self.too_few = (
+            f"{count:,} samples make no batch of runner_config.batch_size {least:,} (drop_remainder: True)"
+            if count < least
+            else ""
+        )
         self.tokens = np.full(count, -1, np.int32)
         self.trained = np.zeros(count, np.int32)
         self.images = np.zeros(count, np.int32)
@@ -57,8 +65,8 @@ class CheckReport:
 
     @property
     def fails(self) -> bool:
-        """Whether training would stop at one of the samples."""
-        return any(self.failing.values())
+        """Whether training would stop: at one of the samples, or as they are too few."""
+        return bool(self.too_few) or any(self.failing.values())
 
     @property
     def lengths(self) -> np.ndarray:
@@ -76,7 +84,9 @@ class CheckReport:
             lines += [f"images    {counts}; {self.max_images} allowed", *_bars(self.lengths, self.max_length)]
         for kind in (*FAULTS, *WARNINGS):
             lines += self._kind(kind)
-        failing = sum(self.failing.values())
+        if self.too_few:
+            lines.append(f"FAILS     {self.too_few}; set a smaller one")
+        failing = sum(self.failing.values()) + bool(self.too_few)
         lines.append(
             f"training would stop at {failing:,} of these findings" if self.fails else "training would read all of it"
         )

@@ -44,9 +44,9 @@ def check_file(
         ChildProcessError: a worker died, as by want of memory; says near which sample.
     """
     file = AnnotationFile(path, **settings.keys)
-    count = min(len(file), settings.num_samples or len(file))
+    count = len(file) if settings.num_samples is None else min(len(file), settings.num_samples)
     checker = Checker(file, settings)
-    report = CheckReport(count, settings.max_length, settings.max_images, lines)
+    report = CheckReport(count, settings.max_length, settings.max_images, lines, least=settings.least_samples)
     for start, results in _results(checker, count, workers):
         report.add(start, results)
         if progress is not None:

@@ -63,6 +63,12 @@ class Checker:
         self.vocabulary = Vocabulary.from_file(
             settings.vocab_file, image_slots=settings.image_slots, tags=settings.tags
         )
+        size = settings.model_vocabulary
+        if isinstance(size, int) and self.vocabulary.size > size:
+            raise ValueError(
+                f"the vocabulary {self.vocabulary.name} has {self.vocabulary.size} ids, the model only {size}: set "
+                "vocab_size in the YAML's llm_model, or vocab_file to the vocabulary of this model"
+            )
         allowed = settings.allowed_special
         self.vocabulary.allowed(allowed)
         self.tokenizer = SimpleNamespace(  # what `training_sample` asks of a tokenizer

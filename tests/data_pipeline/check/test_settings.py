@@ -110,3 +110,46 @@ def test_the_yamls_of_the_package_are_read():
     files = sorted((Path(__file__).parents[3] / "yaml").glob("finetune*.yaml"))
     assert len(files) >= 3
     assert {read_settings(file).max_length for file in files} == {86, 512, 2048}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"system_message": None}, "system_message must be a text, got None"),
+        ({"user_prompt": 7}, "user_prompt must be a text, got 7"),
+        ({"image_policy": 5}, "image_policy: expected a section"),
+        ({"image_policy": "x"}, "image_policy: expected a section"),
+        ({"dataset_dir": 5}, "dataset_dir must be a text, got 5"),
+        ({"loader": {"dataset_dir": 5}}, "dataset_dir must be a text, got 5"),
+        ({"loader": {"from_keyword": ["a"]}}, "from_keyword must be a text"),
+        *(
+            ({"loader": {"num_samples": value}}, r"data_loader\.num_samples must be a whole number above 0")
+            for value in (0, -1, 1.5, "abc")
+        ),
+        ({"tokenizer": {"vocab_file": 5}}, "vocab_file must be a text, got 5"),
+        ({"tokenizer": {"allowed_special": 5}}, "allowed_special is 'all'.* got 5"),
+        ({"tokenizer": {"image_start_tag": 5}}, "image_start_tag must be a text, got 5"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(tmp_path, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        read_settings(write_yaml(tmp_path, **options))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda d: d["train_dataset"].update(tokenizer="x"), r"tokenizer must be a section .* got 'x'"),
+        (
+            lambda d: d.update(model={"model_config": {"num_queries": 9}}),
+            r"num_queries of the data is 16, of model\.model_config 9",
+        ),
+    ],
+)
+def test_sections_that_do_not_fit(tmp_path, change, reason):
+    path = write_yaml(tmp_path)
+    document = yaml.safe_load(path.read_text())
+    change(document)
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ValueError, match=reason):
+        read_settings(path)
