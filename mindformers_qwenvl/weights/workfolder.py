@@ -16,11 +16,11 @@ from pathlib import Path
 from mindformers_qwenvl.weights.reader import SAFETENSORS_INDEX
 from mindformers_qwenvl.weights.writer import write_json
 
-__all__ = ["MINDSPORE_INDEX", "WorkFolder", "fingerprint"]
+__all__ = ["MINDSPORE_INDEX", "UNFINISHED", "WorkFolder", "fingerprint"]
 
 MINDSPORE_INDEX = "param_name_map.json"  # what MindSpore reads where HuggingFace reads model.safetensors.index.json
 RECORD = "conversion.json"  # which files of a folder are ours, so that a rerun replaces those and never a user's own
-_FOLDER = "conversion.unfinished"
+UNFINISHED = "conversion.unfinished"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -39,7 +39,7 @@ class WorkFolder:
         Raises:
             ValueError: `directory` holds weight files of another origin.
         """
-        self.directory, self._work = directory, directory / _FOLDER
+        self.directory, self._work = directory, directory / UNFINISHED
         directory.mkdir(parents=True, exist_ok=True)
         weights = {file.name for file in directory.iterdir() if file.suffix in _WEIGHTS}
         if foreign := sorted(weights - self._recorded()):

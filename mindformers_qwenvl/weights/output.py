@@ -1,0 +1,62 @@
+"""Whether a conversion may write where it is told to: not over what it reads, and not beyond the disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from mindformers_qwenvl.weights.workfolder import UNFINISHED
+
+__all__ = ["FILES", "check_output", "check_read", "check_space"]
+
+FILES = (".safetensors", ".ckpt")  # what is written as one file; any other output is a folder
+
+
+def check_output(source: Path, output: Path, reverse: bool) -> None:
+    """Refuse an output that the paths alone show to be wrong.
+
+    Raises:
+        ValueError: it is the input or a file of it, or has an unsupported suffix.
+    """
+    if output.suffix in (".bin", ".pt", ".pth", ".npz"):
+        raise ValueError(f"{output}: expected OUT.safetensors, OUT.ckpt or a folder")
+    if reverse and output.suffix == ".ckpt":
+        raise ValueError(f"{output}: an original checkpoint is a folder or a .safetensors file, not a .ckpt")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ValueError(f"{output} is the input: give another output path")
+    if output.is_file() and source.is_dir() and output.resolve().parent == source.resolve():
+        raise ValueError(f"{output} is a file of the input: give another output path")
+
+
+def check_read(output: Path, files: Sequence[Path]) -> None:
+    """Refuse an output where one of the `files` that are read would be overwritten or removed.
+
+    Raises:
+        ValueError: it is such a file, or a folder that holds one: that folder's older weights make room for new ones.
+    """
+    if output.suffix in FILES:
+        if output.exists() and any(output.samefile(file) for file in files):
+            raise ValueError(f"{output} is a file of the input: give another output path")
+        return
+    held = (file for file in files if _lies_in(file, output))
+    if (file := next(held, None)) is not None:
+        raise ValueError(f"{output} holds {file.name}, which is the input: give another output path")
+
+
+def _lies_in(file: Path, folder: Path) -> bool:
+    """Whether `file` is in `folder`, as it is named or as what a link leads to, or in its working folder."""
+    places = (folder.resolve(), folder.resolve() / UNFINISHED)
+    return file.parent.resolve() in places or file.resolve().parent in places
+
+
+def check_space(output: Path, needed: int) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Raises:
+        OSError: there are fewer than `needed` bytes free.
+    """
+    place = next(parent for parent in (output.resolve(), *output.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise OSError(f"{output} needs {needed:,} bytes, the disk has {free:,} free")
