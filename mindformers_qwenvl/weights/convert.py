@@ -13,7 +13,7 @@ import numpy as np
 from mindformers_qwenvl.weights.dtypes import CODES, ITEM_BYTES, cast, widen
 from mindformers_qwenvl.weights.in_tree import InTreeCheckpoint, as_ours
 from mindformers_qwenvl.weights.names import layout
-from mindformers_qwenvl.weights.output import FILES, check_output, check_read, check_space
+from mindformers_qwenvl.weights.output import FILES, check_output, check_read, check_space, locked
 from mindformers_qwenvl.weights.plan import Target, make_plan, read_config
 from mindformers_qwenvl.weights.readable import Readable
 from mindformers_qwenvl.weights.reader import Checkpoint
@@ -56,7 +56,7 @@ def convert(
 
     Raises:
         ValueError, FileNotFoundError: see `Checkpoint`, `make_plan` and `WorkFolder`; or the output
-            would overwrite the input, or has an unsupported suffix.
+            would overwrite the input, has an unsupported suffix, or is being written by another conversion.
         OSError: the result does not fit the disk.
     """
     started = time.perf_counter()
@@ -77,16 +77,16 @@ def convert(
         report.in_tree, report.padding = in_tree, dict(checkpoint.padding) if in_tree else {}
         _account(report, checkpoint, targets)
         tick = progress(report.bytes_written) if progress else lambda name, count: None
-        if output.suffix in FILES:
-            check_space(output, report.bytes_written)
-            report.overflow = _write_file(output, checkpoint, targets, reverse, tick)
-            report.files_written = [output]
-        else:
-            settings_from = Path(config) if config is not None else source
-            _write_folder(output, checkpoint, targets, report, settings_from, reverse, max_shard_size, tick)
-        if verify:
-            _verify(checkpoint, targets, output)
-            report.verified = True
+        with locked(output):
+            if output.suffix in FILES:
+                report.overflow = _write_file(output, checkpoint, targets, reverse, tick)
+                report.files_written = [output]
+            else:
+                settings_from = Path(config) if config is not None else source
+                _write_folder(output, checkpoint, targets, report, settings_from, reverse, max_shard_size, tick)
+            if verify:
+                _verify(checkpoint, targets, output)
+                report.verified = True
     report.seconds = time.perf_counter() - started
     return report
 
@@ -104,8 +104,9 @@ def _account(report: Report, checkpoint: Readable, targets: list[Target]) -> Non
 def _write_file(
     path: Path, checkpoint: Readable, targets: Sequence[Target], reverse: bool, tick: Progress
 ) -> dict[str, int]:
+    entries = [target.entry for target in targets]
     with replacing(path) as temporary:
-        entries = [target.entry for target in targets]
+        check_space(path, sum(entry.nbytes for entry in entries), left_over=[temporary])
         plan = ckpt_layout(entries) if path.suffix == ".ckpt" else safetensors_layout(entries, _form(reverse))
         return _fill(temporary, plan, checkpoint, targets, tick)
 
@@ -142,7 +143,8 @@ def _write_folder(
     folder = WorkFolder(output, fingerprint(checkpoint.files, result))
     kept = folder.kept()
     report.kept = [name for name in shards if name in kept]
-    check_space(output, sum(entry.nbytes for name in shards if name not in kept for entry in shards[name]))
+    needed = sum(entry.nbytes for name in shards if name not in kept for entry in shards[name])
+    check_space(output, needed, left_over=folder.left_over())
     for name, entries in shards.items():
         if name in kept:
             report.overflow |= kept[name]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mindformers_qwenvl.weights.workfolder import UNFINISHED
 
-__all__ = ["FILES", "check_output", "check_read", "check_space"]
+__all__ = ["FILES", "check_output", "check_read", "check_space", "locked"]
 
 FILES = (".safetensors", ".ckpt")  # what is written as one file; any other output is a folder
+# A file system that has no locks.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 def check_output(source: Path, output: Path, reverse: bool) -> None:
@@ -50,13 +56,64 @@ def _lies_in(file: Path, folder: Path) -> bool:
     return file.parent.resolve() in places or file.resolve().parent in places
 
 
-def check_space(output: Path, needed: int) -> None:
+def check_space(output: Path, needed: int, left_over: Sequence[Path] = ()) -> None:
     """Refuse to begin what the disk has no room for.
+
+    Args:
+        left_over: files of an earlier run that will be overwritten, if they are there: their room is free.
 
     Raises:
         OSError: there are fewer than `needed` bytes free.
     """
     place = next(parent for parent in (output.resolve(), *output.resolve().parents) if parent.exists())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(place).free + sum(_on_disk(file) for file in left_over if file.is_file())
     if free < needed:
         raise OSError(f"{output} needs {needed:,} bytes, the disk has {free:,} free")
+
+
+def _on_disk(file: Path) -> int:
+    return file.stat().st_blocks * 512  # a file may have holes; blocks are counted in 512 bytes everywhere
+
+
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Be the only conversion that writes `output`; a process that dies lets go of it.
+
+    Raises:
+        ValueError: another one is writing it.
+    """
+    path = _lock_file(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _lock(path, output)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock_file(output: Path) -> Path:
+    """Inside a folder, as the place beside it may not be writable; beside a file."""
+    if output.suffix in FILES:
+        return output.parent.resolve() / f".{output.name}.lock"
+    return output.resolve() / "conversion.lock"
+
+
+def _lock(path: Path, output: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                if not isinstance(error, BlockingIOError):
+                    raise
+                raise ValueError(
+                    f"{output}: another conversion is writing it; wait for it or give another output path"
+                ) from None
+        # The one before may have removed the file after it was opened here: then the lock is on nothing.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)

@@ -72,6 +72,10 @@ class WorkFolder:
             if (self._work / name).is_file() or (self._manifest["publishing"] and (self.directory / name).is_file())
         }
 
+    def left_over(self) -> list[Path]:
+        """Shards an earlier run did not complete; they are written again, in place."""
+        return sorted(self._work.glob("*.safetensors.tmp"))
+
     def write(self, name: str, write: Callable[[Path], dict[str, int]]) -> dict[str, int]:
         """Have `write` write the shard `name`; it gets the path and returns the overflowed values by tensor."""
         unfinished = self._work / f"{name}.tmp"
@@ -85,8 +89,16 @@ class WorkFolder:
         """Give the shards their final names, and write the index (for our layout, MindSpore's too).
 
         What an earlier run wrote is removed first, the index before the shards: there is never an index over a mixture.
+
+        Raises:
+            FileNotFoundError: a shard that was written is gone; nothing has been changed.
         """
         names = list(dict.fromkeys(weight_map.values()))
+        kept = self.kept()
+        if absent := [name for name in names if name not in kept]:
+            raise FileNotFoundError(
+                f"{self.directory}: the finished shard {absent[0]} is gone; run the conversion again to write it"
+            )
         recorded = self._recorded()
         write_json(self.directory / RECORD, _record(recorded | set(names)))
         for name in (SAFETENSORS_INDEX, MINDSPORE_INDEX):
