@@ -219,6 +219,13 @@ class TestWithoutPyTorch:
         with pytest.raises(ValueError, match="is compressed or encrypted"):
             Checkpoint(tmp_path)
 
+    def test_a_member_that_unpacks_to_much_is_not_read(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "a.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("x/data.pkl", state_pickle({}))
+            archive.writestr("x/byteorder", b"little" + bytes(1_000_000))
+        with pytest.raises(ValueError, match=r"a\.bin was refused.*a byteorder of 1,000,006 bytes"):
+            Checkpoint(tmp_path)
+
     @given(st.data())
     @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_damage_is_named_or_harmless(self, tmp_path, data):
