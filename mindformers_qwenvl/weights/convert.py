@@ -63,6 +63,8 @@ def convert(
     source, output = Path(input_path), Path(output_path)
     if dtype is not None and dtype not in CODES:
         raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(CODES)}")
+    if not source.exists():
+        raise FileNotFoundError(f"{source} does not exist; expected a checkpoint folder or file")
     check_output(source, output, reverse)
     settings = read_config(config if config is not None else source)
     with as_ours(Checkpoint(source, strategy), settings) as checkpoint:

@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mindformers_qwenvl.weights.reader import SAFETENSORS_INDEX
 from mindformers_qwenvl.weights.writer import write_json
@@ -45,9 +46,8 @@ class WorkFolder:
         if foreign := sorted(weights - self._recorded()):
             raise ValueError(f"{directory} already holds weights ({', '.join(foreign[:3])}): give an empty folder")
         self._manifest = {"made_from": made_from, "finished": {}, "publishing": False}
-        manifest = self._work / "manifest.json"
-        found = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
-        if found.get("made_from") == made_from:
+        found = _read(self._work / "manifest.json")
+        if found.get("made_from") == made_from and found.keys() == self._manifest.keys():
             self._manifest = found
             return
         if self._work.exists():
@@ -56,10 +56,8 @@ class WorkFolder:
         self._save()
 
     def _recorded(self) -> set[str]:
-        record = self.directory / RECORD
-        if not record.is_file():
-            return set()
-        return {Path(name).name for name in json.loads(record.read_text(encoding="utf-8"))["files"]}
+        files = _read(self.directory / RECORD).get("files")
+        return {Path(name).name for name in files if isinstance(name, str)} if isinstance(files, list) else set()
 
     def _save(self) -> None:
         write_json(self._work / "manifest.json", self._manifest)
@@ -119,6 +117,15 @@ class WorkFolder:
         write_json(self.directory / RECORD, _record(names))
         shutil.rmtree(self._work)
         return [self.directory / name for name in names]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What the file of an earlier run says: nothing if there is none, or what is there was not written here."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _record(names: Sequence[str] | set[str]) -> dict[str, object]:
