@@ -13,6 +13,7 @@ import numpy as np
 from mindformers_qwenvl.weights.dtypes import CODES, ITEM_BYTES, cast, widen
 from mindformers_qwenvl.weights.in_tree import InTreeCheckpoint, as_ours
 from mindformers_qwenvl.weights.names import layout
+from mindformers_qwenvl.weights.output import FILES, check_output, check_read, check_space, locked
 from mindformers_qwenvl.weights.plan import Target, make_plan, read_config
 from mindformers_qwenvl.weights.readable import Readable
 from mindformers_qwenvl.weights.reader import Checkpoint
@@ -26,7 +27,6 @@ __all__ = ["DEFAULT_SHARD", "Progress", "Report", "convert", "load_original"]
 
 COMPANIONS = ("config.json", "generation_config.json", "tokenizer_config.json", "qwen.tiktoken")
 DEFAULT_SHARD = 5_000_000_000
-FILES = (".safetensors", ".ckpt")  # what is written as one file; any other output is a folder
 
 
 def convert(
@@ -56,14 +56,16 @@ def convert(
 
     Raises:
         ValueError, FileNotFoundError: see `Checkpoint`, `make_plan` and `WorkFolder`; or the output
-            would overwrite the input, or has an unsupported suffix.
+            would overwrite the input, has an unsupported suffix, or is being written by another conversion.
         OSError: the result does not fit the disk.
     """
     started = time.perf_counter()
     source, output = Path(input_path), Path(output_path)
     if dtype is not None and dtype not in CODES:
         raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(CODES)}")
-    _check_output(source, output, reverse)
+    if not source.exists():
+        raise FileNotFoundError(f"{source} does not exist; expected a checkpoint folder or file")
+    check_output(source, output, reverse)
     settings = read_config(config if config is not None else source)
     with as_ours(Checkpoint(source, strategy), settings) as checkpoint:
         in_tree = isinstance(checkpoint, InTreeCheckpoint)
@@ -72,40 +74,23 @@ def convert(
             way = "it needs no --reverse" if reverse else "give --reverse to convert it back"
             raise ValueError(f"{source} is in {'the original' if reverse else 'our'} layout already: {way}")
         targets, dropped = make_plan(checkpoint, settings, source=found, result=wanted, dtype=CODES.get(dtype))
+        check_read(output, checkpoint.files)
         report = Report(source, output, dropped=dropped, files_read=len(checkpoint.files))
         report.in_tree, report.padding = in_tree, dict(checkpoint.padding) if in_tree else {}
         _account(report, checkpoint, targets)
         tick = progress(report.bytes_written) if progress else lambda name, count: None
-        if output.suffix in FILES:
-            _check_space(output, report.bytes_written)
-            report.overflow = _write_file(output, checkpoint, targets, reverse, tick)
-            report.files_written = [output]
-        else:
-            settings_from = Path(config) if config is not None else source
-            _write_folder(output, checkpoint, targets, report, settings_from, reverse, max_shard_size, tick)
-        if verify:
-            _verify(checkpoint, targets, output)
-            report.verified = True
+        with locked(output):
+            if output.suffix in FILES:
+                report.overflow = _write_file(output, checkpoint, targets, reverse, tick)
+                report.files_written = [output]
+            else:
+                settings_from = Path(config) if config is not None else source
+                _write_folder(output, checkpoint, targets, report, settings_from, reverse, max_shard_size, tick)
+            if verify:
+                _verify(checkpoint, targets, output)
+                report.verified = True
     report.seconds = time.perf_counter() - started
     return report
-
-
-def _check_output(source: Path, output: Path, reverse: bool) -> None:
-    if output.suffix in (".bin", ".pt", ".pth", ".npz"):
-        raise ValueError(f"{output}: expected OUT.safetensors, OUT.ckpt or a folder")
-    if reverse and output.suffix == ".ckpt":
-        raise ValueError(f"{output}: an original checkpoint is a folder or a .safetensors file, not a .ckpt")
-    if output.exists() and source.exists() and output.samefile(source):
-        raise ValueError(f"{output} is the input: give another output path")
-    if output.is_file() and source.is_dir() and output.resolve().parent == source.resolve():
-        raise ValueError(f"{output} is a file of the input: give another output path")
-
-
-def _check_space(output: Path, needed: int) -> None:
-    place = next(parent for parent in (output.resolve(), *output.resolve().parents) if parent.exists())
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise OSError(f"{output} needs {needed:,} bytes, the disk has {free:,} free")
 
 
 def _account(report: Report, checkpoint: Readable, targets: list[Target]) -> None:
@@ -121,8 +106,9 @@ def _account(report: Report, checkpoint: Readable, targets: list[Target]) -> Non
 def _write_file(
     path: Path, checkpoint: Readable, targets: Sequence[Target], reverse: bool, tick: Progress
 ) -> dict[str, int]:
+    entries = [target.entry for target in targets]
     with replacing(path) as temporary:
-        entries = [target.entry for target in targets]
+        check_space(path, sum(entry.nbytes for entry in entries), left_over=[temporary])
         plan = ckpt_layout(entries) if path.suffix == ".ckpt" else safetensors_layout(entries, _form(reverse))
         return _fill(temporary, plan, checkpoint, targets, tick)
 
@@ -159,7 +145,8 @@ def _write_folder(
     folder = WorkFolder(output, fingerprint(checkpoint.files, result))
     kept = folder.kept()
     report.kept = [name for name in shards if name in kept]
-    _check_space(output, sum(entry.nbytes for name in shards if name not in kept for entry in shards[name]))
+    needed = sum(entry.nbytes for name in shards if name not in kept for entry in shards[name])
+    check_space(output, needed, left_over=folder.left_over())
     for name, entries in shards.items():
         if name in kept:
             report.overflow |= kept[name]

@@ -24,7 +24,7 @@ import numpy as np
 
 from mindformers_qwenvl.weights.readable import Readable, TensorInfo
 from mindformers_qwenvl.weights.reader import Checkpoint, weight_names
-from mindformers_qwenvl.weights.shapes import listed
+from mindformers_qwenvl.weights.shapes import listed, original_shapes, whole_number
 
 __all__ = ["InTreeCheckpoint", "as_ours", "is_in_tree", "refuse_in_tree"]
 
@@ -90,7 +90,8 @@ class InTreeCheckpoint(Readable):
         """Find what each of our parameters is made of; reads no numbers."""
         self.path, self.files, self.of_ranks = checkpoint.path, checkpoint.files, checkpoint.of_ranks
         self._checkpoint = checkpoint
-        self._heads, self._vocabulary = config["visual"]["heads"], config["vocab_size"]
+        original_shapes(config)  # refuses a config that lacks something
+        self._heads, self._vocabulary = whole_number({"heads": None, **config["visual"]}, "heads"), config["vocab_size"]
         self.tensors: dict[str, TensorInfo] = {}
         self.padding: dict[str, int] = {}
         self._pieces: dict[str, tuple[_Piece, ...]] = {}

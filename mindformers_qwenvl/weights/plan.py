@@ -33,6 +33,8 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         ValueError: it is not JSON, or not the config of an original Qwen-VL.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected the original folder, or its config.json")
     if path.suffix != ".json":
         path = (path if path.is_dir() else path.parent) / "config.json"
     if not path.is_file():
@@ -41,7 +43,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(config, dict) or "visual" not in config:
         raise ValueError(f"{path} is not the config of an original Qwen-VL: it has no 'visual'")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 from mindformers_qwenvl.architecture import VIT_POSITIONS
 from mindformers_qwenvl.weights.names import to_ours
 
-__all__ = ["check_shapes", "original_shapes", "our_shapes", "parameter_count"]
+__all__ = ["check_shapes", "original_shapes", "our_shapes", "parameter_count", "whole_number"]
 
 Shape = tuple[int, ...]
 
 QUERIES = 256  # visual.n_queries where config.json leaves it out, as the published one does
+MOST_LAYERS = 10_000  # more is a slip of the pen, and names for them would fill the memory
+MOST_RATIO = 1_000
 
 
 def original_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
@@ -22,20 +26,56 @@ def original_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     Source: modeling_qwen.py and visual.py of the original.
 
     Raises:
-        ValueError: the config lacks a field (it is named).
+        ValueError: the config lacks a field, or one is no such number (it is named).
     """
     try:
-        return _language(config) | _vision(config["visual"])
+        if not isinstance(visual := config["visual"], Mapping):
+            raise ValueError(
+                f"config.json: visual is {_shown(visual)}, expected an object with the fields of the vision tower"
+            )
+        return _language(config) | _vision(visual)
     except KeyError as error:
         raise ValueError(f"config.json is not that of a Qwen-VL: it has no {error.args[0]!r}") from None
 
 
+def _shown(value: object) -> str:
+    """The value as JSON has it, so that it is found in the file; a long one is cut."""
+    return f"{json.dumps(value, default=repr):.60}"
+
+
+def whole_number(settings: Mapping[str, Any], key: str) -> int:
+    """The size that `settings`, config.json or a part of it, has under `key`.
+
+    Raises:
+        KeyError: there is none.
+        ValueError: it is no whole number of 1 or more.
+    """
+    value = settings[key]
+    if type(value) is not int or value < 1:
+        raise ValueError(f"config.json: {key} is {_shown(value)}, expected a whole number of 1 or more")
+    return value
+
+
+def _layers(settings: Mapping[str, Any], key: str) -> int:
+    count = whole_number(settings, key)
+    if count > MOST_LAYERS:
+        raise ValueError(f"config.json: {key} is {_shown(count)}, expected a whole number from 1 to {MOST_LAYERS}")
+    return count
+
+
+def _ratio(settings: Mapping[str, Any], key: str) -> Any:
+    value = settings[key]
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < MOST_RATIO:
+        raise ValueError(f"config.json: {key} is {_shown(value)}, expected a number above 0 and below {MOST_RATIO}")
+    return value
+
+
 def _language(config: Mapping[str, Any]) -> dict[str, Shape]:
-    hidden, vocab = config["hidden_size"], config["vocab_size"]
-    heads = config["kv_channels"] * config["num_attention_heads"]
-    mlp = config["intermediate_size"] // 2  # the config counts w1 and w2 together
+    hidden, vocab = whole_number(config, "hidden_size"), whole_number(config, "vocab_size")
+    heads = whole_number(config, "kv_channels") * whole_number(config, "num_attention_heads")
+    mlp = whole_number(config, "intermediate_size") // 2  # the config counts w1 and w2 together
     shapes: dict[str, Shape] = {"transformer.wte.weight": (vocab, hidden)}
-    for layer in range(config["num_hidden_layers"]):
+    for layer in range(_layers(config, "num_hidden_layers")):
         block = f"transformer.h.{layer}."
         shapes |= {
             f"{block}ln_1.weight": (hidden,),
@@ -51,16 +91,16 @@ def _language(config: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def _vision(visual: Mapping[str, Any]) -> dict[str, Shape]:
-    width, out, patch = visual["width"], visual["output_dim"], visual["patch_size"]
-    mlp = int(width * visual["mlp_ratio"])
-    queries = visual.get("n_queries", QUERIES)
+    width, out, patch = (whole_number(visual, key) for key in ("width", "output_dim", "patch_size"))
+    mlp = int(width * _ratio(visual, "mlp_ratio"))
+    queries = whole_number({"n_queries": QUERIES, **visual}, "n_queries")
     shapes: dict[str, Shape] = {
         "positional_embedding": (VIT_POSITIONS, width),
         "proj": (out, out),
         "conv1.weight": (width, 3, patch, patch),
         **_norm("ln_pre", width),
     }
-    for layer in range(visual["layers"]):
+    for layer in range(_layers(visual, "layers")):
         block = f"transformer.resblocks.{layer}."
         shapes |= {
             **_norm(f"{block}ln_1", width),

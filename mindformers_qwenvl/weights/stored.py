@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from mindformers_qwenvl.weights.dtypes import STORAGE
 __all__ = ["Stored", "WeightFile", "safetensors_tensors"]
 
 
+_LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
 # Two file systems that cannot copy to each other, or one that cannot at all.
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
@@ -63,7 +64,7 @@ class WeightFile:
             while length:  # a read may give less than it was asked for: Linux stops at 2 GiB
                 count = os.preadv(descriptor, [into[:length]], position)
                 if not count:
-                    raise EOFError(f"{self.path} was cut off while it was read")
+                    raise OSError(f"{self.path} was cut off while it was read")
                 into, position, length = into[count:], position + count, length - count
 
     def copy_to(self, descriptor: int, position: int, name: str, start: int, length: int) -> bool:
@@ -98,7 +99,7 @@ class WeightFile:
                 length -= count
             start = max(0, start - held)
         if length:
-            raise EOFError(f"{self.path}: {name} ends {length:,} bytes too early")
+            raise OSError(f"{self.path}: {name} ends {length:,} bytes too early")
 
     def _open(self) -> int:
         with self._opening:
@@ -130,24 +131,29 @@ def safetensors_tensors(path: Path) -> dict[str, Stored]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = file.read(length) if 8 + length <= size else b""
+        header = file.read(length) if length <= min(size - 8, _LONGEST_HEADER) else b""
     try:
         entries = json.loads(header)
         entries.pop("__metadata__", None)
-        spans = {
-            name: (*entry["data_offsets"], entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()
-        }
-        end = 8 + length + max((stop for _, stop, _, _ in spans.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no safetensors file, or is cut off in its header ({error})") from None
+        tensors = {name: _entry(name, entry, 8 + length) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is no safetensors file, or is damaged in its header ({error})") from None
+    end = max(
+        (position + count for stored in tensors.values() for position, count in stored.ranges), default=8 + length
+    )
     if end != size:
         raise ValueError(f"{path} is damaged: its header describes {end:,} bytes, the file has {size:,}")
-    for name, (start, stop, dtype, shape) in spans.items():
-        if not all(type(number) is int and number >= 0 for number in (start, stop - start, *shape)):
-            raise ValueError(f"{path} is damaged: {name} lies at bytes {start} to {stop} and has the shape {shape}")
-        if dtype in STORAGE and stop - start != (needed := math.prod(shape) * STORAGE[dtype].itemsize):
-            raise ValueError(f"{path} is damaged: {name} holds {stop - start:,} bytes, its shape needs {needed:,}")
-    return {
-        name: Stored(dtype, shape, ((8 + length + start, stop - start),))
-        for name, (start, stop, dtype, shape) in spans.items()
-    }
+    for name, (dtype, shape, ((_, count),), _) in tensors.items():
+        if dtype in STORAGE and count != (needed := math.prod(shape) * STORAGE[dtype].itemsize):
+            raise ValueError(f"{path} is damaged: {name} holds {count:,} bytes, its shape needs {needed:,}")
+    return tensors
+
+
+def _entry(name: str, entry: Mapping[str, Any], begin: int) -> Stored:
+    start, stop = entry["data_offsets"]
+    dtype, shape = entry["dtype"], tuple(entry["shape"])
+    if not isinstance(dtype, str):
+        raise ValueError(f"{name} has the dtype {dtype!r}")
+    if any(type(number) is not int or number < 0 for number in (start, stop, *shape)) or stop < start:
+        raise ValueError(f"{name} lies at bytes {start} to {stop} and has the shape {list(shape)}")
+    return Stored(dtype, shape, ((begin + start, stop - start),))

@@ -26,6 +26,7 @@ from mindformers_qwenvl.weights.stored import Stored
 __all__ = ["torch_tensors"]
 
 _LONGEST_PICKLE = 1 << 26  # bytes; that of a published shard of 2 GB has 30,000
+_LONGEST_ORDER = 64  # "little" or "big"; a packed member could be gigabytes
 _INSTRUCTIONS = {
     *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "INT", "LONG", "LONG1", "BININT", "BININT1"),
     *("BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "EMPTY_DICT"),
@@ -174,6 +175,15 @@ def _stored(tensor: _Tensor, place: Place) -> Stored:
     return Stored(dtype, shape, ((start, (last + 1) * item),), tensor.strides)
 
 
+def _check_order(archive: zipfile.ZipFile, order: zipfile.ZipInfo | None) -> None:
+    if order is None:
+        return
+    if order.file_size > _LONGEST_ORDER:
+        raise pickle.UnpicklingError(f"a byteorder of {order.file_size:,} bytes")
+    if archive.read(order) != b"little":
+        raise pickle.UnpicklingError("its numbers are big-endian")
+
+
 def _zipped(file: IO[bytes]) -> tuple[Any, Place]:
     with zipfile.ZipFile(file) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
@@ -183,8 +193,7 @@ def _zipped(file: IO[bytes]) -> tuple[Any, Place]:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if entries[pickles[0]].file_size > _LONGEST_PICKLE:
             raise pickle.UnpicklingError(f"a pickle of {entries[pickles[0]].file_size:,} bytes")
-        if f"{folder}byteorder" in entries and archive.read(f"{folder}byteorder") != b"little":
-            raise pickle.UnpicklingError("its numbers are big-endian")
+        _check_order(archive, entries.get(f"{folder}byteorder"))
         state, _ = _unpickle(io.BytesIO(archive.read(pickles[0])))
         size = file.seek(0, 2)
         positions = {}

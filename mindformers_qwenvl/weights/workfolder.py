@@ -12,15 +12,16 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mindformers_qwenvl.weights.reader import SAFETENSORS_INDEX
 from mindformers_qwenvl.weights.writer import write_json
 
-__all__ = ["MINDSPORE_INDEX", "WorkFolder", "fingerprint"]
+__all__ = ["MINDSPORE_INDEX", "UNFINISHED", "WorkFolder", "fingerprint"]
 
 MINDSPORE_INDEX = "param_name_map.json"  # what MindSpore reads where HuggingFace reads model.safetensors.index.json
 RECORD = "conversion.json"  # which files of a folder are ours, so that a rerun replaces those and never a user's own
-_FOLDER = "conversion.unfinished"
+UNFINISHED = "conversion.unfinished"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -39,15 +40,14 @@ class WorkFolder:
         Raises:
             ValueError: `directory` holds weight files of another origin.
         """
-        self.directory, self._work = directory, directory / _FOLDER
+        self.directory, self._work = directory, directory / UNFINISHED
         directory.mkdir(parents=True, exist_ok=True)
         weights = {file.name for file in directory.iterdir() if file.suffix in _WEIGHTS}
         if foreign := sorted(weights - self._recorded()):
             raise ValueError(f"{directory} already holds weights ({', '.join(foreign[:3])}): give an empty folder")
         self._manifest = {"made_from": made_from, "finished": {}, "publishing": False}
-        manifest = self._work / "manifest.json"
-        found = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
-        if found.get("made_from") == made_from:
+        found = _read(self._work / "manifest.json")
+        if found.get("made_from") == made_from and found.keys() == self._manifest.keys():
             self._manifest = found
             return
         if self._work.exists():
@@ -56,10 +56,8 @@ class WorkFolder:
         self._save()
 
     def _recorded(self) -> set[str]:
-        record = self.directory / RECORD
-        if not record.is_file():
-            return set()
-        return {Path(name).name for name in json.loads(record.read_text(encoding="utf-8"))["files"]}
+        files = _read(self.directory / RECORD).get("files")
+        return {Path(name).name for name in files if isinstance(name, str)} if isinstance(files, list) else set()
 
     def _save(self) -> None:
         write_json(self._work / "manifest.json", self._manifest)
@@ -71,6 +69,10 @@ class WorkFolder:
             for name, overflow in self._manifest["finished"].items()
             if (self._work / name).is_file() or (self._manifest["publishing"] and (self.directory / name).is_file())
         }
+
+    def left_over(self) -> list[Path]:
+        """Shards an earlier run did not complete; they are written again, in place."""
+        return sorted(self._work.glob("*.safetensors.tmp"))
 
     def write(self, name: str, write: Callable[[Path], dict[str, int]]) -> dict[str, int]:
         """Have `write` write the shard `name`; it gets the path and returns the overflowed values by tensor."""
@@ -85,8 +87,16 @@ class WorkFolder:
         """Give the shards their final names, and write the index (for our layout, MindSpore's too).
 
         What an earlier run wrote is removed first, the index before the shards: there is never an index over a mixture.
+
+        Raises:
+            FileNotFoundError: a shard that was written is gone; nothing has been changed.
         """
         names = list(dict.fromkeys(weight_map.values()))
+        kept = self.kept()
+        if absent := [name for name in names if name not in kept]:
+            raise FileNotFoundError(
+                f"{self.directory}: the finished shard {absent[0]} is gone; run the conversion again to write it"
+            )
         recorded = self._recorded()
         write_json(self.directory / RECORD, _record(recorded | set(names)))
         for name in (SAFETENSORS_INDEX, MINDSPORE_INDEX):
@@ -107,6 +117,15 @@ class WorkFolder:
         write_json(self.directory / RECORD, _record(names))
         shutil.rmtree(self._work)
         return [self.directory / name for name in names]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What the file of an earlier run says: nothing if there is none, or what is there was not written here."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _record(names: Sequence[str] | set[str]) -> dict[str, object]:

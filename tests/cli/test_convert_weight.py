@@ -49,7 +49,11 @@ def test_overflow_is_said_on_stderr(checkpoint_dir, capsys):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--input_path", "nowhere", "--output_path", "o"], "config.json does not exist"),
+        (["--input_path", "nowhere", "--output_path", "o"], "nowhere does not exist; expected a checkpoint folder"),
+        (
+            ["--input_path", "hf", "--output_path", "o", "--config", "typo"],
+            "typo does not exist; expected the original",
+        ),
         (["--input_path", "hf", "--output_path", "o", "--max_shard_size", "big"], "expected something like 5GB"),
         (["--input_path", "hf", "--output_path", "o", "--reverse"], "it needs no --reverse"),
         (["--input_path", "hf", "--output_path", "hf"], "is the input"),

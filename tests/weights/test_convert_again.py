@@ -158,3 +158,20 @@ def test_an_older_result_stays_until_the_new_one_is_complete(checkpoint_dir, mon
     with pytest.raises(OSError, match="the disk broke"):
         convert(checkpoint_dir("a56"), "ours", dtype="bf16")
     assert original_bytes(Path("ours")) == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"files": 3}', '{"files": [3, null]}', "[" * 200_000])
+def test_a_damaged_record_of_an_earlier_run(content, checkpoint_dir):
+    """It cannot say which weights were written here, so none of them may be removed."""
+    convert(checkpoint_dir("a56"), "out")
+    Path("out/conversion.json").write_text(content)
+    with pytest.raises(ValueError, match=r"out already holds weights \(model\.safetensors\): give an empty folder"):
+        convert(checkpoint_dir("a56"), "out")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "[" * 200_000])
+def test_a_damaged_manifest_begins_anew(content, checkpoint_dir):
+    Path("out/conversion.unfinished").mkdir(parents=True)
+    Path("out/conversion.unfinished/manifest.json").write_text(content)
+    Path("out/conversion.unfinished/model.safetensors").write_bytes(b"half")
+    assert convert(checkpoint_dir("a56"), "out", verify=True).kept == []

@@ -161,3 +161,30 @@ def test_a_config_without_a_field_is_named(field):
     del config[field]
     with pytest.raises(ValueError, match=f"has no '{field}'"):
         original_shapes(config)
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "value", "message"),
+    [
+        ("", "visual", None, "visual is null, expected an object"),
+        ("", "visual", [1], r"visual is \[1\], expected an object"),
+        ("", "num_hidden_layers", 2.0, "num_hidden_layers is 2.0, expected a whole number of 1 or more"),
+        ("", "num_hidden_layers", "2", 'num_hidden_layers is "2", expected a whole number of 1 or more'),
+        ("", "num_hidden_layers", 10**9, "num_hidden_layers is 1000000000, expected a whole number from 1 to 10000"),
+        ("", "hidden_size", None, "hidden_size is null, expected a whole number of 1 or more"),
+        ("", "intermediate_size", "704", 'intermediate_size is "704", expected a whole number of 1 or more'),
+        ("", "vocab_size", True, "vocab_size is true, expected a whole number of 1 or more"),
+        ("visual", "layers", None, "layers is null, expected a whole number of 1 or more"),
+        ("visual", "n_queries", 0, "n_queries is 0, expected a whole number of 1 or more"),
+        ("visual", "mlp_ratio", "4.9", 'mlp_ratio is "4.9", expected a number'),
+        ("visual", "mlp_ratio", float("nan"), "mlp_ratio is NaN, expected a number"),
+    ],
+)
+def test_a_config_with_another_kind_of_value_is_named(place, key, value, message):
+    config = dict(golden_set("a56").config)
+    if place:
+        config[place] = config[place] | {key: value}
+    else:
+        config[key] = value
+    with pytest.raises(ValueError, match=f"^config.json: {message}"):
+        original_shapes(config)

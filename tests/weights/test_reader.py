@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -99,6 +100,46 @@ def test_a_header_that_lies_about_a_shape(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(data.replace(b'"shape":[8]', b'"shape":[9]'))
     with pytest.raises(ValueError, match="a holds 32 bytes, its shape needs 36"):
         Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("dtype", ["F32"], r"a has the dtype \['F32'\]"),
+        ("data_offsets", ["0", 32], "a lies at bytes 0 to 32"),
+        ("data_offsets", [0, 32.0], r"a lies at bytes 0 to 32\.0"),
+        ("data_offsets", [64, 32], "a lies at bytes 64 to 32"),
+        ("data_offsets", [32], "not enough values"),
+        ("shape", ["8"], r"has the shape \['8'\]"),
+        ("shape", [True, 8], r"has the shape \[True, 8\]"),
+        ("shape", None, "NoneType"),
+    ],
+)
+def test_a_header_with_another_kind_of_value(field, value, reason, tmp_path):
+    entry = {"dtype": "F32", "shape": [8], "data_offsets": [0, 32]} | {field: value}
+    write_safetensors(tmp_path / "a.safetensors", json.dumps({"a": entry}))
+    with pytest.raises(ValueError, match=rf"a\.safetensors is no safetensors file, or is damaged.*{reason}"):
+        Checkpoint(tmp_path)
+
+
+def test_a_header_nested_without_end(tmp_path):
+    write_safetensors(tmp_path / "a.safetensors", "[" * 200_000)
+    with pytest.raises(ValueError, match=r"a\.safetensors is no safetensors file"):
+        Checkpoint(tmp_path)
+
+
+def write_safetensors(file, header):
+    file.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(32))
+
+
+def test_a_file_that_shrinks_while_it_is_read(checkpoint_dir):
+    folder = copy_of(checkpoint_dir("a56"))
+    with Checkpoint(folder) as checkpoint:
+        shard = folder / "model-00003-of-00003.safetensors"
+        os.truncate(shard, 5_000)
+        with pytest.raises(OSError, match=r"model-00003-of-00003\.safetensors was cut off while it was read"):
+            for name in checkpoint:
+                checkpoint.read(name)
 
 
 def test_nothing_to_read(tmp_path):
@@ -217,6 +258,13 @@ class TestWithoutPyTorch:
             archive.writestr("x/data.pkl", state_pickle(held))
             archive.writestr("x/data/0", bytes(32))
         with pytest.raises(ValueError, match="is compressed or encrypted"):
+            Checkpoint(tmp_path)
+
+    def test_a_member_that_unpacks_to_much_is_not_read(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "a.bin", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("x/data.pkl", state_pickle({}))
+            archive.writestr("x/byteorder", b"little" + bytes(1_000_000))
+        with pytest.raises(ValueError, match=r"a\.bin was refused.*a byteorder of 1,000,006 bytes"):
             Checkpoint(tmp_path)
 
     @given(st.data())
