@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         strategy=args.strategy,
         progress=_progress_bar,
     )
-    print(report, file=sys.stderr if report.overflow else sys.stdout)
+    print(report, file=sys.stderr if report.overflow or report.later else sys.stdout)
     return 0
 
 

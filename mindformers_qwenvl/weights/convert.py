@@ -15,6 +15,7 @@ from mindformers_qwenvl.weights.in_tree import InTreeCheckpoint, as_ours
 from mindformers_qwenvl.weights.names import layout
 from mindformers_qwenvl.weights.output import FILES, check_output, check_read, check_space, locked
 from mindformers_qwenvl.weights.plan import Target, make_plan, read_config
+from mindformers_qwenvl.weights.ranks import later_files
 from mindformers_qwenvl.weights.readable import Readable
 from mindformers_qwenvl.weights.reader import Checkpoint
 from mindformers_qwenvl.weights.report import Report
@@ -77,6 +78,8 @@ def convert(
         check_read(output, checkpoint.files)
         report = Report(source, output, dropped=dropped, files_read=len(checkpoint.files))
         report.in_tree, report.padding = in_tree, dict(checkpoint.padding) if in_tree else {}
+        if checkpoint.of_ranks:
+            report.step_file, report.later = checkpoint.files[0], later_files(source)
         _account(report, checkpoint, targets)
         tick = progress(report.bytes_written) if progress else lambda name, count: None
         with locked(output):

@@ -13,7 +13,6 @@ from typing import Any
 
 from mindformers_qwenvl.weights.names import layout, to_ours
 from mindformers_qwenvl.weights.plan import read_config
-from mindformers_qwenvl.weights.ranks import rank_files
 from mindformers_qwenvl.weights.reader import SAFETENSORS_INDEX, Checkpoint
 from mindformers_qwenvl.weights.shapes import check_shapes, listed, original_shapes
 
@@ -97,7 +96,7 @@ def refuse_incomplete(path: str, key: str = "load_checkpoint") -> None:
     ranks, and those without original names, may hold a part on purpose: of them only an index must be true.
     """
     folder = Path(path)
-    if not folder.is_dir() or rank_files(folder):
+    if not folder.is_dir() or folder.name.startswith("rank_") or any(folder.glob("rank_*")):
         return
     if not any(folder.rglob("*.safetensors")) and any(folder.glob("pytorch_model*.bin")):
         raise ValueError(

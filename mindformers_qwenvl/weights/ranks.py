@@ -15,21 +15,40 @@ from mindformers_qwenvl.weights.shapes import listed
 from mindformers_qwenvl.weights.stored import Stored, WeightFile, safetensors_tensors
 from mindformers_qwenvl.weights.strategy import Cut, read_strategies
 
-__all__ = ["RankFiles", "rank_files", "strategy_files"]
+__all__ = ["RankFiles", "later_files", "rank_files", "strategy_files"]
 
 _FOLDER = re.compile(r"rank_(\d+)")
-_STEP = re.compile(r"-(\d+)_(\d+)$")
+# MindSpore's PREFIX_rank_0-EPOCH_STEP, and PREFIX_rank_0_1-..., PREFIX_rank_0_2-... of later runs in the same folder.
+_STEP = re.compile(r"(?:_rank_\d+_(\d+))?-(\d+)_(\d+)$")
 _SUFFIXES = (".ckpt", ".safetensors")
 
 
 def rank_files(path: Path) -> dict[int, Path]:
     """Rank -> its weight file, of a folder with `rank_*` folders, or of one of these; empty for any other path.
 
-    A training saves many times: it is the last step that every rank has saved.
+    A training saves many times: it is the last step that every rank has saved, of the last run if there were several.
 
     Raises:
-        ValueError: there is no such step, or a rank has several files whose names say none.
+        ValueError: there is no such step, or a rank has several files whose names do not say which is the later.
     """
+    saved = _saved(path)
+    if not any(saved.values()):
+        return {}
+    common = set.intersection(*(set(files) for files in saved.values()))
+    if not common:
+        raise ValueError(f"{path}: there is no step that all of its {len(saved)} ranks have saved")
+    return {rank: files[max(common)] for rank, files in saved.items()}
+
+
+def later_files(path: Path) -> list[Path]:
+    """Files of a later step than that of `rank_files`, which not every rank holds; the last one of each rank."""
+    chosen = set(rank_files(path).values())
+    last = [files[max(files)] for files in _saved(path).values() if files]
+    return [file for file in last if file not in chosen]
+
+
+def _saved(path: Path) -> dict[int, dict[tuple[int, ...], Path]]:
+    """Rank -> (run, epoch, step) -> file."""
     folders = [path] if _FOLDER.fullmatch(path.name) else sorted(path.glob("rank_*")) if path.is_dir() else []
     ranks = {
         int(found[1]): folder for folder in folders if folder.is_dir() and (found := _FOLDER.fullmatch(folder.name))
@@ -39,16 +58,14 @@ def rank_files(path: Path) -> dict[int, Path]:
         saved[rank] = {}
         for file in sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES):
             found = _STEP.search(file.stem)
-            step = (int(found[1]), int(found[2])) if found else ()
+            step = tuple(int(number or 0) for number in found.groups()) if found else ()
             if step in saved[rank]:
-                raise ValueError(f"{folder} holds {saved[rank][step].name} and {file.name}: give the one that is meant")
+                raise ValueError(
+                    f"{folder} holds {saved[rank][step].name} and {file.name}, and neither is the later by its name: "
+                    "move away the one that is not meant"
+                )
             saved[rank][step] = file
-    if not any(saved.values()):
-        return {}
-    common = set.intersection(*(set(files) for files in saved.values()))
-    if not common:
-        raise ValueError(f"{path}: there is no step that all of its {len(saved)} ranks have saved")
-    return {rank: files[max(common)] for rank, files in saved.items()}
+    return saved
 
 
 def strategy_files(path: Path, given: Path | None) -> list[Path]:

@@ -12,7 +12,12 @@ __all__ = ["Report"]
 
 @dataclass
 class Report:
-    """What a conversion read, wrote and dropped."""
+    """What a conversion read, wrote and dropped.
+
+    Attributes:
+        step_file: of the ranks of a training, the file of the first that was read.
+        later: files of later steps, which were not read as not every rank holds them.
+    """
 
     source: Path
     output: Path
@@ -26,6 +31,8 @@ class Report:
     dropped: list[str] = field(default_factory=list)
     overflow: dict[str, int] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
+    step_file: Path | None = None
+    later: list[Path] = field(default_factory=list)
     seconds: float = 0.0
     verified: bool = False
     in_tree: bool = False
@@ -41,6 +48,14 @@ class Report:
         ]
         if self.in_tree:
             lines.insert(1, "         of the port that was in MindFormers' tree up to 1.5: renamed, turned, fused")
+        if self.step_file:
+            lines.insert(1, f"         of the last step that all ranks hold: {self.step_file.name}")
+        if self.later:
+            later = listed([str(file.relative_to(file.parent.parent)) for file in self.later])
+            lines.append(
+                f"WARNING  {later}: later, but not every rank holds it, and not read. Was the training stopped while "
+                "it saved? If other ranks are of an older training, move their folders away"
+            )
         if self.padding:
             rows = [f"{name} ({count:,})" for name, count in self.padding.items()]
             lines.append(f"dropped  rows beyond the vocabulary: {listed(rows)}")

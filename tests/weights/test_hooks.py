@@ -73,6 +73,15 @@ def test_a_folder_that_is_a_part_on_purpose_passes(folder):
     refuse_incomplete("hf")
 
 
+def test_folders_of_ranks_are_left_to_the_host():
+    """It resumes from one file of them, whatever the others are."""
+    for step in ("rank_0/x_rank_0-1_1", "rank_1/x_rank_1-1_2"):
+        Path("ck", step).parent.mkdir(parents=True)
+        Path("ck", f"{step}.safetensors").write_bytes(b"")
+    refuse_incomplete("ck")
+    refuse_incomplete("ck/rank_0")
+
+
 def test_bin_files_are_to_be_converted():
     Path("hf").mkdir()
     Path("hf/pytorch_model-00001-of-00002.bin").write_bytes(b"")

@@ -173,6 +173,20 @@ def test_data_parallel_needs_no_strategy_and_the_last_common_step_counts(weights
     convert("run/checkpoint/rank_1", "one.ckpt", config=source, dtype="fp16", verify=True)
 
 
+def test_a_later_run_in_the_same_folder_counts(weights, checkpoint_dir):
+    """MindSpore numbers its files, whatever their steps."""
+    old = {name: np.zeros_like(value) for name, value in weights.items()}
+    for rank in (0, 1):
+        save_rank(rank, "2_3", old)
+        for run in (1, 2, 10):
+            save_file(weights if run == 10 else old, f"run/checkpoint/rank_{rank}/x_rank_{rank}_{run}-1_3.safetensors")
+    save_file(old, "run/checkpoint/rank_0/x_rank_0_11-1_1.safetensors")  # rank 1 did not save that
+    report = convert("run/checkpoint", "back", reverse=True, config=checkpoint_dir("a56"))
+    assert original_bytes(Path("back")) == original_bytes(checkpoint_dir("a56"))
+    assert "of the last step that all ranks hold: x_rank_0_10-1_3.safetensors\n" in str(report)
+    assert "WARNING  rank_0/x_rank_0_11-1_1.safetensors: later, but not every rank holds it" in str(report)
+
+
 def test_no_common_step(weights, checkpoint_dir):
     save_rank(0, "1_1", weights)
     save_rank(1, "1_2", weights)
@@ -183,7 +197,7 @@ def test_no_common_step(weights, checkpoint_dir):
 def test_two_files_without_a_step(weights, checkpoint_dir):
     save_rank(0, "last", weights)
     save_rank(0, "best", weights)
-    with pytest.raises(ValueError, match=r"best\.safetensors and .*last\.safetensors: give the one that is meant"):
+    with pytest.raises(ValueError, match=r"best\.safetensors and .*last\.safetensors.* move away the one"):
         convert("run/checkpoint", "back", reverse=True, config=checkpoint_dir("a56"))
 
 
