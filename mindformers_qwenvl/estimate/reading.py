@@ -41,8 +41,9 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     predict = top.choice("run_mode", None, ["train", "finetune", "predict"]) == "predict"
     runner, context = top.section("runner_config"), top.section("context")
     template = top.section("train_dataset").section("modal_to_text_transform")
-    # Interleaved, two halves of this size are under way at once.
-    rows = llm.batch_size if predict else runner.number("batch_size") * top.number("micro_batch_interleave_num", 1)
+    # In semi_auto_parallel MindFormers multiplies the batch by it, and parts of batch_size are under way at once.
+    interleaved = top.number("micro_batch_interleave_num", 1)
+    rows = llm.batch_size if predict else runner.number("batch_size") * (interleaved if parallel.sharded else 1)
     images = 1 if predict else template.section("model_transform_template").number("modal_content_padding_size", 1)
     optimizer = top.section("optimizer", required=not predict)
     if not predict:

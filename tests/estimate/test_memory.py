@@ -166,6 +166,14 @@ def test_accumulation_steps_compute_fewer_rows_at_once():
     assert parts.accumulated == parts.gradients
 
 
+def test_interleaved_parts_of_a_batch_add_rows_in_semi_auto_parallel_alone():
+    """MindFormers multiplies batch_size there; elsewhere it cuts the batch it is given."""
+    two = "micro_batch_interleave_num=2"
+    assert read_job(STAGE_2, [two]).rows == 2 * read_job(STAGE_2).rows
+    for mode in (ALONE[0], "parallel.parallel_mode=0"):
+        assert read_job(STAGE_2, [mode, two]).rows == read_job(STAGE_2).rows
+
+
 def test_optimizer_states_in_the_memory_of_the_host():
     assert cards(STAGE_3, "optimizer.swap=True")[0].optimizer == 0
 
