@@ -151,6 +151,23 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
             runner.sink_mode = False
         return config
 
+    def set_train_dataset(self, dataset: Any) -> None:
+        if dataset is not None and not dataset.get_dataset_size():  # MindSpore says so after the network is built
+            raise ValueError(
+                "train_dataset: its samples make no batch: there are fewer than the "
+                f"{self.config.runner_config.batch_size} of a batch, or none at all. Set a smaller "
+                "runner_config.batch_size, or give more samples"
+            )
+        super().set_train_dataset(dataset)
+
+    def create_optimizer_scheduler(self, network: Any, model_params: set) -> Any:
+        if not network.trainable_params():  # MindSpore's words: parameters must not be empty
+            raise ValueError(
+                "model_config: all parameters are frozen, and nothing would learn: of freeze_vision, freeze_resampler "
+                "and freeze_llm, set one to False"
+            )
+        return super().create_optimizer_scheduler(network, model_params)
+
     def _check_grad_accumulation_steps(self) -> None:
         wanted = self.config.runner_config.gradient_accumulation_steps
         super()._check_grad_accumulation_steps()

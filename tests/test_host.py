@@ -267,3 +267,28 @@ def test_accumulation_of_ours_must_divide_the_batch(registered):
     for steps in (4, 1, None):
         trainer.config.runner_wrapper.accumulation_steps = steps
         trainer._check_grad_accumulation_steps()
+
+
+def test_a_dataset_without_a_batch_is_an_error(registered):
+    import numpy as np
+    from mindformers import MindFormerConfig
+    from mindspore.dataset import NumpySlicesDataset
+
+    trainer = registered.get_cls("trainer", "MultiModalToTextGenerationTrainer")("qwenvl")
+    trainer.config = MindFormerConfig(runner_config={"batch_size": 4})
+    three, four = (NumpySlicesDataset(np.zeros((3, 2))).batch(rows, drop_remainder=True) for rows in (3, 4))
+    with pytest.raises(ValueError, match=r"make no batch: there are fewer than the 4.* Set a smaller runner_config"):
+        trainer.set_train_dataset(four)
+    trainer.set_train_dataset(three)
+    assert trainer.get_train_data_size() == 1
+
+
+def test_a_network_that_does_not_learn_is_an_error(registered):
+    from mindspore import nn
+
+    trainer = registered.get_cls("trainer", "MultiModalToTextGenerationTrainer")("qwenvl")
+    network = nn.Dense(2, 2)
+    for parameter in network.get_parameters():
+        parameter.requires_grad = False
+    with pytest.raises(ValueError, match=r"nothing would learn: of freeze_vision.* set one to False"):
+        trainer.create_optimizer_scheduler(network, set())
