@@ -16,7 +16,7 @@ from mindspore.train.callback import Callback
 
 from mindformers_qwenvl.model.qwenvl import QwenVL
 from mindformers_qwenvl.watch.flops import step_flops
-from mindformers_qwenvl.watch.steps_file import StepsFile, set_aside_other_ranks, steps_file_name
+from mindformers_qwenvl.watch.steps_file import StepsFile, rewind_other_ranks, steps_file_name
 
 __all__ = ["QwenVLMonitor"]
 
@@ -92,8 +92,8 @@ class QwenVLMonitor(Callback):
 
     def _open(self, first_step: int) -> None:
         folder, rank, ranks = self.directory or get_output_root_path(), get_real_rank(), _ranks_with_loss()
-        if first_step == 1 and rank == ranks[0]:  # one process alone, that no two move the same file
-            set_aside_other_ranks(folder, ranks)
+        if rank == ranks[0]:  # one process alone, that no two write the same file
+            rewind_other_ranks(folder, ranks, first_step)
         self.file = StepsFile(steps_file_name(folder, rank), first_step)
 
     def on_train_step_end(self, run_context: Any) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mindformers_qwenvl.data.output_file import replacing
 
-__all__ = ["COLUMNS", "StepsFile", "find_steps_files", "read_steps", "set_aside_other_ranks", "steps_file_name"]
+__all__ = ["COLUMNS", "StepsFile", "find_steps_files", "read_steps", "rewind_other_ranks", "steps_file_name"]
 
 FOLDER = "steps"
 # seconds: of the whole step, from the end of the one before; waited: the part of them before the step began, for data
@@ -50,17 +50,20 @@ def find_steps_files(run_dir: str | os.PathLike[str]) -> list[Path]:
     )
 
 
-def set_aside_other_ranks(output_dir: str | os.PathLike[str], ranks: Container[int]) -> None:
-    """Move the files of an earlier run's processes that this run, which begins anew, does not have.
+def rewind_other_ranks(output_dir: str | os.PathLike[str], ranks: Container[int], first_step: int) -> None:
+    """Take what this run does again out of the files of processes that it does not have.
 
-    Its own ones each process moves itself, see `StepsFile`; those of others would be read as a part of this run.
+    Its own ones each process rewinds itself, see `StepsFile`; those of others would be read as a part of this run.
 
     Args:
         ranks: the processes of this run that keep their steps.
+        first_step: the first one of this run; with 1 the files are moved away.
     """
     for rank, path in _by_rank(Path(output_dir, FOLDER)).items():
         if rank not in ranks:
-            _set_aside(path)
+            kept = _rewind(path, first_step)
+            if first_step > 1:
+                _write(path, kept)
 
 
 def _by_rank(folder: Path) -> dict[int, Path]:
@@ -68,8 +71,17 @@ def _by_rank(folder: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in named if match}
 
 
-def _set_aside(path: Path) -> None:
+def _rewind(path: Path, first_step: int) -> list[Row]:
+    """The rows before `first_step`; if that is the very first, the file is moved away."""
+    if first_step > 1:
+        return [row for row in read_steps(path) if row["step"] < first_step]
     path.replace(path.with_suffix(".before.csv"))
+    return []
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    with replacing(path, "w") as file:
+        file.write(_line(COLUMNS) + "".join(_line(_cells(row)) for row in rows))
 
 
 def read_steps(path: str | os.PathLike[str]) -> list[Row]:
@@ -129,14 +141,7 @@ class StepsFile:
     def __init__(self, path: str | os.PathLike[str], first_step: int = 1) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept: list[Row] = []
-        if self.path.exists():
-            if first_step > 1:
-                kept = [row for row in read_steps(self.path) if row["step"] < first_step]
-            else:
-                _set_aside(self.path)
-        with replacing(self.path, "w") as file:
-            file.write(_line(COLUMNS) + "".join(_line(_cells(row)) for row in kept))
+        _write(self.path, _rewind(self.path, first_step) if self.path.exists() else [])
         self._file = self.path.open("ab", buffering=0)
 
     def append(self, row: Mapping[str, float | None]) -> None:

@@ -16,7 +16,7 @@ from mindformers_qwenvl.watch.steps_file import (
     StepsFile,
     find_steps_files,
     read_steps,
-    set_aside_other_ranks,
+    rewind_other_ranks,
     steps_file_name,
 )
 
@@ -59,13 +59,22 @@ def test_a_new_run_moves_the_old_file_aside(tmp_path):
 
 
 def test_files_of_processes_that_a_new_run_does_not_have_are_set_aside(tmp_path):
-    set_aside_other_ranks(tmp_path, range(2))  # nothing there yet
+    rewind_other_ranks(tmp_path, range(2), 1)  # nothing there yet
     paths = [steps_file_name(tmp_path, rank) for rank in (0, 1, 2, 10)]
     for path in paths:
         write(path, [1, 2])
-    set_aside_other_ranks(tmp_path, range(2))
+    rewind_other_ranks(tmp_path, range(2), 1)
     assert find_steps_files(tmp_path) == paths[:2]
     assert numbers(paths[3].with_name("rank_10.before.csv")) == [1, 2]
+
+
+def test_a_resumed_run_takes_its_steps_out_of_files_of_processes_that_it_does_not_have(tmp_path):
+    paths = [steps_file_name(tmp_path, rank) for rank in (0, 1, 2, 3)]
+    for path in paths[:3]:
+        write(path, range(1, 7))
+    write(paths[3], [5, 6], first_step=5)
+    rewind_other_ranks(tmp_path, range(2), 5)
+    assert [numbers(path) for path in paths] == [[*range(1, 7)], [*range(1, 7)], [1, 2, 3, 4], []]
 
 
 @given(cut=st.integers(0, 400))
