@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def _choose(config: Any) -> None:
     suffix = config.load_ckpt_format or "ckpt"
     if config.use_parallel and len(ranks) == processes:
         files = list(folder.glob(f"rank_*/*.{suffix}"))
-        if not config.resume_training or not files or any(map(_is_part, files)):
+        if not config.resume_training or not files or (any(map(_is_part, files)) and _are_named_alike(files)):
             return
     found = f"load_checkpoint {folder}: has files of {len(ranks)} processes, and {processes} are to go on from them"
     named = config.resume_training if isinstance(config.resume_training, str) else None
@@ -172,6 +173,15 @@ def _latest(folder: Path, suffix: str, named: str | None, found: str) -> Path:
             f"{found}; but they are not of one run: {last}. Move away the rank folders that are not to be gone on from"
         )
     return of_first[common]
+
+
+def _are_named_alike(files: Iterable[Path]) -> bool:
+    """Whether each rank has the same runs, whose number is in the names."""
+    runs: dict[str, set[str]] = defaultdict(set)
+    for file in files:
+        name = SAVED_FILE.fullmatch(file.name)
+        runs[file.parent.name].add(name["more"] if name else "")
+    return len(set(map(frozenset, runs.values()))) == 1
 
 
 def _number(rank: str) -> tuple[int, str]:

@@ -150,3 +150,20 @@ def test_slices_of_weights_are_left_to_the_host(host_resume, tmp_path, monkeypat
         host_resume._choose(config)
         assert (config.checkpoint.load_path != str(tmp_path)) == changed, mode
     assert config.checkpoint.load_path == str(tmp_path / "rank_0/tiny_rank_0-1_2.ckpt")
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_parts_of_as_many_processes_are_left_to_the_host_if_it_finds_them(host_resume, tmp_path, monkeypatch, alike):
+    """It looks for one name in the folders of all; after a run of one process in the same folder there is none."""
+    from mindformers import MindFormerConfig
+
+    saved(tmp_path, 0, (1, 2), part=alike)
+    saved(tmp_path, 0, (2, 2), more="" if alike else "_1", part=True)
+    saved(tmp_path, 1, (2, 2), part=True)
+    monkeypatch.setattr(host_resume, "get_real_group_size", lambda: 2)
+    monkeypatch.setattr(host_resume.ms, "get_auto_parallel_context", lambda name: "data_parallel")
+    sections = {"use_parallel": True, "resume_training": True, "load_ckpt_format": "safetensors"}
+    config = MindFormerConfig(**sections, checkpoint=MindFormerConfig(load_path=str(tmp_path)))
+    host_resume._choose(config)
+    chosen = tmp_path if alike else tmp_path / "rank_0/tiny_rank_0_1-2_2.safetensors"
+    assert config.checkpoint.load_path == str(chosen)
