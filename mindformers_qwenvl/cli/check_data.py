@@ -11,7 +11,7 @@ from pathlib import Path
 from mindformers_qwenvl.data.check.report import CheckReport, draw_histogram
 from mindformers_qwenvl.data.check.run import check_file
 from mindformers_qwenvl.data.check.settings import read_settings
-from mindformers_qwenvl.data.output_file import replacing
+from mindformers_qwenvl.data.output_file import check_output, replacing
 
 EPILOG = """examples:
   mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml
@@ -54,11 +54,16 @@ def run(args: argparse.Namespace) -> int:
     if args.histogram and args.histogram.suffix.lower() != ".png":
         args.usage(f"--histogram {args.histogram}: the name must end with .png")
     settings = read_settings(args.yaml, dataset_dir=args.dataset_dir, vocab_file=args.vocab_file)
+    inputs = (args.data, args.yaml, settings.vocab_file)
+    if args.report:
+        check_output(args.report, *inputs)
+    if args.histogram:
+        check_output(args.histogram, *inputs, args.report)
     with ExitStack() as files:
         lines = files.enter_context(replacing(args.report, "w")) if args.report else None
         report = _check(args, settings, lines)
     print(report)
-    _draw(report, args.histogram or Path(f"{args.data.stem}.lengths.png"))
+    _draw(report, args.histogram, Path(f"{args.data.stem}.lengths.png"))
     return int(report.fails)
 
 
@@ -78,7 +83,8 @@ def _check(args: argparse.Namespace, settings, lines) -> CheckReport:
         bar.close()
 
 
-def _draw(report: CheckReport, path: Path) -> None:
+def _draw(report: CheckReport, given: Path | None, default: Path) -> None:
+    path = given or default
     if not len(report.lengths):
         print(f"{path}: not drawn, for no sample could be laid out", file=sys.stderr)
         return
@@ -87,5 +93,10 @@ def _draw(report: CheckReport, path: Path) -> None:
             draw_histogram(report.lengths, report.max_length, file)
     except ImportError:
         print(f"{path}: not drawn, matplotlib is not installed (pip install matplotlib)", file=sys.stderr)
+        return
+    except OSError as error:
+        if given:
+            raise
+        print(f"{path}: not drawn, it cannot be written ({error.strerror}); give --histogram", file=sys.stderr)
         return
     print(f"lengths drawn: {path}", file=sys.stderr)

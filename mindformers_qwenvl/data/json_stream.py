@@ -65,23 +65,25 @@ class JsonStream:
         self._file.close()
 
     def kind(self) -> str:
-        """ "list", "lines", "object", or "empty".
+        """ "list", "lines", "object", "empty" or "other".
 
-        An object alone on the first line of the file is "lines", also if it is the only one; one that goes on over
-        several lines, or over more than 16 blocks, is "object".
+        An object alone on the first line of the file is "lines", also if it is the only one, and so is a line that
+        could not go on in the next; one that goes on over several lines, or over more than 16 blocks, is "object". A
+        name that ends with .jsonl says "lines", even if the first is damaged.
         """
         first = self.first_character()
         if first == "[":
             return "list"
+        if first and self.path.suffix.lower() == ".jsonl":
+            return "lines"
         if first == "{":
             while "\n" not in self._text[self._at :] and not self._ended and len(self._text) < 16 * self._block:
                 self._read()
-            line = self._text[self._at :].partition("\n")[0]
-            try:
-                json.loads(line)
-            except ValueError:
-                return "object"
-            return "lines"
+            line, _, rest = self._text[self._at :].partition("\n")
+            if not rest.strip():  # what is wrong in the only line is told best with its column
+                return "lines" if _ends_at(line) is None else "object"
+            at = _ends_at(line)
+            return "object" if at is not None and at >= len(line.rstrip()) else "lines"
         return "empty" if not first else "other"
 
     def first_character(self) -> str:
@@ -115,6 +117,8 @@ class JsonStream:
                 yield BadLine(f"line {number} column {error.colno}: not valid JSON: {error.msg.removesuffix(' at')}")
             except RecursionError:
                 yield BadLine(f"line {number}: not valid JSON: nested too deeply")
+            except ValueError as error:  # a number with more digits than Python reads
+                yield BadLine(f"line {number}: not valid JSON: {error}")
         self._tell()
 
     def sections(self, wanted: Callable[[str], bool] = lambda key: True) -> Iterator[tuple[str, Any]]:
@@ -218,6 +222,8 @@ class JsonStream:
                     self._fail(f"a value longer than {MAX_VALUE} characters", self._at, error)
             except RecursionError as error:
                 self._fail("nested too deeply", self._at, error)
+            except ValueError as error:  # a number with more digits than Python reads
+                self._fail(str(error), self._at, error)
             else:
                 # A number could go on in the next block.
                 if self._ended or end < len(self._text) - MARGIN or self._text[end - 1] in '"}]':
@@ -246,3 +252,14 @@ class JsonStream:
         raise StreamError(
             f"{self.path}: not valid JSON: {reason.removesuffix(' at')} at line {line} column {column}"
         ) from error
+
+
+def _ends_at(line: str) -> int | None:
+    """Where JSON fails in a line: at its end if it goes on in the next one. None: it does not."""
+    try:
+        json.loads(line)
+    except json.JSONDecodeError as error:
+        return -1 if error.msg.startswith("Unterminated string") else error.pos  # no string goes over lines
+    except (ValueError, RecursionError):  # of this line alone too
+        return -1
+    return None

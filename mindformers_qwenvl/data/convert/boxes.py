@@ -13,7 +13,7 @@ from mindformers_qwenvl.data.convert.pictures import Pictures
 from mindformers_qwenvl.data.convert.report import Report, UnusableError
 from mindformers_qwenvl.grounding.boxes import GRID, Box
 
-__all__ = ["BOX_FORMATS", "BoxReader", "Labelled", "expressions"]
+__all__ = ["BOX_FORMATS", "BoxReader", "Labelled", "expressions", "is_number"]
 
 BOX_FORMATS = ("xywh", "xyxy")
 EVERY = "Find every {label} in the picture."
@@ -101,7 +101,7 @@ class BoxReader:
             UnusableError: no picture, or no box to ask for.
         """
         path = self.pictures.find(name)
-        if not all(_is_number(length) and length > 0 for length in size):
+        if not all(is_number(length) and length > 0 for length in size):
             size = self._size(path)
         found: dict[tuple[str, bool], list[Box]] = {}
         for labelled in boxes:
@@ -125,7 +125,7 @@ class BoxReader:
         return {**sample, "conversations": turns}
 
     def _box(self, numbers: Any, width: float, height: float) -> Box:
-        if not isinstance(numbers, Sequence) or len(numbers) != 4 or not all(map(_is_number, numbers)):
+        if not isinstance(numbers, Sequence) or len(numbers) != 4 or not all(map(is_number, numbers)):
             raise UnusableError("not four numbers", f"{numbers!r}")
         x1, y1, x2, y2 = numbers
         if not self.is_corners:
@@ -162,5 +162,10 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number too large for a float
+        return False

@@ -9,7 +9,7 @@ from contextlib import closing
 from itertools import groupby
 from typing import Any
 
-from mindformers_qwenvl.data.convert.boxes import BoxReader, Labelled, expressions
+from mindformers_qwenvl.data.convert.boxes import BoxReader, Labelled, expressions, is_number
 from mindformers_qwenvl.data.convert.report import UnusableError
 from mindformers_qwenvl.data.json_stream import JsonStream, StreamError
 
@@ -22,7 +22,18 @@ CREATE TABLE box (number INTEGER PRIMARY KEY, id TEXT, picture TEXT, numbers TEX
 CREATE TABLE kind (id TEXT PRIMARY KEY, name TEXT);
 CREATE TABLE ref (annotation TEXT, labels TEXT);
 """
-INDEXES = "CREATE INDEX box_of ON box (picture); CREATE INDEX ref_of ON ref (annotation);"
+INDEXES = """
+CREATE INDEX picture_of ON picture (id); CREATE INDEX box_of ON box (picture); CREATE INDEX ref_of ON ref (annotation);
+"""
+# What refers to nothing.
+LOST_BOXES = """
+SELECT id, picture FROM box
+WHERE NOT EXISTS (SELECT 1 FROM picture WHERE picture.id = box.picture)
+AND (? = 0 OR EXISTS (SELECT 1 FROM ref WHERE ref.annotation = box.id))
+ORDER BY number
+"""
+LOST_REFS = "SELECT annotation FROM ref WHERE NOT EXISTS (SELECT 1 FROM box WHERE box.id = ref.annotation)"
+NAMELESS = "boxes left out (no text, and a category without a name)"
 JOINED = """
 SELECT picture.number, picture.id, picture.file, picture.width, picture.height, picture.labels,
        box.numbers, box.labels, ref.labels, kind.name
@@ -37,6 +48,8 @@ SECTIONS = ("images", "annotations", "anns", "categories", "refs")
 
 def coco_samples(stream: JsonStream, reader: BoxReader) -> Iterator[tuple[str, Any]]:
     """(id of the picture, its sample or the `UnusableError` that says why not) of every picture with boxes.
+
+    Behind them, annotations of pictures and refs of annotations that are not in the file, as errors with their id.
 
     Names of boxes are, in this order: a `ref` of the annotation (REFER: `refs` beside `annotations`; then only boxes
     with one count), a text in the annotation itself, the `caption` of the picture (MDETR), the name of the category.
@@ -55,12 +68,21 @@ def coco_samples(stream: JsonStream, reader: BoxReader) -> Iterator[tuple[str, A
             rows_of_picture = list(group)
             _, number, name, *size, labels = rows_of_picture[0][:6]
             boxes = [_labelled(row, labels) for row in rows_of_picture]
+            named = [box for box in boxes if box.labels]
+            if len(named) < len(boxes):
+                reader.report.notes[NAMELESS] += len(boxes) - len(named)
             try:
                 if not name:
                     raise UnusableError("malformed record", "a picture without a file_name")
-                yield number, reader.sample(number, name, tuple(size), [box for box in boxes if box.labels])
+                yield number, reader.sample(number, name, tuple(size), named)
             except UnusableError as error:
                 yield number, error
+        for number, picture in database.execute(LOST_BOXES, (int(has_refs),)):
+            detail = f"annotation {number} is of image_id {picture}, which is none of the `images`"
+            yield number, UnusableError("malformed record", detail)
+        for (number,) in database.execute(LOST_REFS):
+            detail = f"a ref is of ann_id {number}, which is none of the `annotations`, or a crowd"
+            yield number, UnusableError("malformed record", detail)
 
 
 def _gather(stream: JsonStream, database: sqlite3.Connection, reader: BoxReader) -> bool:
@@ -71,10 +93,11 @@ def _gather(stream: JsonStream, database: sqlite3.Connection, reader: BoxReader)
         if not isinstance(item, dict):
             raise StreamError(f"{stream.path}: expected objects in {section!r}, found {str(item)[:80]!r}")
         if section == "images":
-            row = (_id(item, "id"), item.get("file_name"), item.get("width"), item.get("height"), _labels(item))
+            size = (_number(item.get("width")), _number(item.get("height")))
+            row = (_id(item, "id"), _text(item.get("file_name")), *size, _labels(item))
             database.execute("INSERT INTO picture VALUES (NULL, ?, ?, ?, ?, ?)", row)
         elif section == "categories":
-            database.execute("INSERT OR REPLACE INTO kind VALUES (?, ?)", (_id(item, "id"), item.get("name")))
+            database.execute("INSERT OR REPLACE INTO kind VALUES (?, ?)", (_id(item, "id"), _text(item.get("name"))))
         elif section == "refs":
             database.execute("INSERT INTO ref VALUES (?, ?)", (_id(item, "ann_id"), _labels(item)))
         elif item.get("iscrowd"):
@@ -104,4 +127,13 @@ def _labels(item: dict[str, Any]) -> str | None:
 
 def _id(item: dict[str, Any], key: str) -> str | None:
     value = item.get(key)
-    return None if value is None else str(value)
+    return None if value is None else _text(str(value))
+
+
+def _text(value: Any) -> str | None:
+    """A text that the database takes: half of a surrogate pair, which JSON may have, is no character."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if is_number(value) else None

@@ -13,6 +13,8 @@ __all__ = ["ConversationReader"]
 
 # A place of a picture takes one line break with it: the one after, or else the one before.
 PLACE = re.compile(r"<image>\n|\n<image>(?!\n)|<image>")
+# Without a picture: the place of one that is not named. Within a sentence, or in an answer, it is a word.
+LOST_PLACE = re.compile(r"^<image>|<image>\s*\Z", re.MULTILINE)
 TAG = re.compile(r"<img>(.*?)</img>", re.DOTALL)
 USER_NAMES = frozenset({"human", "user"})
 ASSISTANT_NAMES = frozenset({"gpt", "assistant", "chatgpt", "bot", "model", "bing", "bard"})
@@ -26,7 +28,8 @@ class ConversationReader:
     parts), and `image` or `images`: a path or a list of paths. Other keys are kept.
 
     Each `<image>` becomes `Picture N: <img>path</img>` and a line break. As in the old script, a single picture stands
-    for every `<image>`. Pictures without any `<image>` are put in front of the first question.
+    for every `<image>`. Without a picture, an `<image>` that begins a line or ends a question is an error, and any
+    other a word. Pictures without any `<image>` are put in front of the first question.
 
     Args:
         pictures: finds them.
@@ -58,7 +61,7 @@ class ConversationReader:
         names = [name for key in PICTURE_KEYS for name in _names(record.pop(key, None))]
         turns = self._turns(turns, names)
         paths = [self.pictures.find(name) for name in names]
-        count = self._place(turns, paths) if paths else 0
+        count = self._place(turns, paths) if paths else self._without_pictures(turns)
         count += self._check_tags(turns, ours=bool(paths)) if any("<img>" in turn["value"] for turn in turns) else 0
         if "messages" in record:
             record = {("conversations" if key == "messages" else key): value for key, value in record.items()}
@@ -109,6 +112,12 @@ class ConversationReader:
             if "<image>" in turn["value"]:
                 turn["value"] = PLACE.sub(lambda match: next(waiting), turn["value"])
         return places
+
+    def _without_pictures(self, turns: list[dict[str, Any]]) -> int:
+        for number, turn in enumerate(turns):
+            if turn["from"] == self.user and LOST_PLACE.search(turn["value"]):
+                raise UnusableError("places of pictures", f"turn {number} has an <image>, and the record no picture")
+        return 0
 
     def _check_tags(self, turns: list[dict[str, Any]], ours: bool) -> int:
         """Pictures that the source has as `<img>path</img>`; returns how many."""

@@ -24,6 +24,7 @@ PATTERNS = (
     "val2017/{}",
 )
 ADDRESS = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]+://|data:)")
+HALF = re.compile(r"[\ud800-\udfff]")  # of a surrogate pair: JSON may have it, a file name and UTF-8 not
 REFER = re.compile(r"(COCO_\w+_\d{12})_\d+(\.\w+)")  # RefCOCO's file names end with the number of the annotation
 
 
@@ -47,7 +48,7 @@ class Pictures:
         Raises:
             UnusableError: there is no such file.
         """
-        if not name or "\0" in name:
+        if not name or "\0" in name or HALF.search(name):
             raise UnusableError("malformed record", f"{name!r} is no name of a picture")
         if ADDRESS.match(name):
             return name
@@ -58,7 +59,7 @@ class Pictures:
                 name = "".join(match.groups())
             names = [pattern.format(name) for pattern in self._patterns] if "{" not in name else [name]
         for path in names:
-            if os.path.exists(path if os.path.isabs(path) else self._base + path):  # noqa: PTH110, PTH117
+            if os.path.isfile(path if os.path.isabs(path) else self._base + path):  # noqa: PTH113, PTH117
                 return path
         tried = names[0] if len(names) == 1 else f"{names[0]}, nor {names[1]}, nor {len(names) - 2} other places"
         raise UnusableError(MISSING, f"no {tried} in {self.location}")

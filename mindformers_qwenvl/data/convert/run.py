@@ -13,7 +13,7 @@ from mindformers_qwenvl.data.convert.conversations import ConversationReader
 from mindformers_qwenvl.data.convert.pictures import Pictures
 from mindformers_qwenvl.data.convert.report import Report, UnusableError
 from mindformers_qwenvl.data.json_stream import BadLine, JsonStream, StreamError
-from mindformers_qwenvl.data.output_file import replacing
+from mindformers_qwenvl.data.output_file import check_output, replacing
 
 __all__ = ["FORMATS", "convert_file", "dropped_file"]
 
@@ -56,10 +56,11 @@ def convert_file(
     data_path, output_path = Path(data_path), Path(output_path)
     if data_path.is_dir() or not data_path.exists():
         raise FileNotFoundError(f"{data_path}: {'a folder, not a file' if data_path.is_dir() else 'no such file'}")
-    if output_path.exists() and output_path.samefile(data_path):
-        raise ValueError(f"{output_path} is the input; give the output another name")
-    if output_path.is_dir():
-        raise ValueError(f"{output_path} is a folder; give the name of a file in it")
+    if output_path.exists() and not output_path.is_file():
+        raise ValueError(f"{output_path} is {'a folder' if output_path.is_dir() else 'no file'}; give a file's name")
+    output_path.parent.mkdir(parents=True, exist_ok=True)
+    for path in (output_path, dropped_file(output_path)):
+        check_output(path, data_path)
     report, pictures = Report(), Pictures(image_location)
     conversations = ConversationReader(pictures, user_role_name, assistant_role_name, report)
 
@@ -141,7 +142,6 @@ def _write(samples: Iterator[Outcome], output_path: Path, report: Report) -> Non
     encode = json.JSONEncoder().encode  # what json.dumps does, without asking each time how
     is_lines = output_path.suffix.lower() == ".jsonl"
     start, between, end = (b"", b"\n", b"\n") if is_lines else (b"[", b", ", b"]")
-    output_path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
         file = files.enter_context(replacing(output_path))
         dropped = files.enter_context(replacing(dropped_file(output_path)))

@@ -155,6 +155,50 @@ def test_bad_box_records_are_left_out(coco, change, kind):
     assert report.dropped == {kind: 1} and report.written == 1
 
 
+def test_what_refers_to_nothing_is_counted_and_named(coco):
+    picture = {"id": 1, "file_name": "a.jpg", "width": 200, "height": 100}
+    boxes = [
+        {"id": 11, "image_id": 1, "category_id": 18, "bbox": [20, 10, 100, 50]},
+        {"id": 12, "image_id": 99, "category_id": 18, "bbox": [0, 0, 9, 9]},
+        {"id": 13, "category_id": 18, "bbox": [0, 0, 9, 9]},
+        {"id": 14, "image_id": 1, "category_id": 77, "bbox": [0, 0, 9, 9]},
+    ]
+    document = {"images": [picture], "annotations": boxes, "categories": [{"id": 18, "name": "dog"}]}
+    output = coco.parent / "out.json"
+    report = convert_file(write_coco(coco, document), coco, output)
+    (sample,) = json.loads(output.read_text())
+    assert texts(sample)[1] == "<ref>dog</ref><box>(100,100),(600,600)</box>"
+    assert report.notes == {"boxes left out (no text, and a category without a name)": 1}
+    assert report.dropped == {"malformed record": 2}
+    assert "id '12': annotation 12 is of image_id 99, which is none of the `images`" in str(report)
+    document["refs"] = [{"ann_id": number, "sentences": ["a dog"]} for number in (11, 15)]
+    report = convert_file(write_coco(coco, document), coco, output)
+    assert report.dropped == {"malformed record": 1}
+    assert "a ref is of ann_id 15, which is none of the `annotations`" in str(report)
+
+
+@pytest.mark.parametrize("key", ["width", "file_name", "id"])
+@pytest.mark.parametrize("value", [[1], {"a": 1}, "\ud800", True, 10**400, -1, None])
+def test_odd_values_of_a_picture_are_no_trace(coco, key, value):
+    """The size is then the file's; without a name or a number the picture is left out."""
+    good = {"id": 1, "file_name": "a.jpg", "width": 200, "height": 100}
+    odd = {"id": 2, "file_name": "b.jpg", "width": 200, "height": 100, key: value}
+    boxes = [{"image_id": number, "category_id": 1, "bbox": [0, 0, 9, 9]} for number in (1, 2)]
+    document = {"images": [good, odd], "annotations": boxes, "categories": [{"id": 1, "name": "dog"}]}
+    report = convert_file(write_coco(coco, document), coco, coco.parent / "out.json")
+    assert report.written + report.dropped.total() == report.read == 2
+    assert report.written == 1 + (key == "width")
+
+
+@pytest.mark.parametrize("category", [{"id": 1, "name": 5}, {"id": 1, "name": ["dog"]}, {"id": 1}, {"name": "dog"}])
+def test_a_category_without_a_name_names_no_box(coco, category):
+    named = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "caption": "a dog"}
+    picture = {"id": 1, "file_name": "a.jpg", "width": 200, "height": 100}
+    document = {"images": [picture], "annotations": [named, {**named, "caption": 5}], "categories": [category]}
+    report = convert_file(write_coco(coco, document), coco, coco.parent / "out.json")
+    assert list(report.notes.values()) == [1] and report.written == 1
+
+
 @pytest.mark.parametrize(
     ("document", "reason"),
     [

@@ -22,6 +22,12 @@ FAULTS = {
     ),
     "too few places": (ask("<image>", images=["a.jpg", "b.jpg"]), "places of pictures", "2 pictures and 1 <image>"),
     "too many places": (ask("<image>" * 3, images=["a.jpg", "b.jpg"]), "places of pictures", "2 pictures and 3"),
+    "place, no picture": (ask("<image>\nq"), "places of pictures", "turn 0 has an <image>, and the record no picture"),
+    "place at the end, no picture": (ask("q\n<image>"), "places of pictures", "the record no picture"),
+    "place, an empty name": (ask("q <image> ", image=""), "places of pictures", "the record no picture"),
+    "half a character": (ask("<image>", image="\ud800.jpg"), "malformed record", r"'\ud800.jpg' is no name"),
+    "a folder": (ask("<image>", image="train2014"), "missing picture", "no train2014/COCO_train2014_train2014"),
+    "a folder, deep": (ask("<image>", image="coco/train2017"), "missing picture", "no coco/train2017 in "),
     "unclosed": (ask("Write <img> in HTML."), "image tags", "turn 0: an <img> that is not closed"),
     "nested": (ask("q", "<img>a.jpg<img>b.jpg</img>"), "image tags", "turn 1"),
     "no turns": ({"id": "7", "conversations": []}, "malformed record", "a list of turns"),
@@ -72,6 +78,31 @@ def test_a_torn_line_is_left_out(folder):
     report = convert_file(source, folder, output)
     assert len(json.loads(output.read_text())) == 1
     assert "line 2 column" in str(report) and report.dropped == {"not JSON": 1}
+
+
+@pytest.mark.parametrize(
+    ("first", "column"),
+    [
+        ('{"id": 1, "conversations": oops}', 28),
+        ('{"id": 1, "conversations": [{"fr', 30),
+        ('{"id": 1' + "0" * 5000 + "}", 0),
+        ('{"id": 1, "conversations": [', 0),
+        ("oops", 1),
+    ],
+)
+def test_a_damaged_first_line_is_left_out(folder, first, column):
+    source, output = folder.parent / "in.jsonl", folder.parent / "out.json"
+    source.write_text(f"{first}\n{json.dumps(ask('good'))}\n")
+    report = convert_file(source, folder, output)
+    assert len(json.loads(output.read_text())) == 1
+    assert report.dropped == {"not JSON": 1}
+    assert f"line 1 column {column}" if column else "line 1" in str(report)
+
+
+def test_a_number_too_long_for_python_is_no_json(folder):
+    (folder.parent / "in.json").write_text(f'[{{"id": {"1" * 5000}}}]')
+    with pytest.raises(StreamError, match=r"in\.json: not valid JSON: Exceeds the limit .* at line 1 column 2"):
+        convert_file(folder.parent / "in.json", folder, folder.parent / "out.json")
 
 
 def test_the_report_names_the_first_only(folder):
