@@ -11,17 +11,17 @@ from typing import IO
 __all__ = ["check_output", "replacing"]
 
 
-def check_output(path: str | os.PathLike[str], *inputs: str | os.PathLike[str] | None) -> None:
-    """Refuse a file that could not be written, or would overwrite one of the `inputs`, before the work is begun.
+def check_output(path: str | os.PathLike[str], *needed: str | os.PathLike[str] | None) -> None:
+    """Refuse a file that could not be written, or would overwrite one of the files `needed`, before the work is begun.
 
     Raises:
-        ValueError: it is an input, under whatever name.
+        ValueError: it is one of them, under whatever name.
         OSError: it is a folder, or the folder it should be in is not there or not writable.
     """
     path = Path(path)
-    for given in inputs:
+    for given in needed:
         if given and _are_same(path, Path(given)):
-            raise ValueError(f"{path} is the input {given}, and would be overwritten: give the output another name")
+            raise ValueError(f"{path} would overwrite {given}, which is needed: give it another name")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the name of a file in it")
     folder = Path(os.path.realpath(path)).parent

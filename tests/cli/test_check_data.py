@@ -106,6 +106,11 @@ def test_nothing_to_draw(capsys):
         (["--dataset_dir", "nowhere"], "nowhere: no such folder"),
         (["--vocab_file", "no.tiktoken"], "no.tiktoken' does not exist"),
         (["--yaml", "train.json"], "no section train_dataset"),
+        (["--report", "train.json"], "train.json would overwrite train.json, which is needed"),
+        (["--report", "pictures/../tiny.yaml"], "would overwrite tiny.yaml, which is needed"),
+        (["--report", "pictures"], "pictures is a folder"),
+        (["--histogram", "nowhere/h.png"], "nowhere/h.png cannot be written: there is no folder"),
+        (["--histogram", "h.png", "--report", "h.png"], "would overwrite h.png, which is needed"),
     ],
 )
 def test_failures_exit_with_1_and_one_message(words, message, capsys):

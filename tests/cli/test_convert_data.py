@@ -72,7 +72,7 @@ def test_boxes(capsys):
     [
         (["--data_path", "no.json"], "no.json: no such file"),
         (["--image_location", "nowhere"], "nowhere: no such folder"),
-        (["--output_path", "detail_23k.json"], "is the input"),
+        (["--output_path", "detail_23k.json"], "would overwrite"),
         (["--image_location", "coco/train2014/.."], None),
         (["--image_location", "."], "missing picture: 2"),
     ],

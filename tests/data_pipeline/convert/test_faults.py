@@ -152,8 +152,14 @@ def test_bad_arguments(folder):
     ]:
         with pytest.raises(ValueError, match=reason):
             convert_file(source, folder, folder.parent / "out.json", **options)
-    with pytest.raises(ValueError, match="is the input"):
+    with pytest.raises(ValueError, match="would overwrite"):
         convert_file(source, folder, source)
+    left_over = source.rename(folder.parent / "out.json.dropped.jsonl")
+    with pytest.raises(ValueError, match="would overwrite"):
+        convert_file(left_over, folder, folder.parent / "out.json")
+    left_over.rename(source)
+    with pytest.raises(ValueError, match="/dev/null is no file"):
+        convert_file(source, folder, "/dev/null")
     with pytest.raises(ValueError, match="is a folder"):
         convert_file(source, folder, folder)
     with pytest.raises(FileNotFoundError, match="no such file"):
