@@ -25,7 +25,7 @@ EPILOG = """examples:
 
   # the last step of a training on many cards: as one checkpoint, or back to the original layout
   mindformers-qwenvl convert-weight --input_path output/checkpoint --config Qwen-VL-Chat --output_path one.safetensors
-  mindformers-qwenvl convert-weight --reverse --input_path output/checkpoint --strategy output/strategy \
+  mindformers-qwenvl convert-weight --reverse --input_path output/checkpoint --strategy output/strategy \\
       --config Qwen-VL-Chat --output_path mine
 """
 
