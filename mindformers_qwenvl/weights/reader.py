@@ -141,4 +141,6 @@ def _weight_files(path: Path) -> tuple[list[Path], Path | None]:
         files = [file for file in files if not file.name.startswith(("rng_state", "."))]
         if files:
             return files, None
+    if iterations := sorted(path.glob("iteration_*")):  # of MindFormers' section `checkpoint:`
+        raise FileNotFoundError(f"{path} holds no weights itself; give an iteration in it, such as {iterations[-1]}")
     raise FileNotFoundError(f"{path} holds no weights: no .safetensors, .bin, .pt, .pth or .ckpt file")

@@ -148,6 +148,10 @@ def test_nothing_to_read(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         Checkpoint(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("hello")
+    for step in (6, 12):
+        (tmp_path / f"iteration_{step:08}").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"holds no weights itself; give .* such as .*iteration_00000012$"):
+        Checkpoint(tmp_path)
     with pytest.raises(ValueError, match=r"expected \.safetensors"):
         Checkpoint(tmp_path / "notes.txt")
 
