@@ -1,12 +1,30 @@
-"""Ctrl-C while a network computes."""
+"""Ctrl-C while a network computes; and SIGTERM, with which job schedulers end a process."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 
-__all__ = ["Interrupts"]
+__all__ = ["Interrupts", "unwound_by_sigterm"]
+
+
+@contextlib.contextmanager
+def unwound_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that unfinished files go away; the exit code is 143 as ever.
+
+    Not for what computes in MindSpore: Python would answer only when the graph has run.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Interrupts:

@@ -8,6 +8,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
 from mindformers_qwenvl.data.check.report import CheckReport, draw_histogram
 from mindformers_qwenvl.data.check.run import check_file
 from mindformers_qwenvl.data.check.settings import read_settings
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(usage=parser.error)
 
 
+@unwound_by_sigterm()
 def run(args: argparse.Namespace) -> int:
     """Check, print the report; returns 0, or 1 if training would fail. Other faults raise ValueError or OSError."""
     if args.workers < 1:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
 from mindformers_qwenvl.data.convert.run import FORMATS, convert_file, dropped_file
 
 EPILOG = """examples:
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(usage=parser.error)
 
 
+@unwound_by_sigterm()
 def run(args: argparse.Namespace) -> int:
     """Convert, print the summary; returns 0. Faults of the input as a whole are raised as ValueError or OSError."""
     if args.user_role_name == args.assistant_role_name:

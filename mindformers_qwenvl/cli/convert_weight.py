@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
 from mindformers_qwenvl.weights.convert import DEFAULT_SHARD, Progress, convert
 from mindformers_qwenvl.weights.dtypes import CODES
 from mindformers_qwenvl.weights.writer import parse_size
@@ -74,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@unwound_by_sigterm()
 def run(args: argparse.Namespace) -> int:
     """Convert, print the report; returns 0. Faults in the input are raised as ValueError or OSError."""
     report = convert(

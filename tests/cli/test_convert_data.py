@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,17 @@ def test_it_needs_neither_mindspore_nor_mindformers():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_sigterm_leaves_nothing_unfinished():
+    """As job schedulers send it."""
+    record = {"conversations": [{"from": "human", "value": "q" * 300}, {"from": "gpt", "value": "r"}]}
+    Path("many.json").write_text("[" + ",".join([json.dumps(record)] * 100_000) + "]")
+    words = ["convert-data", "--data_path", "many.json", "--image_location", "coco", "--output_path", "new/out.json"]
+    process = subprocess.Popen([sys.executable, "-m", "mindformers_qwenvl", *words, "--quiet"])
+    while not list(Path().glob("new/*.tmp")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert list(Path("new").iterdir()) == []
