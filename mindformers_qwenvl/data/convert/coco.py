@@ -24,6 +24,7 @@ CREATE TABLE ref (annotation TEXT, labels TEXT);
 """
 INDEXES = """
 CREATE INDEX picture_of ON picture (id); CREATE INDEX box_of ON box (picture); CREATE INDEX ref_of ON ref (annotation);
+CREATE INDEX annotation_of ON box (id);
 """
 # What refers to nothing.
 LOST_BOXES = """

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
+from mindformers_qwenvl.data.convert import coco as coco_module
 from mindformers_qwenvl.data.convert.run import convert_file
 from tests.data_pipeline.convert.records import converted, texts
 from tests.data_pipeline.pictures import draw
@@ -175,6 +178,15 @@ def test_what_refers_to_nothing_is_counted_and_named(coco):
     report = convert_file(write_coco(coco, document), coco, output)
     assert report.dropped == {"malformed record": 1}
     assert "a ref is of ann_id 15, which is none of the `annotations`" in str(report)
+
+
+@pytest.mark.parametrize("query", ["LOST_BOXES", "LOST_REFS", "JOINED"])
+def test_no_list_is_gone_through_once_for_each_item_of_another(query):
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(coco_module.TABLES + coco_module.INDEXES)
+        query = getattr(coco_module, query)
+        plan = database.execute(f"EXPLAIN QUERY PLAN {query}", (1,) * query.count("?"))
+        assert sum(step.startswith("SCAN") and "CONSTANT" not in step for *_, step in plan) <= 1
 
 
 @pytest.mark.parametrize("key", ["width", "file_name", "id"])
