@@ -17,7 +17,7 @@ _PUBLIC = {
     "QwenVLContentTransformTemplate": "data.template",
     "QwenVLProcessor": "data.processor",
     "QwenVLImageProcessor": "data.processor",
-    "QwenVLDataLoader": "data.loader",
+    "QwenVLDataLoader": "datasets.loader",
 }
 
 __all__ = ["__version__", *_PUBLIC]

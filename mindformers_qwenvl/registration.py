@@ -29,9 +29,15 @@ def register() -> None:
     from mindformers.tools.register import MindFormerModuleType as Kind
     from mindformers.tools.register import MindFormerRegister
 
-    from mindformers_qwenvl import config, host, host_resume, monitor, old_names, optimizer, train
-    from mindformers_qwenvl.data import loader, normalise, processor, template, tokenizer
+    from mindformers_qwenvl import config
+    from mindformers_qwenvl.data import normalise, processor, template, tokenizer
+    from mindformers_qwenvl.datasets import loader
+    from mindformers_qwenvl.host.workarounds import old_names
+    from mindformers_qwenvl.host.workarounds import resume as host_resume
+    from mindformers_qwenvl.host.workarounds import workarounds as host
     from mindformers_qwenvl.model import language, qwenvl, vision
+    from mindformers_qwenvl.training import monitor, optimizer
+    from mindformers_qwenvl.training import step as train
 
     configs = (config.QwenVLConfig, config.QwenVLVisionConfig, config.QwenConfig)
     models = (qwenvl.QwenVL, vision.QwenVLVisionModel, language.QwenForCausalLM)
@@ -105,9 +111,11 @@ def _auto_classes() -> None:
     )
     from mindformers.pipeline.registry_constant import PIPELINE_REGISTRY
 
-    from mindformers_qwenvl import auto, config, host
+    from mindformers_qwenvl import config
     from mindformers_qwenvl.data.processor import QwenVLImageProcessor, QwenVLProcessor
     from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
+    from mindformers_qwenvl.host.workarounds import auto
+    from mindformers_qwenvl.host.workarounds import workarounds as host
     from mindformers_qwenvl.model import language, qwenvl
 
     AutoConfig.register(config.QwenVLConfig.model_type, config.QwenVLConfig, exist_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden import write_checkpoint
+from tests.support.golden import write_checkpoint
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,11 @@ from mindformers.generation.streamers import BaseStreamer
 from mindformers.tools.logger import logger
 
 from mindformers_qwenvl.chat.prompt import Pictures, Prompt, Query, chat_prompt, columns
-from mindformers_qwenvl.chat.reply import ReplyDecoder, chat_reply
-from mindformers_qwenvl.chat.settings import settings_for, stop_ids, stop_sequences
-from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE
-from mindformers_qwenvl.data.images import ImageTransform
-from mindformers_qwenvl.model.sampling import EndAnswer, RowByRow
+from mindformers_qwenvl.generation.sampling import EndAnswer, RowByRow
+from mindformers_qwenvl.generation.settings import settings_for, stop_ids, stop_sequences
+from mindformers_qwenvl.pictures.images import ImageTransform
+from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
+from mindformers_qwenvl.text.reply import ReplyDecoder, chat_reply
 
 __all__ = ["Answer", "AnswerStreamer", "Chat", "chat", "chat_stream", "generate_answers"]
 

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from mindformers_qwenvl.data.columns import NO_POSITION
-from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE, ImageSpan, from_list_format, make_context
-from mindformers_qwenvl.data.images import ImageTransform, image_name
+from mindformers_qwenvl.pictures.images import ImageTransform, image_name
+from mindformers_qwenvl.text.columns import NO_POSITION
+from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE, ImageSpan, from_list_format, make_context
 
 __all__ = ["Pictures", "Prompt", "Query", "chat_prompt", "columns"]
 

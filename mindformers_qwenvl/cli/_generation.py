@@ -119,9 +119,9 @@ class Loaded:
         import_host()
         from mindformers.generation import GenerationConfig
 
-        from mindformers_qwenvl.chat.settings import generation_config_of
         from mindformers_qwenvl.config import QwenVLConfig
         from mindformers_qwenvl.data.processor import QwenVLProcessor
+        from mindformers_qwenvl.generation.settings import generation_config_of
 
         if not args.model.is_dir():
             raise FileNotFoundError(f"--model {args.model}: no such directory")
@@ -133,7 +133,7 @@ class Loaded:
 
     def settings(self, **more: Any) -> Any:
         """The generation configuration that model and options make; bad options end with exit code 2."""
-        from mindformers_qwenvl.chat.settings import settings_for
+        from mindformers_qwenvl.generation.settings import settings_for
 
         network = SimpleNamespace(config=self.config, generation_config=self.generation)
         try:

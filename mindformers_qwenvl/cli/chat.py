@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = Loaded(args)
     settings = loaded.settings(seed=args.seed, chat_format="chatml")
     from mindformers_qwenvl.chat.answer import Chat
-    from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE
+    from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 
     config = loaded.config
     network = loaded.network(-(-config.seq_length // config.block_size), lambda text: print(text, file=sys.stderr))

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
-from mindformers_qwenvl.data.check.report import CheckReport, draw_histogram
-from mindformers_qwenvl.data.check.run import check_file
-from mindformers_qwenvl.data.check.settings import read_settings
-from mindformers_qwenvl.data.output_file import check_output, replacing
+from mindformers_qwenvl.datasets.check.checker import check_file
+from mindformers_qwenvl.datasets.check.findings import CheckReport, draw_histogram
+from mindformers_qwenvl.datasets.check.job import read_settings
+from mindformers_qwenvl.files import check_output, replacing
 
 EPILOG = """examples:
   mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
-from mindformers_qwenvl.data.convert.run import FORMATS, convert_file, dropped_file
+from mindformers_qwenvl.datasets.convert.converter import FORMATS, convert_file, dropped_file
 
 EPILOG = """examples:
   # LLaVA-Instruct; --image_location holds train2014/COCO_train2014_000000442786.jpg, ...

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
-from mindformers_qwenvl.weights.convert import DEFAULT_SHARD, Progress, convert
-from mindformers_qwenvl.weights.dtypes import CODES
-from mindformers_qwenvl.weights.writer import parse_size
+from mindformers_qwenvl.weights.convert.convert import DEFAULT_SHARD, Progress, convert
+from mindformers_qwenvl.weights.convert.dtypes import CODES
+from mindformers_qwenvl.weights.convert.writer import parse_size
 
 EPILOG = """examples:
   # one file for `load_checkpoint:` in a YAML

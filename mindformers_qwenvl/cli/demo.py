@@ -28,6 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mindformers_qwenvl.demo.run import run as run_demo
+    from mindformers_qwenvl.demo.demonstration import run as run_demo
 
     return 0 if run_demo(args.workdir).passed else 1

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0: drawn; 1: no matplotlib (the faults of the files are errors that `main` reports)."""
-    from mindformers_qwenvl.watch.curves import draw, read_run
+    from mindformers_qwenvl.training.curves import draw, read_run
 
     runs = [read_run(run_dir) for run_dir in (args.run_dir, *args.compare)]
     beside = args.run_dir.parent if args.run_dir.is_file() else args.run_dir

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from mindformers_qwenvl.cli._generation import Loaded, add_generation_arguments
-from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE
+from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 
 EPILOG = """examples:
   mindformers-qwenvl predict --model Qwen-VL-Chat --image a.png --image b.png "Compare them."
@@ -106,8 +106,8 @@ class _Work:
         self.loaded = loaded = Loaded(args)
         from dataclasses import replace
 
+        from mindformers_qwenvl.chat.batches import prepare
         from mindformers_qwenvl.chat.prompt import Pictures
-        from mindformers_qwenvl.predict.run import prepare
 
         self.args = args
         self.seconds = 0.0  # the network's, and the pictures'
@@ -130,7 +130,7 @@ class _Work:
 
     def records(self) -> Any:
         """Batches of records, see `answer_questions`."""
-        from mindformers_qwenvl.predict.run import answer_questions, cache_blocks
+        from mindformers_qwenvl.chat.batches import answer_questions, cache_blocks
 
         yield self.failed
         if not self.questions:
@@ -160,7 +160,7 @@ class _Work:
 
 
 def _answer_one(args: argparse.Namespace) -> int:
-    from mindformers_qwenvl.predict.rows import Row
+    from mindformers_qwenvl.chat.questions import Row
 
     query = [*({"image": image} for image in args.image), *([] if args.question is None else [{"text": args.question}])]
     work = _Work(args, [Row("question", query)], None)
@@ -197,8 +197,8 @@ def _draw(args: argparse.Namespace, work: _Work, query: list, answer: str) -> No
 def _answer_file(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from mindformers_qwenvl.predict.journal import Journal
-    from mindformers_qwenvl.predict.rows import read_rows
+    from mindformers_qwenvl.chat.journal import Journal
+    from mindformers_qwenvl.chat.questions import read_rows
 
     rows = read_rows(args.input)
     with Journal(args.output) as journal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mindformers_qwenvl.data.output_file import replacing
+from mindformers_qwenvl.files import replacing
 from mindformers_qwenvl.registration import yaml_dir
 
 EPILOG = """examples:

@@ -7,8 +7,8 @@ from mindformers.models.configuration_utils import PretrainedConfig
 from mindformers.models.utils import convert_mstype
 from mindformers.modules.transformer import TransformerOpParallelConfig
 
-from mindformers_qwenvl.architecture import RESAMPLER_HEAD_DIM, VIT_MLP_RATIO
 from mindformers_qwenvl.config.checks import as_parallel_config, require_divisible, require_split, require_square
+from mindformers_qwenvl.sizes import RESAMPLER_HEAD_DIM, VIT_MLP_RATIO
 
 __all__ = ["QwenVLVisionConfig"]
 

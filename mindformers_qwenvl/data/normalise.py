@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImageTransform
+from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImageTransform
 
 __all__ = ["QwenVLBatchNormalize"]
 

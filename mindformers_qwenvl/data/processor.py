@@ -18,11 +18,11 @@ from mindformers.tools.register import MindFormerConfig
 from mindspore import Tensor
 from PIL import Image
 
-from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE, Sample
-from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform
-from mindformers_qwenvl.data.output_file import replacing
 from mindformers_qwenvl.data.template import QwenVLContentTransformTemplate
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
+from mindformers_qwenvl.files import replacing
+from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform
+from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE, Sample
 
 
 class QwenVLImageProcessor(BaseImageProcessor):
@@ -271,9 +271,9 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
             raise FileNotFoundError(
                 f"{path}: no YAML with a section `processor`, no {IMAGE_PROCESSOR_NAME} or config.json"
             )
-        from mindformers_qwenvl.auto import processor_for  # it imports this module
-        from mindformers_qwenvl.chat.settings import generation_config_of
         from mindformers_qwenvl.config import QwenVLConfig
+        from mindformers_qwenvl.generation.settings import generation_config_of
+        from mindformers_qwenvl.host.auto import processor_for  # it imports this module
 
         tokenizer = tokenizer or QwenVLTokenizer.from_pretrained(str(folder))
         config = QwenVLConfig.from_pretrained(str(folder))

@@ -20,12 +20,12 @@ from mindformers.models.multi_modal.modal_content import (
 from mindformers.models.multi_modal.utils import DataRecord
 from mindspore import Tensor
 
-from mindformers_qwenvl.data.columns import image_positions
-from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE, Sample, chat_sample, query_sample
-from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform, image_name
-from mindformers_qwenvl.data.output import output_text
-from mindformers_qwenvl.data.record import separate_threads
-from mindformers_qwenvl.data.training import TrainingSamples
+from mindformers_qwenvl.data.sample import TrainingSamples
+from mindformers_qwenvl.host.threads import separate_threads
+from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform, image_name
+from mindformers_qwenvl.text.columns import image_positions
+from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE, Sample, chat_sample, query_sample
+from mindformers_qwenvl.text.row_text import output_text
 
 __all__ = ["QwenVLContentTransformTemplate"]
 

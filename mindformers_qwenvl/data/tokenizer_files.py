@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.data.vocabulary_file import find_vocabulary
+from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
 
 __all__ = ["SLOT_NAMES", "arguments_of_folder", "slots_of_folder"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from mindformers_qwenvl.estimate import activations
 from mindformers_qwenvl.estimate.job import Job
 from mindformers_qwenvl.estimate.section import DTYPE_BYTES
-from mindformers_qwenvl.estimate.stages import Stages
+from mindformers_qwenvl.estimate.stage_weights import Stages
 from mindformers_qwenvl.estimate.weights import Weight, weights_of
 
 __all__ = ["Card", "Estimate", "estimate"]

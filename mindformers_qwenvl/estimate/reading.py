@@ -8,11 +8,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.architecture import RESAMPLER_HEAD_DIM, VIT_MLP_RATIO
 from mindformers_qwenvl.estimate.job import Job, Language, Parallel, Part, Recompute, Vision
 from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, parse_memory, read_yaml, refuse_unknown
-from mindformers_qwenvl.layer_decay import rate_factors
+from mindformers_qwenvl.sizes import RESAMPLER_HEAD_DIM, VIT_MLP_RATIO
 from mindformers_qwenvl.stages import check_layers_per_stage
+from mindformers_qwenvl.weights.parts import rate_factors
 
 __all__ = ["read_job"]
 

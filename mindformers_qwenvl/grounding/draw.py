@@ -14,11 +14,11 @@ from typing import Any
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from mindformers_qwenvl.data.images import ImagePolicy, open_image
-from mindformers_qwenvl.data.vocabulary import Tags
 from mindformers_qwenvl.grounding.boxes import Box, Quad
 from mindformers_qwenvl.grounding.fonts import font_for, visible
 from mindformers_qwenvl.grounding.parse import parse, tagged
+from mindformers_qwenvl.pictures.images import ImagePolicy, open_image
+from mindformers_qwenvl.text.vocabulary import Tags
 
 __all__ = ["COLOURS", "draw", "draw_on_latest_picture", "latest_picture"]
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mindformers_qwenvl.data.vocabulary import Tags
 from mindformers_qwenvl.grounding.boxes import Box, Quad, Span
+from mindformers_qwenvl.text.vocabulary import Tags
 
 __all__ = ["Found", "Problem", "parse", "tagged", "to_text"]
 

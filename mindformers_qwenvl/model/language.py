@@ -11,13 +11,13 @@ from mindspore import ops as P
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_qwenvl.config import QwenConfig
-from mindformers_qwenvl.host import OwnGenerationConfig, SaveParameters
+from mindformers_qwenvl.generation.inputs import GenerationInputs
+from mindformers_qwenvl.generation.sampling import Sampling
+from mindformers_qwenvl.host.workarounds import OwnGenerationConfig, SaveParameters
 from mindformers_qwenvl.model.cache import cached_attention, kv_cache
-from mindformers_qwenvl.model.generation import GenerationInputs
 from mindformers_qwenvl.model.layers import MergeHeads, SplitHeads, column_linear, row_linear, stack
 from mindformers_qwenvl.model.ops import Attention, RMSNorm, Rotary, RotaryTables, greedy_argmax
 from mindformers_qwenvl.model.positions import inverse_frequencies, log_n_scale, ntk_limits
-from mindformers_qwenvl.model.sampling import Sampling
 
 __all__ = ["QwenForCausalLM", "QwenModel"]
 

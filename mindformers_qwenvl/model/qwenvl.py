@@ -12,18 +12,18 @@ from mindformers.models.modeling_utils import PreTrainedModel
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
-from mindformers_qwenvl.chat.settings import generation_config_of
 from mindformers_qwenvl.config import QwenVLConfig
-from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE
-from mindformers_qwenvl.host import OwnGenerationConfig, SaveParameters
-from mindformers_qwenvl.model.generation import GenerationInputs
+from mindformers_qwenvl.generation.inputs import GenerationInputs
+from mindformers_qwenvl.generation.sampling import Sampling
+from mindformers_qwenvl.generation.settings import generation_config_of
+from mindformers_qwenvl.host.workarounds import OwnGenerationConfig, SaveParameters
 from mindformers_qwenvl.model.language import QwenForCausalLM
 from mindformers_qwenvl.model.loss import LabelLoss, LabelTokens
 from mindformers_qwenvl.model.ops import greedy_argmax, unsharded
-from mindformers_qwenvl.model.sampling import Sampling
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
+from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.weights import hooks
-from mindformers_qwenvl.weights.convert import load_original
+from mindformers_qwenvl.weights.convert.convert import load_original
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 
 __all__ = ["QwenVL"]

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.weights.convert.plan import read_config
+from mindformers_qwenvl.weights.formats.reader import SAFETENSORS_INDEX, Checkpoint
 from mindformers_qwenvl.weights.names import layout, to_ours
-from mindformers_qwenvl.weights.plan import read_config
-from mindformers_qwenvl.weights.reader import SAFETENSORS_INDEX, Checkpoint
 from mindformers_qwenvl.weights.shapes import check_shapes, listed, original_shapes
 
 __all__ = ["convert_map_dict", "convert_name", "convert_weight_dict", "obtain_name_map", "refuse_incomplete"]

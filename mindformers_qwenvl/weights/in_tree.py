@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindformers_qwenvl.weights.readable import Readable, TensorInfo
-from mindformers_qwenvl.weights.reader import Checkpoint, weight_names
+from mindformers_qwenvl.weights.formats.readable import Readable, TensorInfo
+from mindformers_qwenvl.weights.formats.reader import Checkpoint, weight_names
 from mindformers_qwenvl.weights.shapes import listed, original_shapes, whole_number
 
 __all__ = ["InTreeCheckpoint", "as_ours", "is_in_tree", "refuse_in_tree"]

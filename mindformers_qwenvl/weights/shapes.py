@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
-from mindformers_qwenvl.architecture import VIT_POSITIONS
+from mindformers_qwenvl.sizes import VIT_POSITIONS
 from mindformers_qwenvl.weights.names import to_ours
 
 __all__ = ["check_shapes", "original_shapes", "our_shapes", "parameter_count", "whole_number"]

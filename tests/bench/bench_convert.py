@@ -32,11 +32,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mindformers_qwenvl.weights.convert import convert
-from mindformers_qwenvl.weights.dtypes import ITEM_BYTES, STORAGE, cast
+from mindformers_qwenvl.weights.convert.convert import convert
+from mindformers_qwenvl.weights.convert.dtypes import ITEM_BYTES, STORAGE, cast
+from mindformers_qwenvl.weights.convert.writer import Entry, safetensors_layout, shard
 from mindformers_qwenvl.weights.shapes import original_shapes, our_shapes, parameter_count
-from mindformers_qwenvl.weights.writer import Entry, safetensors_layout, shard
-from tests.torch_files import TorchTensor, write_torch
+from tests.support.torch_files import TorchTensor, write_torch
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "data" / "golden" / "qwen-vl-9.6b" / "config.json"
@@ -49,7 +49,7 @@ from pathlib import Path
 task = json.loads(sys.argv[1])
 from mindformers_qwenvl.cli import main
 if task.pop("empty"):
-    from mindformers_qwenvl.weights.workfolder import WorkFolder
+    from mindformers_qwenvl.weights.convert.workfolder import WorkFolder
     write = WorkFolder.write
     def write_and_empty(self, name, *rest):
         overflow = write(self, name, *rest)

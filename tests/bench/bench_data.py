@@ -46,7 +46,7 @@ WORDS = TEXT.split()
 OPEN = """
 import random, resource, sys, time
 import numpy
-from mindformers_qwenvl.data.annotations import AnnotationFile
+from mindformers_qwenvl.datasets.annotations import AnnotationFile
 def memory():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 1e6
 before = memory()
@@ -247,7 +247,7 @@ def pipeline(pictures: list[Path], data: Path, workers: int) -> bool:
     from mindformers.dataset.build_dataset import build_dataset
     from mindformers.tools.register import MindFormerConfig
 
-    from mindformers_qwenvl.data.images import CLIP_MEAN, CLIP_STD
+    from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD
 
     stock = [{"type": "BatchToTensor"}, {"type": "BatchNormalize", "mean": CLIP_MEAN, "std": CLIP_STD, "is_hwc": False}]
     logging.disable(logging.WARNING)
@@ -286,8 +286,8 @@ def pipeline(pictures: list[Path], data: Path, workers: int) -> bool:
 
 
 def check(pictures: list[Path], data: Path, workers: int) -> bool:
-    from mindformers_qwenvl.data.check.run import check_file
-    from mindformers_qwenvl.data.check.settings import read_settings
+    from mindformers_qwenvl.datasets.check.checker import check_file
+    from mindformers_qwenvl.datasets.check.job import read_settings
 
     settings = read_settings(YAML, dataset_dir=str(pictures[0].parent))
 

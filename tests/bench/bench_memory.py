@@ -90,9 +90,9 @@ def run(kind: str, settings: list[str]) -> int:
     from mindformers.models import build_network
     from mindspore import Tensor, nn, ops
 
-    from mindformers_qwenvl.optimizer import QwenVLAdamW
     from mindformers_qwenvl.registration import register
-    from mindformers_qwenvl.train import QwenVLTrainOneStepCell
+    from mindformers_qwenvl.training.optimizer import QwenVLAdamW
+    from mindformers_qwenvl.training.step import QwenVLTrainOneStepCell
 
     class Gradients(nn.Cell):
         def __init__(self, network):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.installed import Environment, build_wheel, new_environment
+from tests.support.installed import Environment, build_wheel, new_environment
 
 START_LIMIT, IMPORT_LIMIT = 0.5, 60.0  # milliseconds
 

@@ -55,8 +55,8 @@ def main() -> int:
     import numpy as np
     from mindspore import Tensor, ops
 
-    from mindformers_qwenvl.optimizer import QwenVLAdamW
-    from mindformers_qwenvl.train import QwenVLTrainOneStepCell
+    from mindformers_qwenvl.training.optimizer import QwenVLAdamW
+    from mindformers_qwenvl.training.step import QwenVLTrainOneStepCell
 
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU", runtime_num_threads=args.threads)
     a, b = (Tensor(np.random.RandomState(seed).randn(1024, 1024).astype(np.float32)) for seed in (0, 1))

@@ -9,7 +9,7 @@ import pytest
 def _context():
     import mindspore as ms
 
-    from tests.graphs import release
+    from tests.support.graphs import release
 
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     yield

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mindformers_qwenvl.chat.batches import answer_questions, cache_blocks, prepare
+from mindformers_qwenvl.chat.journal import Journal
 from mindformers_qwenvl.chat.prompt import Pictures
-from mindformers_qwenvl.chat.settings import settings_for
-from mindformers_qwenvl.data.images import ImageTransform
-from mindformers_qwenvl.predict.journal import Journal
-from mindformers_qwenvl.predict.rows import BadRow, Row, read_rows, similar
-from mindformers_qwenvl.predict.run import answer_questions, cache_blocks, prepare
-from tests.golden import golden_set
+from mindformers_qwenvl.chat.questions import BadRow, Row, read_rows, similar
+from mindformers_qwenvl.generation.settings import settings_for
+from mindformers_qwenvl.pictures.images import ImageTransform
+from tests.support.golden import golden_set
 
 GOLDEN = golden_set("a56")
 HELLO = "Hello, who are you? 你好"
@@ -111,7 +111,7 @@ def test_a_file_of_something_else_is_left_alone(content):
 
 WRITER = """
 import sys
-from mindformers_qwenvl.predict.journal import Journal
+from mindformers_qwenvl.chat.journal import Journal
 with Journal("out.jsonl") as journal:
     print("ready", flush=True)
     number = len(journal.answered)

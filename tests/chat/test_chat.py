@@ -13,11 +13,11 @@ from PIL import Image
 from mindformers_qwenvl import QwenVLProcessor
 from mindformers_qwenvl.chat.answer import Chat, generate_answers
 from mindformers_qwenvl.chat.prompt import chat_prompt
-from mindformers_qwenvl.chat.reply import chat_reply
-from mindformers_qwenvl.chat.settings import settings_for
-from mindformers_qwenvl.data.conversation import reply_text
-from tests.data_pipeline.layouts import pads_in_images
-from tests.golden import golden_set
+from mindformers_qwenvl.generation.settings import settings_for
+from mindformers_qwenvl.text.layout import reply_text
+from mindformers_qwenvl.text.reply import chat_reply
+from tests.support.golden import golden_set
+from tests.support.layouts import pads_in_images
 
 GOLDEN = golden_set("a56")
 CONVERSATIONS = {

@@ -8,8 +8,8 @@ import pytest
 
 from mindformers_qwenvl.chat.answer import Chat
 from mindformers_qwenvl.cli.chat import Session
-from mindformers_qwenvl.data.conversation import SYSTEM_MESSAGE
-from tests.golden import golden_set
+from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
+from tests.support.golden import golden_set
 
 HELLO = "Hello, who are you? 你好"
 PICTURE = str(golden_set("a56").image(0))

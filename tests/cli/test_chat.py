@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from mindformers_qwenvl.cli import main
-from mindformers_qwenvl.data.conversation import reply_text
-from mindformers_qwenvl.data.vocabulary import Vocabulary
-from tests.golden import golden_set
+from mindformers_qwenvl.text.layout import reply_text
+from mindformers_qwenvl.text.vocabulary import Vocabulary
+from tests.support.golden import golden_set
 
 GOLDEN = golden_set("a56")
 

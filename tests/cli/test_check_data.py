@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from mindformers_qwenvl.cli import main
-from tests.data_pipeline.pictures import draw
-from tests.golden import golden_set
+from tests.support.golden import golden_set
+from tests.support.pictures import draw
 
 TINY = Path(__file__).parents[2] / "yaml" / "finetune_qwenvl_tiny.yaml"
 WORDS = ["check-data", "train.json", "--yaml", "tiny.yaml", "--dataset_dir", "pictures"]

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mindformers_qwenvl.cli import main
-from mindformers_qwenvl.weights.reader import Checkpoint
+from mindformers_qwenvl.weights.formats.reader import Checkpoint
 
 
 def test_the_flags_of_the_old_script(checkpoint_dir, capsys):

@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 
 from mindformers_qwenvl.cli import main, predict
-from tests.data_pipeline.web import site
-from tests.golden import golden_set
+from tests.support.golden import golden_set
+from tests.support.web import site
 
 GOLDEN = golden_set("a56")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _released():
-    from tests.graphs import release
+    from tests.support.graphs import release
 
     yield
     release()
@@ -33,7 +33,7 @@ def _logs(monkeypatch):
 
 
 def golden_text(name, tokens):
-    from mindformers_qwenvl.data.vocabulary import Vocabulary
+    from mindformers_qwenvl.text.vocabulary import Vocabulary
 
     return Vocabulary.from_file(GOLDEN.vocab_file).decode(GOLDEN.arrays[f"greedy.{name}"][:tokens].tolist()).strip()
 
@@ -109,7 +109,7 @@ def test_a_file_of_questions_and_going_on(checkpoint_dir, capsys):
 
 
 def test_boxes_are_drawn_on_the_last_picture(checkpoint_dir, capsys):
-    from mindformers_qwenvl.predict.rows import Row
+    from mindformers_qwenvl.chat.questions import Row
 
     Image.new("RGB", (200, 100), "white").save("last.png")
     query = [{"image": str(GOLDEN.image(0))}, {"image": "last.png"}, {"text": "Box it."}]
@@ -132,8 +132,8 @@ def teach(source, folder, image, question, answer):
     from mindformers.core.optim import AdamW
 
     from mindformers_qwenvl import QwenVL, QwenVLTokenizer
-    from mindformers_qwenvl.data.conversation import training_sample
-    from mindformers_qwenvl.data.images import ImageTransform
+    from mindformers_qwenvl.pictures.images import ImageTransform
+    from mindformers_qwenvl.text.layout import training_sample
 
     ms.set_context(mode=ms.GRAPH_MODE)
     tokenizer = QwenVLTokenizer.from_pretrained(source)

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from tests.data_pipeline.annotation_files import record, write_lines, write_list
-from tests.data_pipeline.transforms import SLOTS
-from tests.data_pipeline.web import site
-from tests.golden import golden_set
+from tests.support.annotation_files import record, write_lines, write_list
+from tests.support.golden import golden_set
+from tests.support.transforms import SLOTS
+from tests.support.web import site
 
 
 @pytest.fixture

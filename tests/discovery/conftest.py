@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.installed import Environment, build_wheel, new_environment
+from tests.support.installed import Environment, build_wheel, new_environment
 
 
 @pytest.fixture(scope="session")

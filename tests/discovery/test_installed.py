@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from tests.installed import PROJECT, new_environment
+from tests.support.installed import PROJECT, new_environment
 
 FOUND = """
 from mindformers import MindFormerRegister

@@ -8,7 +8,7 @@ from mindformers_qwenvl.estimate import read_job
 from mindformers_qwenvl.estimate.weights import weights_of
 from mindformers_qwenvl.registration import yaml_dir
 from tests.sharding.conftest import compiled, toolkit  # noqa: F401
-from tests.sharding.worker import SMALL
+from tests.support.sharding_worker import SMALL
 
 
 @pytest.mark.slow

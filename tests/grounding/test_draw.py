@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageColor
 
-from mindformers_qwenvl.data.images import ImageError, ImageRefusedError
 from mindformers_qwenvl.grounding import FONT_VARIABLE, Box, FontWarning, Quad, draw, draw_on_latest_picture
 from mindformers_qwenvl.grounding import fonts as fonts_module
 from mindformers_qwenvl.grounding.draw import COLOURS, latest_picture
-from tests.data_pipeline.pictures import draw as draw_file
-from tests.data_pipeline.web import data_uri, picture
-from tests.golden import golden_set
+from mindformers_qwenvl.pictures.images import ImageError, ImageRefusedError
+from tests.support.golden import golden_set
+from tests.support.pictures import draw as draw_file
+from tests.support.web import data_uri, picture
 
 PLACES = ("~/.local/share/fonts", "~/.fonts")
 

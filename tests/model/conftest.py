@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.golden import SETS, golden_set
+from tests.support.golden import SETS, golden_set
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -19,7 +19,7 @@ def _context():
 
 @pytest.fixture(scope="module", autouse=True)
 def _released():
-    from tests.graphs import release
+    from tests.support.graphs import release
 
     yield
     release()
@@ -28,7 +28,7 @@ def _released():
 @pytest.fixture(scope="module", params=SETS)
 def golden(request):
     """Each set in turn; `@only("a56")` takes one."""
-    from tests.graphs import release
+    from tests.support.graphs import release
 
     yield golden_set(request.param)
     release()

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.golden import golden_set
-from tests.model.harness import inputs, named_images, only
+from tests.support.golden import golden_set
+from tests.support.network_inputs import inputs, named_images, only
 
 STEPS = 12
 

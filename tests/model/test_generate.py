@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mindformers_qwenvl.model.generation import bucket
-from tests.golden import golden_set
-from tests.model.harness import named_images, only, prompt
+from mindformers_qwenvl.generation.inputs import bucket
+from tests.support.golden import golden_set
+from tests.support.network_inputs import named_images, only, prompt
 
 
 def greedy(network, golden, name):

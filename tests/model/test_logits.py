@@ -1,11 +1,11 @@
-"""Logits against the original's (tests/data/golden), unbatched and in padded batches."""
+"""Logits against the original's (tests/golden), unbatched and in padded batches."""
 
 import mindspore as ms
 import numpy as np
 import pytest
 
-from tests.golden import golden_set
-from tests.model.harness import BATCH_ROWS, PROMPTS, inputs, named_images, only, pixels, prompt, thinned
+from tests.support.golden import golden_set
+from tests.support.network_inputs import BATCH_ROWS, PROMPTS, inputs, named_images, only, pixels, prompt, thinned
 
 TOLERANCE = 5e-5
 

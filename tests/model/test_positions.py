@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mindformers_qwenvl.model.positions import inverse_frequencies, log_n_scale, ntk_limits, resize_matrix, sincos_table
-from tests.golden import draw_checkpoint
-from tests.model.harness import thinned
+from tests.support.golden import draw_checkpoint
+from tests.support.network_inputs import thinned
 
 
 def test_resized_vit_table(golden):

@@ -1,4 +1,4 @@
-"""Loss, gradients and learning curves against the original's (tests/data/golden)."""
+"""Loss, gradients and learning curves against the original's (tests/golden)."""
 
 import mindspore as ms
 import numpy as np
@@ -6,10 +6,10 @@ import pytest
 from mindformers.core.optim import AdamW
 
 from mindformers_qwenvl import QwenVL
-from mindformers_qwenvl.train import QwenVLTrainOneStepCell
+from mindformers_qwenvl.training.step import QwenVLTrainOneStepCell
 from mindformers_qwenvl.weights.names import to_ours
-from tests.golden import SETS
-from tests.model.harness import only, thinned, training_batch
+from tests.support.golden import SETS
+from tests.support.network_inputs import only, thinned, training_batch
 
 RELATIVE = 1e-4
 TABLE = "vision_encoder.attn_pool.pos_embed"

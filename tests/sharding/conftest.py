@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.sharding import stub
+from tests.support import stub
 
-WORKER = Path(__file__).with_name("worker.py")
 ROOT = Path(__file__).parents[2]
+WORKER = ROOT / "tests" / "support" / "sharding_worker.py"
 NO_STRATEGY = re.compile(r"the strategy of node \S+ prim (\w+) is empty")
 
 

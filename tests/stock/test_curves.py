@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from mindformers_qwenvl.registration import yaml_dir
-from mindformers_qwenvl.watch.steps_file import read_steps
-from tests.golden import golden_set
-from tests.model.harness import training_batch
+from mindformers_qwenvl.training.steps_file import read_steps
 from tests.stock.test_trainer import LLM, SIZES
+from tests.support.golden import golden_set
+from tests.support.network_inputs import training_batch
 
-WORKER = Path(__file__).with_name("curves.py")
+WORKER = Path(__file__).parents[1] / "support" / "curves.py"
 RELATIVE = 1e-4
 COLUMNS = ("input_ids", "images", "image_context_pos", "labels")
 

@@ -14,14 +14,14 @@ import pytest
 import yaml
 
 from mindformers_qwenvl.cli import main
-from mindformers_qwenvl.data.vocabulary import Vocabulary
 from mindformers_qwenvl.estimate.section import read_yaml
 from mindformers_qwenvl.registration import yaml_dir
-from tests.data_pipeline.layouts import pads_in_images
-from tests.golden import golden_set
+from mindformers_qwenvl.text.vocabulary import Vocabulary
 from tests.stock.test_trainer import PREDICT, QUERIES
+from tests.support.golden import golden_set
+from tests.support.layouts import pads_in_images
 
-DRIVER = Path(__file__).with_name("doors.py")
+DRIVER = Path(__file__).parents[1] / "support" / "doors.py"
 A56 = golden_set("a56")
 VOCABULARY = Vocabulary.from_file(A56.vocab_file)
 STOPS = [VOCABULARY.eod_id, VOCABULARY.im_end_id, VOCABULARY.im_start_id]

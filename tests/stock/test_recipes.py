@@ -12,8 +12,8 @@ import pytest
 from mindformers_qwenvl.estimate import estimate, read_job
 from mindformers_qwenvl.estimate.section import GB
 from mindformers_qwenvl.registration import register, yaml_dir
-from tests.graphs import release
 from tests.stock.test_yaml import EARLIER_STAGES, SMALL_LLM, SMALL_VISION, get, read
+from tests.support.graphs import release
 
 # cards as data_parallel x model_parallel, precision, pixels, tokens, and the parameters that learn: counted from the
 # sizes of the original. The sine/cosine table of the resampler (256 x 4096) never learns.
@@ -131,7 +131,7 @@ def test_a_step_teaches_what_the_recipe_says(name):
     from mindformers.core.optim import build_optim
     from mindformers.trainer.optimizer_grouped_parameters import get_optimizer_grouped_parameters
 
-    from mindformers_qwenvl.train import QwenVLTrainOneStepCell
+    from mindformers_qwenvl.training.step import QwenVLTrainOneStepCell
 
     network = build(name, small=True)
     before = {parameter.name: (parameter, parameter.asnumpy().copy()) for parameter in network.get_parameters()}

@@ -14,12 +14,12 @@ import pytest
 
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.registration import yaml_dir
-from mindformers_qwenvl.weights.convert import load_original
-from mindformers_qwenvl.weights.dtypes import widen
-from mindformers_qwenvl.weights.reader import Checkpoint
-from tests.golden import golden_set
+from mindformers_qwenvl.weights.convert.convert import load_original
+from mindformers_qwenvl.weights.convert.dtypes import widen
+from mindformers_qwenvl.weights.formats.reader import Checkpoint
+from tests.support.golden import golden_set
 
-DRIVER = Path(__file__).with_name("driver.py")
+DRIVER = Path(__file__).parents[1] / "support" / "driver.py"
 A56 = golden_set("a56")
 QUERIES = {
     "one_image": [{"image": str(A56.image(0))}, {"text": "What is it?"}],

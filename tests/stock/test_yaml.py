@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mindformers_qwenvl.registration import yaml_dir
-from tests.golden import golden_set
+from tests.support.golden import golden_set
 
 ALL = sorted(file.stem for file in yaml_dir().glob("*.yaml"))
 FINETUNE = [name for name in ALL if name.startswith("finetune")]
@@ -147,8 +147,8 @@ def test_keys_of_the_old_readme_are_explained(name):
 
 @pytest.mark.parametrize("name", FINETUNE)
 def test_every_key_of_the_template_and_the_loader_is_an_argument(name):
-    from mindformers_qwenvl.data.loader import QwenVLDataLoader
     from mindformers_qwenvl.data.template import QwenVLContentTransformTemplate
+    from mindformers_qwenvl.datasets.loader import QwenVLDataLoader
 
     settings = read(name)
     for section, made in (

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mindformers_qwenvl.weights.convert import convert
+from mindformers_qwenvl.weights.convert.convert import convert
+from mindformers_qwenvl.weights.formats.reader import SAFETENSORS_INDEX
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
-from mindformers_qwenvl.weights.reader import SAFETENSORS_INDEX
-from tests.golden import draw_checkpoint
-from tests.weights.checkpoints import ROOT
+from tests.support.checkpoints import ROOT
+from tests.support.golden import draw_checkpoint
 
 NAME = "transformer.visual.ln_post.weight"
 
@@ -93,7 +93,7 @@ def test_load_checkpoint_in_a_yaml(folder):
     pytest.importorskip("mindspore")
     from mindformers.tools.register import MindFormerConfig
 
-    from mindformers_qwenvl.host import FullConfigTrainer
+    from mindformers_qwenvl.host.workarounds import FullConfigTrainer
 
     (folder / "2.safetensors").unlink()
     config = MindFormerConfig(str(ROOT / "yaml" / "finetune_qwenvl_tiny.yaml"))

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mindformers_qwenvl.weights import transfer
-from mindformers_qwenvl.weights.ckpt_file import value_header
-from mindformers_qwenvl.weights.convert import convert, load_original
+from mindformers_qwenvl.weights.convert.convert import convert, load_original, transfer
+from mindformers_qwenvl.weights.convert.plan import read_config
+from mindformers_qwenvl.weights.formats.ckpt_file import value_header
+from mindformers_qwenvl.weights.formats.reader import Checkpoint
 from mindformers_qwenvl.weights.in_tree import as_ours, is_in_tree, refuse_in_tree
 from mindformers_qwenvl.weights.names import to_ours
-from mindformers_qwenvl.weights.plan import read_config
-from mindformers_qwenvl.weights.reader import Checkpoint
-from tests.golden import draw_checkpoint, golden_set
-from tests.weights.checkpoints import ROOT, original_bytes
+from tests.support.checkpoints import ROOT, original_bytes
+from tests.support.golden import draw_checkpoint, golden_set
 
 CONFIG = golden_set("a56").config
 HEADS = CONFIG["visual"]["heads"]
@@ -158,7 +157,7 @@ def test_load_checkpoint_in_a_yaml_is_a_clear_error(key):
     """Stock MindFormers would load what it knows by name and go on."""
     from mindformers.tools.register import MindFormerConfig
 
-    from mindformers_qwenvl.host import FullConfigTrainer
+    from mindformers_qwenvl.host.workarounds import FullConfigTrainer
 
     write_ckpt("old.ckpt", in_tree_tensors())
     config = MindFormerConfig(str(ROOT / "yaml" / "finetune_qwenvl_tiny.yaml"))

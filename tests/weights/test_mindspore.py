@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mindformers_qwenvl.weights import hooks, writer
-from mindformers_qwenvl.weights.convert import convert, load_original
-from mindformers_qwenvl.weights.dtypes import CODES, cast, widen
-from mindformers_qwenvl.weights.reader import Checkpoint
-from tests.golden import draw_checkpoint
+from mindformers_qwenvl.weights import hooks
+from mindformers_qwenvl.weights.convert.convert import convert, load_original, writer
+from mindformers_qwenvl.weights.convert.dtypes import CODES, cast, widen
+from mindformers_qwenvl.weights.formats.reader import Checkpoint
+from tests.support.golden import draw_checkpoint
 
 ms = pytest.importorskip("mindspore")
 

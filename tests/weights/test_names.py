@@ -8,7 +8,7 @@ import pytest
 
 from mindformers_qwenvl.weights.names import TABLE, Part, is_training_state, layout, to_original, to_ours
 from mindformers_qwenvl.weights.shapes import check_shapes, listed, original_shapes, our_shapes, parameter_count
-from tests.golden import SETS, golden_set, maker
+from tests.support.golden import SETS, golden_set, maker
 
 PUBLISHED = golden_set("qwen-vl-9.6b")
 

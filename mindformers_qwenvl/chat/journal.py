@@ -1,0 +1,80 @@
+"""Answers in a JSON Lines file that survives being killed: each line is written whole, and read again to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mindformers_qwenvl.files import replacing
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """The answers so far, and a place for more. Use it with `with`.
+
+    Opening it drops what is no answer: a last line that was torn, and rows that had failed and are tried again.
+
+    Args:
+        path: of the file; it need not be there.
+
+    Raises:
+        ValueError: the file holds something else than answers, and is left as it is.
+        OSError: it cannot be read or written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        kept = self._answers() if self.path.exists() else {}
+        self.answered = frozenset(kept)
+        if self.path.exists():
+            with replacing(self.path) as file:
+                file.writelines(kept.values())
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+
+    def _answers(self) -> dict[str, bytes]:
+        """Lines with an answer, by id."""
+        *lines, torn = self.path.read_bytes().split(b"\n")
+        kept: dict[str, bytes] = {}
+        for number, line in enumerate(lines, 1):
+            record = _record(line)
+            if record is None:
+                self._refuse(number, line)
+            if "answer" in record:
+                kept[str(record["id"])] = line + b"\n"
+        if torn and not torn.startswith(b'{"id": '):
+            self._refuse(len(lines) + 1, torn)
+        return kept
+
+    def _refuse(self, number: int, line: bytes) -> None:
+        raise ValueError(
+            f"{self.path}: line {number} is no answer of this command, so the file is not touched: "
+            f"{line[:80].decode(errors='replace')!r}; name another one"
+        )
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a record with `id` and `answer` or `error`."""
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        written = os.write(self._file, line)
+        while written < len(line):  # a disk that is nearly full takes a part
+            written += os.write(self._file, line[written:])
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    known = isinstance(record, dict) and "id" in record and ("answer" in record or "error" in record)
+    return record if known else None

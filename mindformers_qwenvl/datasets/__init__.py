@@ -1,0 +1,1 @@
+"""Files of conversations: read, checked, converted, fed to training."""

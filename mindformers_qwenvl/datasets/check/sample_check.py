@@ -1,0 +1,184 @@
+"""One sample, read as training would: what is wrong with it, how long it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from mindformers_qwenvl.datasets.annotations import AnnotationError, AnnotationFile
+from mindformers_qwenvl.datasets.check.job import Settings
+from mindformers_qwenvl.pictures.images import ImageError, ImageRefusedError, open_image
+from mindformers_qwenvl.text.layout import IGNORE, BadSampleError, ImageCutError, training_sample
+from mindformers_qwenvl.text.vocabulary import Vocabulary
+
+__all__ = ["FAULTS", "WARNINGS", "Checker", "Finding", "Result"]
+
+UNCUT = 10**9  # a max_length that cuts nothing
+FAULTS = (
+    "malformed record",
+    "unknown role",
+    "unclosed tag",
+    "missing picture",
+    "broken picture",
+    "huge picture",
+    "refused picture",
+    "too many images",
+    "image cut by max_length",
+)
+WARNINGS = ("over max_length", "nothing to learn", "unclosed box or ref")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is to be said of a sample. `kind` is one of FAULTS or WARNINGS; `fails`: training would stop at it."""
+
+    sample: int
+    id: Any
+    kind: str
+    detail: str
+    fails: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """Numbers of one sample: tokens before the cut, tokens that are trained after it, pictures; -1, 0, 0 for one that
+    cannot be laid out."""
+
+    tokens: int = -1
+    trained: int = 0
+    images: int = 0
+    findings: tuple[Finding, ...] = ()
+
+
+class Checker:
+    """Checks samples of one file. Made once; processes that are forked from it share its vocabulary and index."""
+
+    def __init__(self, file: AnnotationFile, settings: Settings) -> None:
+        self.file = file
+        self.settings = settings
+        self.vocabulary = Vocabulary.from_file(
+            settings.vocab_file, image_slots=settings.image_slots, tags=settings.tags
+        )
+        size = settings.model_vocabulary
+        if isinstance(size, int) and self.vocabulary.size > size:
+            raise ValueError(
+                f"the vocabulary {self.vocabulary.name} has {self.vocabulary.size} ids, the model only {size}: set "
+                "vocab_size in the YAML's llm_model, or vocab_file to the vocabulary of this model"
+            )
+        allowed = settings.allowed_special
+        self.vocabulary.allowed(allowed)
+        self.tokenizer = SimpleNamespace(  # what `training_sample` asks of a tokenizer
+            im_start_id=self.vocabulary.im_start_id,
+            im_end_id=self.vocabulary.im_end_id,
+            encode_with_images=lambda text: self.vocabulary.encode_with_images(text, allowed),
+            encode_fixed=lambda text: self.vocabulary.encode_fixed(text, allowed),
+        )
+        tags = settings.tags
+        self.pairs = ((tags.ref_start, tags.ref_end), (tags.box_start, tags.box_end), (tags.quad_start, tags.quad_end))
+        training_sample([(role, "") for role in self.roles], self.tokenizer, **settings.layout)  # raises if it is wrong
+        # A picture is often that of several samples, one after the other.
+        self._picture_fault = lru_cache(maxsize=1024)(self._open)
+
+    @property
+    def roles(self) -> tuple[str, str]:
+        """Names of who asks and who answers."""
+        return self.settings.layout["user_role_name"], self.settings.layout["assistant_role_name"]
+
+    def check(self, index: int) -> Result:
+        """Read sample `index`."""
+        findings: list[Finding] = []
+        identity: Any = None
+
+        def found(kind: str, detail: str, fails: bool = True) -> None:
+            findings.append(Finding(index, identity, kind, detail, fails))
+
+        try:
+            record = self.file.record(index)
+            identity = record.get("id") if isinstance(record, dict) else None
+            _, turns = self.file.turns(index, record)
+        except AnnotationError as error:
+            found("malformed record", str(error).partition(f"sample {index}")[2].lstrip(" ,:"))
+            return Result(findings=tuple(findings))
+        sample = self._lay_out(turns, found)
+        if sample is None:
+            return Result(findings=tuple(findings))
+        is_left_out = any(not finding.fails and finding.kind in FAULTS for finding in findings)
+        for path in () if is_left_out else sample.images:
+            if fault := self._picture_fault(path):
+                found(*fault)
+        self._check_boxes(turns, found)
+        labels = sample.labels[: 0 if is_left_out else self.settings.max_length + 1]
+        trained = int(np.count_nonzero(labels != IGNORE))
+        return Result(len(sample.input_ids), trained, len(sample.images), tuple(findings))
+
+    def _lay_out(self, turns: list[tuple[str, str]], found: Any) -> Any:
+        for number, (role, _) in enumerate(turns):
+            if role not in self.roles:
+                found("unknown role", f"turn {number}: {role!r} is none of {', '.join(map(repr, self.roles))}")
+                return None
+        layout, limit = self.settings.layout, self.settings.max_length
+        fails = layout["image_overflow"] == "error"
+        left_out = "" if fails else "; the sample is left out (image_overflow: skip_sample)"
+        try:
+            sample = training_sample(turns, self.tokenizer, **{**layout, "max_length": UNCUT})
+        except (BadSampleError, ValueError) as error:
+            found("unclosed tag" if "unclosed image tag" in str(error) else "malformed record", str(error))
+            return None
+        if len(sample.images) > self.settings.max_images:
+            allowed = f"modal_content_padding_size allows {self.settings.max_images}"
+            found("too many images", f"{len(sample.images)} images, {allowed}{left_out}", fails)
+        if len(sample.input_ids) <= limit + 1:
+            if not self._answers(turns, sample, limit):
+                found("nothing to learn", "no text of an answer", False)
+            return sample
+        try:
+            training_sample(turns, self.tokenizer, **layout)
+        except ImageCutError as error:
+            found("image cut by max_length", f"{error}{left_out}", fails)
+        else:
+            found("over max_length", self._where_cut(turns, sample, limit), False)
+            if not self._answers(turns, sample, limit):
+                found("nothing to learn", "max_length leaves no text of an answer", False)
+        return sample
+
+    def _answers(self, turns: list[tuple[str, str]], sample: Any, limit: int) -> bool:
+        """Whether any trained token is more than the frame of a turn, which is trained in every turn."""
+        ids, trained = sample.input_ids[: limit + 1], sample.labels[: limit + 1] != IGNORE
+        starts = np.count_nonzero(ids == self.vocabulary.im_start_id)
+        # `<|im_start|>`, and `<|im_end|>` with its newline if the cut leaves them.
+        ends = ids == self.vocabulary.im_end_id
+        frame = starts + np.count_nonzero(ends) + np.count_nonzero(ends[:-1])
+        return bool(np.count_nonzero(trained) > frame)
+
+    def _where_cut(self, turns: list[tuple[str, str]], sample: Any, limit: int) -> str:
+        total, lost = len(sample.input_ids), int(np.count_nonzero(sample.labels[limit + 1 :] != IGNORE))
+        turn = int(np.count_nonzero(sample.input_ids[: limit + 1] == self.vocabulary.im_start_id)) - 2
+        turn += turns[0][0] != self.roles[0] and turn >= 0  # a first turn that is not the user's is left out
+        where = "the system turn" if turn < 0 else f"turn {turn}"
+        return f"{total} tokens, cut after {limit + 1} in {where}; {lost} trained tokens are lost"
+
+    def _check_boxes(self, turns: list[tuple[str, str]], found: Any) -> None:
+        for number, (_, text) in enumerate(turns):
+            for start, end in self.pairs:
+                if text.count(start) != text.count(end):
+                    detail = f"turn {number}: {text.count(start)} {start} and {text.count(end)} {end}"
+                    found("unclosed box or ref", detail, False)
+
+    def _open(self, path: str) -> tuple[str, str] | None:
+        """(kind, detail) of what is wrong with a picture, or None. It is decoded, but not resized."""
+        settings = self.settings
+        try:
+            open_image(path, root=settings.root, exif_rotation=settings.exif_rotation, policy=settings.policy)
+        except ImageRefusedError as error:
+            return ("huge picture" if error.rule == "max_pixels" else "refused picture"), str(error)
+        except ImageError as error:
+            return ("huge picture" if "too large" in str(error) else "broken picture"), str(error)
+        except FileNotFoundError as error:
+            return "missing picture", str(error)
+        except OSError as error:
+            return "broken picture", f"image {path}: {error}"
+        return None

@@ -1,0 +1,170 @@
+"""LLaVA, LLaVA-1.5 and ShareGPT records to Qwen-VL's. Plain Python."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from mindformers_qwenvl.datasets.convert.picture_finder import Pictures
+from mindformers_qwenvl.datasets.convert.tally import Report, UnusableError
+
+__all__ = ["ConversationReader"]
+
+# A place of a picture takes one line break with it: the one after, or else the one before.
+PLACE = re.compile(r"<image>\n|\n<image>(?!\n)|<image>")
+# Without a picture: the place of one that is not named. Within a sentence, or in an answer, it is a word.
+LOST_PLACE = re.compile(r"^<image>|<image>\s*\Z", re.MULTILINE)
+TAG = re.compile(r"<img>(.*?)</img>", re.DOTALL)
+USER_NAMES = frozenset({"human", "user"})
+ASSISTANT_NAMES = frozenset({"gpt", "assistant", "chatgpt", "bot", "model", "bing", "bard"})
+PICTURE_KEYS = ("image", "images")
+
+
+class ConversationReader:
+    """One record to one sample.
+
+    A record holds `conversations` of `from` and `value`, or `messages` of `role` and `content` (texts, or lists of
+    parts), and `image` or `images`: a path or a list of paths. Other keys are kept.
+
+    Each `<image>` becomes `Picture N: <img>path</img>` and a line break. As in the old script, a single picture stands
+    for every `<image>`. Without a picture, an `<image>` that begins a line or ends a question is an error, and any
+    other a word. Pictures without any `<image>` are put in front of the first question.
+
+    Args:
+        pictures: finds them.
+        user_role_name, assistant_role_name: the roles to write.
+        report: takes notes of what was changed on the way.
+    """
+
+    def __init__(self, pictures: Pictures, user_role_name: str, assistant_role_name: str, report: Report) -> None:
+        self.pictures = pictures
+        self.report = report
+        self.roles = dict.fromkeys(USER_NAMES, user_role_name) | dict.fromkeys(ASSISTANT_NAMES, assistant_role_name)
+        self.roles |= {user_role_name: user_role_name, assistant_role_name: assistant_role_name}
+        self.user = user_role_name
+
+    @staticmethod
+    def accepts(record: Any) -> bool:
+        """Whether the record is a conversation, well-formed or not."""
+        return isinstance(record, dict) and ("conversations" in record or "messages" in record)
+
+    def read(self, record: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """(sample, how many pictures it has). `record` must not be used afterwards.
+
+        Raises:
+            UnusableError: says which turn, which picture.
+        """
+        turns = record.get("conversations", record.get("messages"))
+        if not isinstance(turns, list) or not turns:
+            raise UnusableError("malformed record", "expected a list of turns in `conversations` or `messages`")
+        names = [name for key in PICTURE_KEYS for name in _names(record.pop(key, None))]
+        turns = self._turns(turns, names)
+        paths = [self.pictures.find(name) for name in names]
+        count = self._place(turns, paths) if paths else self._without_pictures(turns)
+        count += self._check_tags(turns, ours=bool(paths)) if any("<img>" in turn["value"] for turn in turns) else 0
+        if "messages" in record:
+            record = {("conversations" if key == "messages" else key): value for key, value in record.items()}
+        record["conversations"] = turns
+        return record, count
+
+    def _turns(self, turns: Sequence[Any], names: list[str]) -> list[dict[str, Any]]:
+        output = []
+        for number, turn in enumerate(turns):
+            if not isinstance(turn, dict):
+                raise UnusableError("malformed record", f"turn {number} is no object: {str(turn)[:80]!r}")
+            if "value" not in turn and "content" in turn:
+                turn = {"from": turn.get("role", turn.get("from")), "value": turn["content"]}
+            text, role = turn.get("value"), turn.get("from")
+            if isinstance(text, list):
+                text = turn["value"] = _join_parts(text, names, number)
+            if not isinstance(text, str) or not isinstance(role, str):
+                raise UnusableError("malformed record", f"turn {number} has no role or no text")
+            if role == "system" and role not in self.roles:
+                self.report.notes["system turns left out (the YAML's system_message takes their place)"] += 1
+                continue
+            if role not in self.roles:
+                raise UnusableError("unknown role", f"turn {number}: {role!r} is none of {', '.join(self.roles)}")
+            turn["from"] = self.roles[role]
+            output.append(turn)
+        if not output:
+            raise UnusableError("malformed record", "no turns but the system's")
+        return output
+
+    def _place(self, turns: list[dict[str, Any]], paths: list[str]) -> int:
+        """Put the pictures where `<image>` stands; returns how many there are then."""
+        for path in paths:
+            if "<img>" in path or "</img>" in path:
+                raise UnusableError("malformed record", f"the name of the picture {path!r} holds an image tag")
+        places = sum(turn["value"].count("<image>") for turn in turns)
+        if not places:
+            first = next((turn for turn in turns if turn["from"] == self.user), None)
+            if first is None:
+                raise UnusableError("malformed record", "pictures, but neither <image> nor a question")
+            first["value"] = "".join(map(_tag, range(1, len(paths) + 1), paths)) + first["value"]
+            self.report.notes["samples without <image>: pictures put in front of the first question"] += 1
+            return len(paths)
+        if len(paths) > 1 and places != len(paths):
+            raise UnusableError("places of pictures", f"{len(paths)} pictures and {places} <image>")
+        tags = [_tag(number, path) for number, path in enumerate(paths, 1)]
+        waiting = iter(tags if len(tags) > 1 else tags * places)
+        for turn in turns:
+            if "<image>" in turn["value"]:
+                turn["value"] = PLACE.sub(lambda match: next(waiting), turn["value"])
+        return places
+
+    def _without_pictures(self, turns: list[dict[str, Any]]) -> int:
+        for number, turn in enumerate(turns):
+            if turn["from"] == self.user and LOST_PLACE.search(turn["value"]):
+                raise UnusableError("places of pictures", f"turn {number} has an <image>, and the record no picture")
+        return 0
+
+    def _check_tags(self, turns: list[dict[str, Any]], ours: bool) -> int:
+        """Pictures that the source has as `<img>path</img>`; returns how many."""
+        count = 0
+        for number, turn in enumerate(turns):
+            paths = TAG.findall(turn["value"])
+            if turn["value"].count("<img>") != len(paths):
+                raise UnusableError("image tags", f"turn {number}: an <img> that is not closed, or within another one")
+            if not ours:
+                for path in paths:
+                    self.pictures.find(path)
+                count += len(paths)
+        return count
+
+
+def _tag(number: int, path: str) -> str:
+    return f"Picture {number}: <img>{path}</img>\n"
+
+
+def _names(value: Any) -> list[str]:
+    """Names of pictures from `image` or `images`."""
+    if value is None or value == "":
+        return []
+    names = [_name(item) for item in (value if isinstance(value, list) else [value])]
+    if not all(isinstance(name, str) for name in names):
+        raise UnusableError("malformed record", f"expected a path of a picture, or a list of them: {str(value)[:80]!r}")
+    return names
+
+
+def _name(value: Any) -> Any:
+    if isinstance(value, dict):
+        return next((value[key] for key in ("path", "url", "image") if isinstance(value.get(key), str)), None)
+    return value
+
+
+def _join_parts(parts: list[Any], names: list[str], number: int) -> str:
+    """The text of a content in parts, `<image>` where a picture is; the pictures with a name are added to `names`."""
+    texts = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif kind in ("image", "image_url"):
+            texts.append("<image>\n")
+            name = _name(part.get(kind, part.get("path", part.get("url"))))
+            if name is not None:
+                names += _names(name)
+        else:
+            raise UnusableError("malformed record", f"turn {number}: a part that is no text and no picture: {kind!r}")
+    return "".join(texts)

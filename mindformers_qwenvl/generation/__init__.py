@@ -1,0 +1,1 @@
+"""What MindFormers' `generate()` is given: inputs, settings, sampling."""

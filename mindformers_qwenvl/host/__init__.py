@@ -1,0 +1,1 @@
+"""All that works around or reaches into MindFormers."""

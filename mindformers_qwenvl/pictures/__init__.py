@@ -1,0 +1,1 @@
+"""Pictures from paths, addresses and bytes, under a policy. Pillow and numpy."""

@@ -1,0 +1,209 @@
+"""`ImagePolicy`: what pictures may come from where, and how large they may be. Standard library only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from mindformers_qwenvl.pictures.addresses import NEVER, kind, network, real_address
+
+__all__ = ["ImageError", "ImagePolicy", "ImageRefusedError"]
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message names it and says why."""
+
+
+class ImageRefusedError(ImageError):
+    """A picture that a rule of the `ImagePolicy` keeps out.
+
+    The message says which rule and how to allow the picture; `rule` is the field of the policy, or "" if no setting
+    opens the way.
+    """
+
+    def __init__(self, name: str, reason: str, rule: str = "", how: str = "") -> None:
+        super().__init__(f"image {name}: {reason}{f' (rule {rule}; {how})' if rule else ''}")
+        self.rule = rule
+
+
+@dataclass(frozen=True)
+class ImagePolicy:
+    """Rules for every picture that is opened; in a YAML `image_policy: {allow_hosts: [...], ...}`.
+
+    allow_hosts: hosts that may be fetched from, `images.example.com` or `*.example.com` (what is below it). None: any;
+        an empty list: none, nothing is fetched.
+    allow_private: True, or a list of networks (`10.1.0.0/16`) and addresses: loopback, private and other not public
+        addresses that may be fetched from too. A host must pass both this rule and `allow_hosts`.
+    allow_folders: folders that files may be in; None: any. With a `dataset_dir` they are allowed beside it.
+    allow_outside: with a `dataset_dir`, let paths leave it (`..`, absolute paths, links that lead out).
+    formats: decoders, by Pillow's names. Pillow has many more, old and seldom tried ones among them.
+    max_bytes: size of a fetched picture or of a `data:` address, at most.
+    max_pixels: width x height of any picture, at most; larger ones are refused before they are decoded.
+    max_redirects: how many redirects are followed; each one is judged like the first address.
+    connect_timeout, read_timeout, total_timeout: seconds: for a connection (name, TCP, TLS), between two pieces of an
+        answer, for the whole picture with redirects.
+
+    Raises:
+        ValueError: a value makes no sense.
+    """
+
+    allow_hosts: tuple[str, ...] | None = None
+    allow_private: bool | tuple[str, ...] = False
+    allow_folders: tuple[str, ...] | None = None
+    allow_outside: bool = False
+    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+    max_bytes: int = 32 * 2**20
+    max_pixels: int = 89_478_485  # 270 MB once decoded; from there on Pillow itself warns of a decompression bomb
+    max_redirects: int = 3
+    connect_timeout: float = 5.0
+    read_timeout: float = 10.0
+    total_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("allow_hosts", "allow_private", "allow_folders", "formats"):
+            self._take_list(name)
+        object.__setattr__(self, "formats", tuple(name.upper() for name in self.formats))
+        for host in self.allow_hosts or ():
+            if not host or set(host) & set("/@ \\") or (":" in host and not _is_address(host)):
+                raise ValueError(f"image_policy: allow_hosts takes names like images.example.com, got {host!r}")
+        for text in self.allow_private if isinstance(self.allow_private, tuple) else ():
+            try:
+                network(text)
+            except ValueError as error:
+                raise ValueError(f"image_policy: allow_private takes networks like 10.1.0.0/16: {error}") from None
+        if not isinstance(self.allow_outside, bool):
+            raise ValueError(f"image_policy: allow_outside is true or false, got {self.allow_outside!r}")
+        for name in ("max_bytes", "max_pixels", "max_redirects"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < (name != "max_redirects"):
+                raise ValueError(
+                    f"image_policy: {name} must be a whole number above 0 (redirects: or 0), got {value!r}"
+                )
+        for name in ("connect_timeout", "read_timeout", "total_timeout"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+                raise ValueError(f"image_policy: {name} must be seconds above 0, got {value!r}")
+
+    def _take_list(self, name: str) -> None:
+        value = getattr(self, name)
+        if (value is None and name in ("allow_hosts", "allow_folders")) or (
+            isinstance(value, bool) and name == "allow_private"
+        ):
+            return
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str | os.PathLike) for item in value):
+            raise ValueError(f"image_policy: {name} takes a list of texts, got {value!r}")
+        object.__setattr__(self, name, tuple(os.fspath(item) for item in value))
+
+    @classmethod
+    def of(cls, value: ImagePolicy | Mapping[str, Any] | None) -> ImagePolicy:
+        """A policy from a YAML section; None is the default one.
+
+        Raises:
+            ValueError: another kind of value, or a field that there is not.
+        """
+        if isinstance(value, ImagePolicy):
+            return value
+        if value is not None and not isinstance(value, Mapping):
+            raise ValueError(f"image_policy: expected a section like {{allow_hosts: [...]}}, got {value!r}")
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(value or ()) - set(known))
+        if unknown:
+            raise ValueError(f"image_policy: no field {', '.join(unknown)}; there are {', '.join(known)}")
+        return cls(**dict(value or {}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the default, as plain values for a YAML."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value != getattr(_DEFAULT, name)
+        }
+
+    # ---- rules
+
+    def check_host(self, host: str, name: str) -> None:
+        """`host` (lower case, as in an address) is one of `allow_hosts`; raises `ImageRefusedError`."""
+        if self.allow_hosts is None:
+            return
+        for allowed in self.allow_hosts:
+            allowed = allowed.lower().rstrip(".")
+            if host == allowed or (allowed.startswith("*.") and host.endswith(allowed[1:])):
+                return
+        raise ImageRefusedError(
+            name,
+            f"the host {host} is none of those allowed: {', '.join(self.allow_hosts) or 'no host is'}",
+            "allow_hosts",
+            f"add {host} to image_policy: {{allow_hosts: [...]}}",
+        )
+
+    def check_address(self, address: str, host: str, name: str) -> None:
+        """`address`, which `host` has, is public or allowed; raises `ImageRefusedError`."""
+        what = kind(address)
+        if what is None:
+            return
+        real = real_address(address)
+        place = f"the host {host} has the address {address}"
+        if what in NEVER:
+            raise ImageRefusedError(name, f"{place}, which is {what}; pictures are never fetched from there")
+        if self.allow_private is True:
+            return
+        if any(one in network(text) for text in self.allow_private or () for one in (real, ip_address(address))):
+            return
+        raise ImageRefusedError(
+            name,
+            f"{place}, which is {what}, not public",
+            "allow_private",
+            f"image_policy: {{allow_private: ['{real}']}} allows it",
+        )
+
+    def check_path(self, path: Path, root: str | os.PathLike[str] | None, name: str) -> Path:
+        """`path` with links followed, if it may be read; `root` is the `dataset_dir`, or None or "".
+
+        Raises:
+            ImageRefusedError: it is outside of the allowed folders.
+            OSError, RuntimeError: links that lead in a circle.
+        """
+        confined = bool(root) and not self.allow_outside
+        if not confined and self.allow_folders is None:
+            return path
+        places = [*([root] if root else []), *(self.allow_folders or ())]
+        real = os.path.realpath(path)
+        if any(_is_inside(real, os.fspath(place)) for place in places):
+            return Path(real)
+        resolved = path.resolve()
+        leads = "" if resolved == path else f" (it leads to {resolved})"
+        if confined:
+            reason = f"outside of dataset_dir {root}{leads}"
+            how = f"image_policy: {{allow_folders: ['{resolved.parent}']}} or {{allow_outside: true}} allows it"
+            raise ImageRefusedError(name, reason, "allow_outside", how)
+        reason = f"in none of the allowed folders {', '.join(map(str, places)) or '(there are none)'}{leads}"
+        how = f"add '{resolved.parent}' to image_policy: {{allow_folders: [...]}}"
+        raise ImageRefusedError(name, reason, "allow_folders", how)
+
+
+def _is_inside(real: str, place: str) -> bool:
+    """`real`, with links followed, is the folder `place` or in it. As text: every picture of a training comes here."""
+    return f"{real}{os.sep}".startswith(_real_folder(place, None if place.startswith(os.sep) else Path.cwd()))
+
+
+@lru_cache(maxsize=64)
+def _real_folder(place: str, start: Path | None) -> str:
+    """`place` with links followed, a separator at its end. `start`, the current folder, is there for relative ones."""
+    return f"{Path(place).expanduser().resolve()}{os.sep}".replace(os.sep * 2, os.sep)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+_DEFAULT = ImagePolicy()

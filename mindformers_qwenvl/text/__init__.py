@@ -1,0 +1,1 @@
+"""Text to tokens and back: vocabulary, layout of conversations, answers. Plain Python and numpy."""

@@ -1,0 +1,255 @@
+"""Layout of prompts and training samples: which tokens stand where, which are trained, which positions are images.
+
+`training_sample` follows the original `finetune.py`, `make_context` and `reply_text` its `qwen_generation_utils.py`.
+Python and numpy only. `tokenizer` is everywhere a `Vocabulary` or a `QwenVLTokenizer`; both offer
+`encode_with_images(text, allowed_special)`, `encode_fixed(text)` and the special ids as attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mindformers_qwenvl.text.list_format import from_list_format, restore_image_paths, to_list_format
+from mindformers_qwenvl.text.vocabulary import Encoded, ImageSpan, join
+
+__all__ = [
+    "IGNORE",
+    "BadSampleError",
+    "ImageCutError",
+    "ImageSpan",
+    "Sample",
+    "chat_sample",
+    "from_list_format",
+    "make_context",
+    "query_sample",
+    "reply_text",
+    "restore_image_paths",
+    "to_list_format",
+    "training_sample",
+]
+
+IGNORE = -100  # label of a token that is not trained
+SYSTEM_MESSAGE = "You are a helpful assistant."
+
+
+class BadSampleError(ValueError):
+    """A conversation that cannot be laid out: a bad role, an unclosed tag, no turns. The message says which turn."""
+
+
+class ImageCutError(ValueError):
+    """`max_length` cuts an image, or cuts it off whole. The message says where; the caller may drop the sample."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row before padding.
+
+    input_ids: int32 [L]; labels: int32 [L], -100 where not trained; images: paths in order of appearance;
+    spans: the token positions of each image's slots.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    images: tuple[str, ...]
+    spans: tuple[ImageSpan, ...]
+
+
+def training_sample(
+    conversations: Sequence[tuple[str, str] | dict[str, str]],
+    tokenizer,
+    *,
+    max_length: int,
+    system_message: str = SYSTEM_MESSAGE,
+    user_role_name: str = "user",
+    assistant_role_name: str = "assistant",
+    user_prompt: str = "",
+    assistant_prompt: str = "",
+    image_overflow: str = "error",
+) -> Sample:
+    """Lay out a conversation for fine-tuning: a system turn, then each turn as
+    `<|im_start|>role\\n` + prompt + value + `<|im_end|>\\n`.
+
+    `<|im_start|>`, `<|im_end|>` and the newline after it are trained in every turn, the text in the assistant's turns
+    only, role names in none. The newline after a role is tokenised apart from the text. A first turn that is not the
+    user's is left out. Which special tokens in the text count as such is the tokenizer's `allowed_special`: all, unless
+    it was made otherwise.
+
+    Args:
+        conversations: turns `(role, value)`, or dicts with `from` and `value`.
+        tokenizer: see the module.
+        max_length: the row is cut on the right to `max_length + 1` tokens (inputs and labels are shifted by one later).
+        system_message: text of the system turn.
+        user_role_name, assistant_role_name: the role names in `conversations`, written into the row as they are.
+        user_prompt, assistant_prompt: put before each value of that role.
+        image_overflow: "error" or "skip_sample". Either way a cut image raises `ImageCutError`; with "skip_sample" the
+            caller is to drop the sample.
+
+    Raises:
+        BadSampleError: no turns, a turn of another form or role, an unclosed or nested image tag.
+        ImageCutError: the cut leaves out an image or a part of one, so its picture would be lost unnoticed.
+        ValueError: an argument makes no sense.
+    """
+    if image_overflow not in ("error", "skip_sample"):
+        raise ValueError(f"image_overflow is 'error' or 'skip_sample', got {image_overflow!r}")
+    if max_length < 1:
+        raise ValueError(f"max_length must be at least 1, got {max_length!r}")
+    if user_role_name == assistant_role_name:
+        raise ValueError(f"user_role_name and assistant_role_name must differ, both are {user_role_name!r}")
+    prompts = {user_role_name: user_prompt, assistant_role_name: assistant_prompt}
+    turns = [_turn(turn, number, prompts) for number, turn in enumerate(conversations)]
+    if not turns:
+        raise BadSampleError("the conversation has no turns")
+    if turns[0][1] != user_role_name:
+        del turns[0]
+
+    start, end = Encoded([tokenizer.im_start_id]), Encoded([tokenizer.im_end_id])
+    newline = tokenizer.encode_fixed("\n")
+    parts: list[Encoded] = []
+    trained: list[bool] = []
+    for number, role, text in [(None, "system", system_message), *turns]:
+        encode = tokenizer.encode_fixed if number is None else tokenizer.encode_with_images
+        try:
+            role_ids, text_ids = tokenizer.encode_fixed(role), encode(text)
+        except ValueError as error:
+            raise BadSampleError(f"turn {number} ({role}): {error}") from error
+        parts += (start, role_ids, newline, text_ids, end, newline)
+        trained += (True, False, False, number is not None and role == assistant_role_name, True, True)
+
+    row = join(parts)
+    _check_cut(row, max_length + 1)
+    ids = np.array(row.ids, np.int32)
+    mask = np.repeat(trained, [len(part) for part in parts])
+    labels = np.where(mask, ids, np.int32(IGNORE))
+    return Sample(ids[: max_length + 1], labels[: max_length + 1], row.images, row.spans)
+
+
+def _turn(turn: Any, number: int, prompts: dict[str, str]) -> tuple[int, str, str]:
+    try:
+        role, value = (turn["from"], turn["value"]) if isinstance(turn, dict) else turn
+    except (KeyError, TypeError, ValueError):
+        raise BadSampleError(f"turn {number}: expected a role and a text (`from`, `value`), got {turn!r}") from None
+    if not isinstance(role, str) or role not in prompts:
+        raise BadSampleError(f"turn {number}: the role is one of {', '.join(map(repr, prompts))}, got {role!r}")
+    if not isinstance(value, str):
+        raise BadSampleError(f"turn {number} ({role}): the text must be a string, got {value!r}")
+    return number, role, prompts[role] + value
+
+
+def _check_cut(row: Encoded, limit: int) -> None:
+    """An image needs its start tag, slots and end tag inside the first `limit` tokens."""
+    for number, (path, span) in enumerate(zip(row.images, row.spans, strict=True), 1):
+        if span.stop + 1 > limit:
+            what = "cuts through" if span.start - 1 < limit else "cuts off"
+            raise ImageCutError(
+                f"max_length {limit - 1} {what} image {number} of {len(row.images)} ({path!r}), which takes positions "
+                f"{span.start - 1} to {span.stop} of {len(row)} tokens; raise max_length to at least {span.stop}, "
+                "shorten the text, or set image_overflow: skip_sample"
+            )
+
+
+def query_sample(
+    elements: Sequence[dict[str, Any]], tokenizer, *, allowed_special: str | Iterable[str] | None = None
+) -> Sample:
+    """Prompt of a query in list form (see `from_list_format`), as the base model takes it: no chat frame.
+
+    Args:
+        elements: the query.
+        tokenizer: see the module.
+        allowed_special: which special tokens in the text count as such; None means as the tokenizer was made: "all", as
+            in the original, if nothing else was said. "image" recognises image and grounding tags alone.
+
+    Raises:
+        ValueError: an element is of no known form, or an image tag is unclosed or nested.
+    """
+    return _prompt(tokenizer.encode_with_images(from_list_format(elements, tokenizer.tags), allowed_special))
+
+
+def _prompt(row: Encoded) -> Sample:
+    ids = np.array(row.ids, np.int32)
+    return Sample(ids, np.full_like(ids, IGNORE), row.images, row.spans)
+
+
+def make_context(
+    tokenizer,
+    query: str,
+    history: Sequence[tuple[str, str | None]] | None = None,
+    system: str = "",
+    max_window_size: int = 6144,
+    chat_format: str = "chatml",
+) -> tuple[str, Encoded]:
+    """Prompt of a chat: system turn, as many of the latest exchanges as fit, the query, the opening of the answer.
+
+    Only image and grounding tags count as special in what people wrote, so `<|im_start|>` in a query stays text.
+
+    Args:
+        tokenizer: see the module.
+        query: what the user says now.
+        history: earlier exchanges `(query, answer)`, oldest first; an answer may be None.
+        system: the system message.
+        max_window_size: an exchange is taken while system and history stay below this many tokens. The query always is.
+        chat_format: "chatml", or "raw": the query alone, with all special tokens.
+
+    Returns:
+        The prompt as text and as tokens.
+
+    Raises:
+        ValueError: an image tag is unclosed or nested, or there is no such chat format.
+    """
+    if chat_format == "raw":
+        return query, tokenizer.encode_with_images(query)
+    if chat_format != "chatml":
+        raise ValueError(f"chat_format is 'chatml' or 'raw', got {chat_format!r}")
+    start, end = Encoded([tokenizer.im_start_id]), Encoded([tokenizer.im_end_id])
+    newline = tokenizer.encode_with_images("\n")
+
+    def said(role: str, text: str) -> tuple[str, list[Encoded]]:
+        parts = [start, tokenizer.encode_with_images(role), newline, tokenizer.encode_with_images(text, "image"), end]
+        return f"<|im_start|>{role}\n{text}<|im_end|>", parts
+
+    system_text, system_parts = said("system", system)
+    query_text, query_parts = said("user", query)
+    size = sum(map(len, system_parts))
+    past: list[tuple[str, list[Encoded]]] = []  # latest first
+    for asked, answered in reversed(history or ()):
+        text, parts = said("user", asked)
+        text, parts = f"\n{text}\n", [newline, *parts, newline]
+        if answered is not None:
+            answer_text, answer_parts = said("assistant", answered)
+            text, parts = text + answer_text, parts + answer_parts
+        size += sum(map(len, parts))
+        if size >= max_window_size:
+            break
+        past.append((text, parts))
+
+    opening = [newline, start, tokenizer.encode_with_images("assistant"), newline]
+    kept = [part for _, parts in reversed(past) for part in parts]
+    text = system_text + "".join(text for text, _ in reversed(past)) + f"\n{query_text}\n<|im_start|>assistant\n"
+    return text, join([*system_parts, *kept, newline, *query_parts, *opening])
+
+
+def chat_sample(
+    query: str | Sequence[dict[str, Any]],
+    tokenizer,
+    *,
+    history: Sequence[tuple[str, str | None]] | None = None,
+    system: str = SYSTEM_MESSAGE,
+    max_window_size: int = 6144,
+) -> Sample:
+    """`make_context` as a `Sample`; the query may be in list form too."""
+    if not isinstance(query, str):
+        query = from_list_format(query, tokenizer.tags)
+    return _prompt(make_context(tokenizer, query, history, system, max_window_size)[1])
+
+
+def reply_text(tokenizer, reply_ids: Iterable[int], errors: str = "replace") -> str:
+    """What the model said: `reply_ids` (without the prompt) up to the first `<|im_end|>` or `<|im_start|>`, stripped.
+
+    A reply that stops at neither loses its last token, as in the original.
+    """
+    reply_ids = [int(i) for i in reply_ids]
+    stop = next((p for p, i in enumerate(reply_ids) if i in (tokenizer.im_end_id, tokenizer.im_start_id)), -1)
+    return tokenizer.decode(reply_ids[:stop], errors=errors).strip()

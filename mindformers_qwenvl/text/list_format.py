@@ -1,0 +1,105 @@
+"""The list form of a text with images, `[{"image": path}, {"text": ...}, {"box": ..., "ref": ...}]`, and its text form.
+
+Follows `from_list_format` and `to_list_format` of the original `tokenization_qwen.py`. Plain Python.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from mindformers_qwenvl.text.vocabulary import ENDOFTEXT, TEXT_SPECIALS, Tags
+
+__all__ = ["from_list_format", "restore_image_paths", "to_list_format"]
+
+
+def from_list_format(elements: Sequence[dict[str, Any]], tags: Tags | None = None) -> str:
+    """Text of a list of elements, each one of
+
+    - `{"image": path}`: `Picture N: <img>path</img>` and a newline, N counting the images;
+    - `{"text": text}`: the text as it is;
+    - `{"box": [[x1, y1, x2, y2], ...]}`, with `"ref": name` if the boxes belong to something: numbers of 0 to 999,
+      fractions cut off.
+
+    Raises:
+        ValueError: an element is none of these; the message names it.
+    """
+    tags = tags or Tags()
+    text, pictures = [], 0
+    for number, element in enumerate(elements):
+        if not isinstance(element, dict) or not element.keys() & {"image", "text", "box"}:
+            raise ValueError(f"element {number}: expected a dict with the key image, text or box, got {element!r}")
+        if "image" in element:
+            pictures += 1
+            path = _text(element, "image", number)
+            text.append(f"Picture {pictures}: {tags.image_start}{path}{tags.image_end}\n")
+        elif "text" in element:
+            text.append(_text(element, "text", number))
+        else:
+            if "ref" in element:
+                text.append(f"{tags.ref_start}{_text(element, 'ref', number)}{tags.ref_end}")
+            try:
+                boxes = [tuple(int(value) for value in box) for box in element["box"]]
+            except (TypeError, ValueError, OverflowError):
+                boxes = [()]
+            if any(len(box) != 4 for box in boxes):
+                raise ValueError(f"element {number}: box takes a list of [x1, y1, x2, y2], got {element['box']!r}")
+            text += (f"{tags.box_start}({x1},{y1}),({x2},{y2}){tags.box_end}" for x1, y1, x2, y2 in boxes)
+    return "".join(text)
+
+
+def _text(element: dict[str, Any], key: str, number: int) -> str:
+    if not isinstance(element[key], str):
+        raise ValueError(f"element {number}: {key} must be a string, got {element[key]!r}")
+    return element[key]
+
+
+def to_list_format(text: str, tags: Tags | None = None) -> list[dict[str, str]]:
+    """Elements of `text` (after NFC) in order, each a dict of one key: text, image, ref, box or quad, with the string
+    between its tags. What stands inside a tag pair is not looked into; an end tag alone is text.
+
+    Raises:
+        ValueError: a tag is not closed, or the text holds a chat special such as `<|im_start|>`.
+    """
+    tags = tags or Tags()
+    text = unicodedata.normalize("NFC", text)
+    for special in TEXT_SPECIALS:
+        if special != ENDOFTEXT and special in text:
+            raise ValueError(f"the text holds the special token {special}, which has no list form: {text[:80]!r}")
+    ends = {
+        tags.image_start: (tags.image_end, "image"),
+        tags.ref_start: (tags.ref_end, "ref"),
+        tags.box_start: (tags.box_end, "box"),
+        tags.quad_start: (tags.quad_end, "quad"),
+    }
+    starts = re.compile("|".join(map(re.escape, ends)))
+    elements, position = [], 0
+    while found := starts.search(text, position):
+        if found.start() > position:
+            elements.append({"text": text[position : found.start()]})
+        end_tag, key = ends[found.group()]
+        end = text.find(end_tag, found.end())
+        if end < 0:
+            raise ValueError(
+                f"unclosed tag: no {end_tag} follows {found.group()} at character {found.start()}: "
+                f"{text[found.start() : found.start() + 80]!r}"
+            )
+        elements.append({key: text[found.end() : end]})
+        position = end + len(end_tag)
+    if position < len(text):
+        elements.append({"text": text[position:]})
+    return elements
+
+
+def restore_image_paths(text: str, images: Sequence[str], tags: Tags | None = None) -> str:
+    """Write the paths back into a decoded text, whose images read `<img></img>`: the first empty pair gets `images[0]`
+    and so on. Pairs that have a path keep it, and pairs beyond the images (a model may write some) stay empty."""
+    tags = tags or Tags()
+    pieces = text.split(tags.image_start + tags.image_end)
+    paths = [*images, *[""] * len(pieces)]
+    output = pieces[0]
+    for path, piece in zip(paths, pieces[1:], strict=False):
+        output += f"{tags.image_start}{path}{tags.image_end}{piece}"
+    return output

@@ -1,0 +1,349 @@
+"""The Qwen-VL vocabulary over tiktoken: special ids, text to ids and back. Needs neither MindSpore nor MindFormers.
+
+Follows `tokenization_qwen.py` of the original Qwen-VL, with one difference: the slots of an image hold image pads here,
+where the original writes the bytes of the image's path. The network overwrites them either way, and so a path may be
+longer than a small model has slots.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, find_vocabulary, parse_ranks
+
+__all__ = ["Encoded", "ImageSpan", "Tags", "Vocabulary", "join"]
+
+# How the original cuts text into words before BPE; a part of the vocabulary as much as the ranks are.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+ENDOFTEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+TEXT_SPECIALS = (ENDOFTEXT, IM_START, IM_END, *(f"<|extra_{i}|>" for i in range(205)))
+# The original's limit for what stands between <img> and </img>, for it writes that into the slots. Text encoded as such
+# keeps it; prompts and training samples, which take pictures by their paths, have none.
+MAX_PATH_BYTES = 256
+FIXED_TEXTS = 64  # as many are remembered
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Spelling of the nine image and grounding tags, in the order of their ids."""
+
+    ref_start: str = "<ref>"
+    ref_end: str = "</ref>"
+    box_start: str = "<box>"
+    box_end: str = "</box>"
+    quad_start: str = "<quad>"
+    quad_end: str = "</quad>"
+    image_start: str = "<img>"
+    image_end: str = "</img>"
+    image_pad: str = "<imgpad>"
+
+    def __iter__(self):
+        return (getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True)
+class ImageSpan:
+    """Token positions of one image's slots, half-open: `stop - start` slots, tags not included."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids with the images among them: `images[i]` is the path (or URL) whose slots are at `spans[i]`."""
+
+    ids: list[int]
+    images: tuple[str, ...] = ()
+    spans: tuple[ImageSpan, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def join(parts: Iterable[Encoded]) -> Encoded:
+    """The parts one after another, spans shifted to match."""
+    ids: list[int] = []
+    images: list[str] = []
+    spans: list[ImageSpan] = []
+    for part in parts:
+        spans += (ImageSpan(span.start + len(ids), span.stop + len(ids)) for span in part.spans)
+        images += part.images
+        ids += part.ids
+    return Encoded(ids, tuple(images), tuple(spans))
+
+
+@lru_cache(maxsize=8)
+def _encoding(source: bytes, name: str, specials: tuple[str, ...]):
+    """tiktoken's encoder. Made once per process and vocabulary: it takes 0.2 s and holds no state."""
+    import tiktoken  # 50 ms to import, so not before it is needed
+
+    ranks = parse_ranks(source, name)
+    numbered = {token: index for index, token in enumerate(specials, len(ranks))}
+    return tiktoken.Encoding("Qwen-VL", pat_str=WORDS, mergeable_ranks=ranks, special_tokens=numbered)
+
+
+class Vocabulary:
+    """Text to ids and back. Does not change after it is made, so copies share it; pickles without needing the file.
+
+    The specials follow the ranks, n of them: eod n, im_start n+1, im_end n+2, 205 extras, then the tags in the order of
+    `Tags`. Attributes (and keys of `special_ids`): eod_id, im_start_id, im_end_id, ref_start_id, ref_end_id,
+    box_start_id, box_end_id, quad_start_id, quad_end_id, img_start_id, img_end_id, img_pad_id. `size` counts ranks and
+    specials.
+
+    Args:
+        source: content of a tiktoken file.
+        name: what errors call it; its path as a rule.
+        image_slots: how many positions an image takes between its tags.
+        tags: spelling of the image and grounding tags.
+    """
+
+    def __init__(self, source: bytes, name: str = FILE_NAME, *, image_slots: int = 256, tags: Tags | None = None):
+        if not isinstance(image_slots, int) or isinstance(image_slots, bool) or image_slots < 1:
+            raise ValueError(f"image_slots must be a positive whole number, got {image_slots!r}")
+        self.source, self.name, self.image_slots, self.tags = source, name, image_slots, tags or Tags()
+        specials = (*TEXT_SPECIALS, *self.tags)
+        if len(set(specials)) != len(specials) or not all(specials):
+            raise ValueError(f"every tag needs a spelling of its own, got {self.tags}")
+        self.encoding = _encoding(source, name, specials)
+        self.ranks = parse_ranks(source, name)
+        self.specials = {token: index for index, token in enumerate(specials, len(self.ranks))}
+        self.image_specials = frozenset(self.tags)
+        self._allowed = {
+            None: frozenset(self.specials),
+            "all": frozenset(self.specials),
+            "image": self.image_specials,
+            "none": frozenset(),
+        }
+        self._fixed: dict[tuple[str, frozenset[str]], Encoded] = {}
+        self._heads = {token[0] for token in specials}  # a text without any of these letters holds no special
+        self.size = len(self.ranks) + len(self.specials)
+        named = {"eod": ENDOFTEXT, "im_start": IM_START, "im_end": IM_END}
+        named |= {f.name.replace("image", "img"): getattr(self.tags, f.name) for f in fields(self.tags)}
+        self.special_ids = {f"{name}_id": self.specials[token] for name, token in named.items()}
+        self.__dict__.update(self.special_ids)
+
+    @classmethod
+    def from_file(cls, vocab_file: str | os.PathLike | None = None, **kwargs) -> Vocabulary:
+        """Read `vocab_file` (see `find_vocabulary`); further arguments are those of the class."""
+        path = find_vocabulary(vocab_file)
+        return cls(path.read_bytes(), str(path), **kwargs)
+
+    def with_image_slots(self, image_slots: int) -> Vocabulary:
+        """The same vocabulary with images of another size."""
+        return _rebuild(self.source, self.name, image_slots, self.tags)
+
+    def __reduce__(self):
+        return _rebuild, (self.source, self.name, self.image_slots, self.tags)
+
+    def __copy__(self) -> Vocabulary:
+        return self
+
+    def __deepcopy__(self, memo: dict) -> Vocabulary:
+        return self
+
+    # ---- text to ids
+
+    def allowed(self, allowed_special: str | Collection[str] | None) -> frozenset[str]:
+        """Which specials are recognised in text: "all" (or None), "image" (the nine tags), "none", or a collection.
+
+        Raises:
+            ValueError: another word, or a token that is not a special of this vocabulary.
+        """
+        if allowed_special is None or isinstance(allowed_special, str):
+            if allowed_special in self._allowed:
+                return self._allowed[allowed_special]
+            raise ValueError(f"allowed_special is 'all', 'image', 'none' or a list of tokens, got {allowed_special!r}")
+        unknown = [token for token in allowed_special if token not in self.specials]
+        if unknown:
+            raise ValueError(f"allowed_special names {unknown}, which this vocabulary has not as special tokens")
+        return frozenset(allowed_special)
+
+    def encode_with_images(
+        self,
+        text: str,
+        allowed_special: str | Collection[str] | None = None,
+        disallowed_special: str | Collection[str] = (),
+        max_path_bytes: int | None = None,
+    ) -> Encoded:
+        """Ids of `text` after NFC. `<img>path</img>` becomes start tag, `image_slots` pads, end tag.
+
+        Args:
+            text: what to encode.
+            allowed_special: see `allowed`; every other special stays plain text.
+            disallowed_special: specials that must not be in the text ("all": every one that is not allowed).
+            max_path_bytes: UTF-8 bytes of a path at most, or as many as an image has slots; None: any number.
+
+        Raises:
+            ValueError: an image tag is not closed, holds another special token or a path over the limit, or a
+                disallowed special is there.
+            TypeError: `text` is not a string.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"text to encode must be a string, got {type(text).__name__}: {text!r}")
+        text = unicodedata.normalize("NFC", text)
+        recognised = self.allowed(allowed_special)
+        if not any(head in text for head in self._heads):  # tiktoken takes 20 us to look at 217 specials
+            return Encoded(self.encoding.encode_ordinary(text))
+        ids = self.encoding.encode(text, allowed_special=recognised, disallowed_special=disallowed_special)
+        if self.img_start_id not in ids:
+            return Encoded(ids)
+        output: list[int] = []
+        images: list[str] = []
+        spans: list[ImageSpan] = []
+        position = 0
+        for start, end in self._image_tags(ids):
+            images.append(self._path_from_text(ids[start + 1 : end], max_path_bytes))
+            output += ids[position : start + 1]
+            spans.append(ImageSpan(len(output), len(output) + self.image_slots))
+            output += [self.img_pad_id] * self.image_slots
+            output.append(self.img_end_id)
+            position = end + 1
+        output += ids[position:]
+        return Encoded(output, tuple(images), tuple(spans))
+
+    def encode_fixed(self, text: str, allowed_special: str | Collection[str] | None = None) -> Encoded:
+        """`encode_with_images`, remembered: for texts that stand in every sample, such as the names of the roles. In a
+        pipeline, where pictures drive the vocabulary out of the cache, encoding a word takes 50 us. Do not change it.
+        """
+        key = (text, self.allowed(allowed_special))
+        if (encoded := self._fixed.get(key)) is None:
+            if len(self._fixed) >= FIXED_TEXTS:
+                self._fixed.clear()
+            encoded = self._fixed[key] = self.encode_with_images(*key)
+        return encoded
+
+    def encode_text(
+        self,
+        text: str,
+        allowed_special: str | Collection[str] | None = None,
+        disallowed_special: str | Collection[str] = (),
+        max_path_bytes: int | None = MAX_PATH_BYTES,
+    ) -> list[int]:
+        """The ids of `encode_with_images` alone, as a list; with the original's limit to paths, unless told not to."""
+        return self.encode_with_images(text, allowed_special, disallowed_special, max_path_bytes).ids
+
+    def _image_tags(self, ids: list[int]) -> Iterator[tuple[int, int]]:
+        """Positions of each start tag and of the first end tag after it; an end tag alone is text."""
+        start, end = _find(ids, self.img_start_id, 0), 0
+        while start >= 0:
+            end = _find(ids, self.img_end_id, start)
+            if end < 0:
+                shown = [i for i in ids[start : start + 20] if i < self.size]
+                text = self.encoding.decode(shown, errors="replace")
+                raise ValueError(f"unclosed image tag: token {start} begins {text!r}; no {self.tags.image_end} follows")
+            yield start, end
+            start = _find(ids, self.img_start_id, end)
+
+    def _path_from_text(self, ids: list[int], max_bytes: int | None) -> str:
+        path = self.encoding.decode_bytes(ids).decode("utf-8")
+        if any(i >= self.eod_id for i in ids):
+            inner = next(self.token(i) for i in ids if i >= self.eod_id)
+            raise ValueError(
+                f"the special token {inner} stands inside {self.tags.image_start}{path[:80]}{self.tags.image_end}; "
+                "only a path or URL may, so close one image before the next begins"
+            )
+        if max_bytes is None:
+            return path
+        size, limit = len(path.encode()), max(max_bytes, self.image_slots)
+        if size > limit:
+            raise ValueError(
+                f"the image path has {size} bytes, and the limit is {limit}: {path[:80]!r}…; max_path_bytes=None lifts "
+                "it, and a processor has none"
+            )
+        return path
+
+    # ---- ids to text
+
+    def token(self, index: int) -> bytes | str:
+        """The token of an id: bytes of a rank, text of a special.
+
+        Raises:
+            ValueError: there is no such id.
+        """
+        if not 0 <= index < self.size:
+            raise ValueError(f"unknown token id {index}: {self.name!r} has ids 0 to {self.size - 1}")
+        token = self.encoding.decode_single_token_bytes(index)
+        return token.decode() if index >= self.eod_id else token
+
+    def id(self, token: bytes | str) -> int:
+        """The id of a token (bytes, or text of a special or of a whole token).
+
+        Raises:
+            ValueError: there is no such token.
+        """
+        if token in self.specials:
+            return self.specials[token]
+        key = token.encode() if isinstance(token, str) else token
+        if key not in self.ranks:
+            raise ValueError(f"token {token!r} is not in the vocabulary {self.name!r}")
+        return self.ranks[key]
+
+    def decode(
+        self,
+        ids: Iterable[int],
+        skip_special_tokens: bool = False,
+        errors: str = "replace",
+        keep_image_special: bool = False,
+    ) -> str:
+        """Text of `ids`. An image span reads `<img></img>`, or `<img>path</img>` where the slots begin with the bytes
+        of a path, as the original writes them.
+
+        Args:
+            ids: token ids.
+            skip_special_tokens: leave out every id from `eod_id` on, unknown ones too. Paths stay, as in the original.
+            errors: what to do with bytes that are no UTF-8 ("replace", "ignore", "strict").
+            keep_image_special: with `skip_special_tokens`, keep the ref, box and quad tags.
+
+        Raises:
+            ValueError: an id is unknown, an image span is not closed, has no pad, or begins with bytes of no path.
+        """
+        ids = [int(i) for i in ids]
+        top = self.eod_id if skip_special_tokens else self.size
+        kept = range(self.ref_start_id, self.quad_end_id + 1) if keep_image_special else ()
+        if ids and not (min(ids) >= 0 and (skip_special_tokens or max(ids) < top)):
+            position, index = next((p, i) for p, i in enumerate(ids) if not 0 <= i < self.size)
+            raise ValueError(f"unknown token id {index} (item {position}): {self.name!r} has ids 0 to {self.size - 1}")
+        if self.img_start_id not in ids and not skip_special_tokens:
+            return self.encoding.decode(ids, errors=errors)
+        output: list[bytes] = []
+
+        def add(part: list[int]) -> None:
+            output.append(self.encoding.decode_bytes([i for i in part if i < top or i in kept]))
+
+        position = 0
+        for start, end in self._image_tags(ids):
+            add(ids[position : start + 1])
+            output.append(self._path_from_slots(ids[start + 1 : end]))
+            position = end
+        add(ids[position:])
+        return b"".join(output).decode("utf-8", errors)
+
+    def _path_from_slots(self, slots: list[int]) -> bytes:
+        if self.img_pad_id not in slots:
+            raise ValueError(f"an image of {len(slots)} slots has no {self.tags.image_pad} among them: {slots[:8]}…")
+        values = slots[: slots.index(self.img_pad_id)]
+        try:
+            path = bytes(values)
+            path.decode("utf-8")
+        except ValueError as error:
+            raise ValueError(f"the slots of an image begin with {values[:8]}…, no bytes of a path: {error}") from error
+        return path
+
+
+def _rebuild(source: bytes, name: str, image_slots: int, tags: Tags) -> Vocabulary:
+    return Vocabulary(source, name, image_slots=image_slots, tags=tags)
+
+
+def _find(ids: list[int], value: int, start: int) -> int:
+    try:
+        return ids.index(value, start)
+    except ValueError:
+        return -1

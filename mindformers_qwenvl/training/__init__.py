@@ -1,0 +1,1 @@
+"""The train step, the optimizer, and the record of a run."""

@@ -1,0 +1,224 @@
+"""`callbacks: - type: QwenVLMonitor`: every step in the log, as a row of a CSV file, and in TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindformers.tools.logger import logger
+from mindformers.tools.utils import get_output_root_path, get_real_group_size, get_real_rank
+from mindformers.utils.tensorboard import get_tensorboard_writer
+from mindspore.train.callback import Callback
+
+from mindformers_qwenvl.model.qwenvl import QwenVL
+from mindformers_qwenvl.training.flops import step_flops
+from mindformers_qwenvl.training.steps_file import StepsFile, rewind_other_ranks, steps_file_name
+
+__all__ = ["QwenVLMonitor"]
+
+INPUT_IDS, IMAGES, POSITIONS = 0, 1, 2  # columns of the data set, as `net_input_columns` orders them
+
+
+class QwenVLMonitor(Callback):
+    """Loss, learning rate, gradient norm, tokens/s, images/s and MFU of every step.
+
+    They go to the log; to OUTPUT_DIR/steps/rank_N.csv (see watch/steps_file.py; `mindformers-qwenvl plot OUTPUT_DIR`
+    draws it), which a resumed run continues; and, where the YAML has a section `tensorboard`, to TensorBoard: tokens/s,
+    images/s and MFU from here, the rest from the host's MFLossMonitor.
+
+    Tokens are positions of the network's input, padding included; pictures those that belong to a sample, or with
+    `sink_mode`, where the batch is not to be seen, the places for them. Both are of all cards together, over the whole
+    time since the step before. The loss is that of the whole batch, with `runner_wrapper.weigh_cards: False` that of
+    this process's part; the gradient norm, before clipping, is known with `use_clip_grad: True` alone.
+
+    Args:
+        per_print_times: a line in the log every so many steps. 0: none.
+        csv: write the CSV file; with pipeline stages only the last one does, which has the loss.
+        directory: in the place of `output_dir`.
+        peak_tflops: what a card can do, in 10^12 operations a second at the `compute_dtype` (see its data sheet), for
+            the MFU. None: no MFU.
+
+    Raises:
+        ValueError: an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        per_print_times: int = 1,
+        csv: bool = True,
+        directory: str | os.PathLike[str] | None = None,
+        peak_tflops: float | None = None,
+    ):
+        super().__init__()
+        if isinstance(per_print_times, bool) or not isinstance(per_print_times, int) or per_print_times < 0:
+            raise ValueError(f"QwenVLMonitor: per_print_times must be a number of steps or 0, got {per_print_times!r}")
+        if not isinstance(csv, bool):
+            raise ValueError(f"QwenVLMonitor: csv must be True or False, got {csv!r}")
+        if directory is not None and not isinstance(directory, str | os.PathLike):
+            raise ValueError(f"QwenVLMonitor: directory must be the path of a folder or left out, got {directory!r}")
+        if peak_tflops is not None and not _is_positive(peak_tflops):
+            raise ValueError(f"QwenVLMonitor: peak_tflops must be a number above 0 or left out, got {peak_tflops!r}")
+        self.per_print_times = per_print_times
+        self.csv = csv
+        self.directory = directory
+        self.peak = None if peak_tflops is None else float(peak_tflops) * 1e12
+        self.cards = get_real_group_size()
+        self.writer = get_tensorboard_writer()
+        self.steps_before: int | None = None  # of the run that this one resumes
+        self.file: StepsFile | None = None
+        self.last_step = 0
+        self.ended = self.began = 0.0
+
+    def on_train_step_begin(self, run_context: Any) -> None:
+        self.began = time.perf_counter()
+        if self.steps_before is None:
+            self._start(run_context.original_args())
+
+    def _start(self, params: Any) -> None:
+        self.steps_before = _steps_before(params)
+        network = params.train_network
+        self.loss_parts = _loss_parts(network)
+        self.config = next((cell.config for _, cell in network.cells_and_names() if isinstance(cell, QwenVL)), None)
+        self.copies = _copies(self.config)
+        self.ended = self.began
+        # The step has been counted already; with sink_mode it stands for several.
+        self.last_step = params.cur_step_num - (params.sink_size if params.dataset_sink_mode else 1)
+        if self.csv and get_real_rank() in _ranks_with_loss():
+            self._open(self.steps_before + self.last_step + 1)
+
+    def _open(self, first_step: int) -> None:
+        folder, rank, ranks = self.directory or get_output_root_path(), get_real_rank(), _ranks_with_loss()
+        if rank == ranks[0]:  # one process alone, that no two write the same file
+            rewind_other_ranks(folder, ranks, first_step)
+        self.file = StepsFile(steps_file_name(folder, rank), first_step)
+
+    def on_train_step_end(self, run_context: Any) -> None:
+        params = run_context.original_args()
+        row = self._outputs(params.net_outputs)  # waits until they are there
+        now = time.perf_counter()
+        steps = max(1, params.cur_step_num - self.last_step)
+        seconds, waited = (now - self.ended) / steps, (self.began - self.ended) / steps
+        self.ended, self.last_step = now, params.cur_step_num
+        row |= {"step": self.steps_before + params.cur_step_num, "epoch": params.cur_epoch_num}
+        row |= {"seconds": seconds, "waited": waited, **self._rates(params, seconds)}
+        if self.file is not None:
+            self.file.append(row)
+        if self.per_print_times and params.cur_step_num % self.per_print_times == 0:
+            logger.info(_sentence(row))
+        if self.writer is not None:
+            for name, tag in (("tokens_per_s", "tokens-per-second"), ("images_per_s", "images-per-second")):
+                if row.get(name) is not None:
+                    self.writer.add_scalar(tag, row[name], global_step=row["step"])
+            if row.get("mfu") is not None:
+                self.writer.add_scalar("mfu", row["mfu"], global_step=row["step"])
+
+    def on_train_end(self, run_context: Any) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def _outputs(self, outputs: Any) -> dict[str, float | None]:
+        """What the train step returns: loss, overflow, loss scale, learning rate, gradient norm, ...; or the loss."""
+        names = ("loss", "overflow", "loss_scale", "learning_rate", "grad_norm")
+        values = outputs if isinstance(outputs, tuple | list) else (outputs,)
+        row = dict(zip(names, map(_number, values), strict=False))
+        if row["loss"] is not None:
+            row["loss"] /= self.loss_parts
+        return row
+
+    def _rates(self, params: Any, seconds: float) -> dict[str, float | None]:
+        rows, length, slots, images = _sizes(params)
+        rates = {
+            "tokens_per_s": self.copies * rows * length / seconds,
+            "images_per_s": self.copies * images / seconds,
+        }
+        if self.peak is not None and self.config is not None:
+            flops = self.copies * step_flops(self.config, rows, length, slots)
+            rates["mfu"] = flops / (seconds * self.cards * self.peak)
+        return rates
+
+
+def _steps_before(params: Any) -> int:
+    """Steps of the run that this one resumes, 0 if it begins anew."""
+    # The host tells its own callbacks alone: without the MFLossMonitor the CheckpointMonitor, without both nobody. Then
+    # it is the optimizer's count, which leaves out steps that overflowed.
+    told = [getattr(callback, "initial_step", None) for callback in params.list_callback]
+    saved = [getattr(callback, "_append_step_num", None) for callback in params.list_callback]
+    known = [int(steps) for steps in (params.get("initial_step"), *told, *saved) if steps is not None]
+    if known:
+        return max(known)
+    counted = getattr(getattr(params.train_network, "optimizer", None), "global_step", None)
+    return 0 if counted is None else int(_number(counted))
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _number(value: Any) -> float | None:
+    """Mean of a tensor; None stays, as the gradient norm without `use_clip_grad`."""
+    if isinstance(value, ms.Tensor):
+        value = value.asnumpy()
+    return None if value is None else float(np.mean(value))
+
+
+def _sizes(params: Any) -> tuple[int, int, int, int]:
+    """Of the batch of this process: rows, positions that the network sees, places for pictures, pictures."""
+    batch = params.get("train_dataset_element")
+    # With sink_mode the batch is in a queue on the device.
+    shapes = [column.shape for column in batch] if batch else params.train_dataset.output_shapes()
+    rows, length = shapes[INPUT_IDS]
+    slots = rows * shapes[IMAGES][1] if len(shapes) > POSITIONS else 0
+    if not batch or not slots:
+        return rows, length - 1, slots, slots
+    used = batch[POSITIONS].asnumpy()[:, :, 0, 1] >= 0
+    return rows, length - 1, slots, int(used.sum())
+
+
+def _copies(config: Any) -> int:
+    """Batches of this size that are under way at once: in data parallel one a card; see `dataset_strategy`."""
+    mode = ms.get_auto_parallel_context("parallel_mode")
+    if mode == "stand_alone":
+        return 1
+    if mode == "data_parallel":
+        return get_real_group_size()
+    if ms.get_auto_parallel_context("full_batch") or config is None:
+        return 1
+    return int(config.parallel_config.data_parallel)
+
+
+def _ranks_with_loss() -> range:
+    """The processes of the last pipeline stage, the only ones that have a loss."""
+    stages = ms.get_auto_parallel_context("pipeline_stages")
+    a_stage = max(1, get_real_group_size() // stages)
+    return range(a_stage * (stages - 1), a_stage * stages)
+
+
+def _loss_parts(network: Any) -> int:
+    """The host's wrappers add up the losses of the parts of a batch: into how many they cut it."""
+    network, parts = network.network, 1  # what is inside of the train step
+    while hasattr(network, "network") or hasattr(network, "_backbone"):
+        parts *= int(getattr(network, "micro_size", 1)) * int(getattr(network, "interleave_num", 1))
+        network = network.network if hasattr(network, "network") else network._backbone
+    return parts
+
+
+def _sentence(row: dict[str, float | None]) -> str:
+    known = {name: value for name, value in row.items() if value is not None}
+    parts = [f"step {known['step']}", f"epoch {known['epoch']}", f"loss {known['loss']:.6f}"]
+    formats = {
+        "learning_rate": "learning rate {:.3e}",
+        "grad_norm": "gradient norm {:.4f}",
+        "seconds": "{:.3f} s",
+        "waited": "{:.3f} s of them waiting",
+        "tokens_per_s": "{:.1f} tokens/s",
+        "images_per_s": "{:.2f} images/s",
+        "mfu": "MFU {:.1%}",
+    }
+    parts += [text.format(known[name]) for name, text in formats.items() if name in known]
+    if known.get("overflow"):
+        parts.append(f"overflow at loss scale {known.get('loss_scale', 1):g}, not updated")
+    return ", ".join(parts)

@@ -1,0 +1,128 @@
+"""AdamW with the original's groups of weight decay, in place on a CPU."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from mindformers.core.optim.adamw import AdamW, _adamw_opt
+from mindspore import dtype as mstype
+from mindspore import ops
+from mindspore.ops import composite as C
+from mindspore.ops import functional as F
+
+from mindformers_qwenvl.model.ops import unsharded
+from mindformers_qwenvl.weights.parts import rate_factors
+
+__all__ = ["QwenVLAdamW", "decay_rms_norms"]
+
+RMS_NORM = re.compile(r"(^|\.)(attention_norm|ffn_norm|ln_f)\.weight$")
+
+_adam = ops.Adam()
+_shrink = ops.ApplyGradientDescent()
+_update = C.MultitypeFuncGraph("update")
+_update_in_place = C.MultitypeFuncGraph("update_in_place")
+
+
+@_update.register(*["Tensor"] * 5, "Number", *["Tensor"] * 5, "Bool")
+def _update_as_host(beta1, beta2, epsilon, step, rate, factor, decay, weight, gradient, mean, square, chosen):
+    """The host's step of one weight, at `rate * factor`."""
+    return _adamw_opt(beta1, beta2, epsilon, step, rate * factor, decay, weight, gradient, mean, square, chosen)
+
+
+@_update_in_place.register("Number", "Number", *["Tensor"] * 4, "Number", *["Tensor"] * 5)
+def _update_weight(beta1, beta2, power1, power2, epsilon, rate, factor, decay, weight, gradient, mean, square):
+    """AdamW step of one weight at `rate * factor`; `power1`, `power2`: the betas to the power of the step."""
+    rate = rate * factor
+    _shrink(weight, rate * decay, weight)  # weight -= rate * decay * weight
+    _adam(weight, mean, square, power1, power2, rate, beta1, beta2, epsilon, gradient)
+    return True
+
+
+class QwenVLAdamW(AdamW):
+    """MindFormers' AdamW with the weight decay of the original's finetune.py: RMSNorm weights decay too.
+
+    The host spares all vectors: biases, LayerNorm and RMSNorm. Hugging Face's Trainer, which finetune.py uses, spares
+    biases and nn.LayerNorm, and the RMSNorm of Qwen is none. Moments are float32 whatever the weights are, and updates
+    are computed in float32.
+
+    On a CPU with float32 weights each weight is updated in place, by two operators in the place of the host's dozen and
+    their temporary tensors.
+
+    Args:
+        decay_rms_norm: False: as the host's AdamW.
+        vision_lr_decay: factor of the learning rate from each layer of the vision tower to the one below, see
+            `layer_decay.rate_factors`. The paper's stages 1 and 2 have 0.95.
+        others: see `mindformers.core.optim.AdamW`.
+
+    Raises:
+        ValueError: vision_lr_decay is not above 0 and at most 1.
+    """
+
+    def __init__(
+        self,
+        params,
+        learning_rate=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.0,
+        swap=False,
+        decay_rms_norm=True,
+        vision_lr_decay=1.0,
+    ):
+        if not any(isinstance(group, dict) for group in params):
+            params = [{"params": list(params), "weight_decay": weight_decay}]
+        if decay_rms_norm:
+            params = decay_rms_norms(params, weight_decay)
+        super().__init__(params, learning_rate, betas, eps, weight_decay, swap)
+        self.betas = tuple(betas)
+        # Not rates of MindSpore's groups: those are a tensor for each weight, and 9.6B then takes 20 GB to compile.
+        self.factors = rate_factors([parameter.name for parameter in self.parameters], vision_lr_decay)
+        self.alike = all(factor == 1 for factor in self.factors)
+        self.in_place = unsharded() and not swap and all(p.dtype == mstype.float32 for p in self.parameters)
+
+    def construct(self, gradients):
+        """Update the weights by `gradients`, a tuple with one tensor for each of them."""
+        if not self.in_place and self.alike:
+            return super().construct(gradients)
+        decay, rate = self.get_weight_decay(), self.get_lr()
+        self.assignadd(self.global_step, self.global_step_increase_tensor)
+        states = (self._parameters, gradients, self.exp_avg, self.exp_avg_sq)
+        if self.in_place:
+            beta1, beta2 = self.betas
+            power1 = ops.pow(self.beta1, self.global_step).reshape(())
+            power2 = ops.pow(self.beta2, self.global_step).reshape(())
+            # The operator adds epsilon to sqrt(v), AdamW to sqrt(v / (1 - beta2^t)).
+            epsilon = self.eps.reshape(()) * ops.sqrt(1 - power2)
+            # One partial each: MindSpore knows no partial of a partial, and none of (*constants).
+            if self.is_group_lr:
+                update = F.partial(_update_in_place, beta1, beta2, power1, power2, epsilon)
+                return self.hyper_map(update, rate, self.factors, decay, *states)
+            update = F.partial(_update_in_place, beta1, beta2, power1, power2, epsilon, rate)
+            return self.hyper_map(update, self.factors, decay, *states)
+        if self.is_group_lr:
+            update = F.partial(_update, self.beta1, self.beta2, self.eps, self.global_step)
+            updated = self.hyper_map(update, rate, self.factors, decay, *states, self.optim_filter)
+        else:
+            update = F.partial(_update, self.beta1, self.beta2, self.eps, self.global_step, rate)
+            updated = self.hyper_map(update, self.factors, decay, *states, self.optim_filter)
+        if self.use_parallel:
+            self.broadcast_params(updated)
+        return updated
+
+
+def decay_rms_norms(groups: Sequence[Any], weight_decay: float) -> list[Any]:
+    """The optimizer's parameter groups, with the weights of RMSNorms in groups of their own that decay."""
+    regrouped = []
+    for group in groups:
+        if not isinstance(group, dict) or "params" not in group:
+            regrouped.append(group)
+            continue
+        norms = [parameter for parameter in group["params"] if RMS_NORM.search(parameter.name)]
+        others = [parameter for parameter in group["params"] if not RMS_NORM.search(parameter.name)]
+        if others:
+            regrouped.append({**group, "params": others})
+        if norms:
+            regrouped.append({**group, "params": norms, "weight_decay": weight_decay})
+    return regrouped

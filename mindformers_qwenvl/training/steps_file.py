@@ -1,0 +1,165 @@
+"""The CSV file of a run's steps: one row a step, written at once, continued by a resumed run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Container, Iterable, Mapping
+from pathlib import Path
+
+from mindformers_qwenvl.files import replacing
+
+__all__ = ["COLUMNS", "StepsFile", "find_steps_files", "read_steps", "rewind_other_ranks", "steps_file_name"]
+
+FOLDER = "steps"
+# seconds: of the whole step, from the end of the one before; waited: the part of them before the step began, for data
+# and for checkpoints. Rates are of all cards together; mfu is a fraction. An empty cell: not known.
+COLUMNS = (
+    *("step", "epoch", "loss", "learning_rate", "grad_norm", "loss_scale", "overflow"),
+    *("seconds", "waited", "tokens_per_s", "images_per_s", "mfu"),
+)
+Row = dict[str, "float | None"]
+
+
+def steps_file_name(output_dir: str | os.PathLike[str], rank: int) -> Path:
+    """Where the process `rank` of the run with this `output_dir` keeps its steps."""
+    return Path(output_dir, FOLDER, f"rank_{rank}.csv")
+
+
+def find_steps_files(run_dir: str | os.PathLike[str]) -> list[Path]:
+    """The files of a run, by rank.
+
+    Args:
+        run_dir: the run's `output_dir`, the folder it was started in (with ./output), the folder of the files, or one.
+
+    Raises:
+        FileNotFoundError: there are none; says where was looked.
+    """
+    run_dir = Path(run_dir)
+    if run_dir.is_file():
+        return [run_dir]
+    places = [run_dir / FOLDER, run_dir / "output" / FOLDER, run_dir]
+    for place in places:
+        if found := _by_rank(place):
+            return [path for _, path in sorted(found.items())]
+    looked = ", ".join(str(place / "rank_*.csv") for place in places)
+    raise FileNotFoundError(
+        f"{run_dir}: no steps of a run ({looked}); they are written by `callbacks: - type: QwenVLMonitor`"
+    )
+
+
+def rewind_other_ranks(output_dir: str | os.PathLike[str], ranks: Container[int], first_step: int) -> None:
+    """Take what this run does again out of the files of processes that it does not have.
+
+    Its own ones each process rewinds itself, see `StepsFile`; those of others would be read as a part of this run.
+
+    Args:
+        ranks: the processes of this run that keep their steps.
+        first_step: the first one of this run; with 1 the files are moved away.
+    """
+    for rank, path in _by_rank(Path(output_dir, FOLDER)).items():
+        if rank not in ranks:
+            kept = _rewind(path, first_step)
+            if first_step > 1:
+                _write(path, kept)
+
+
+def _by_rank(folder: Path) -> dict[int, Path]:
+    named = [(re.fullmatch(r"rank_(\d+)\.csv", path.name), path) for path in folder.glob("rank_*.csv")]
+    return {int(match[1]): path for match, path in named if match}
+
+
+def _rewind(path: Path, first_step: int) -> list[Row]:
+    """The rows before `first_step`; if that is the very first, the file is moved away."""
+    if first_step > 1:
+        return [row for row in read_steps(path) if row["step"] < first_step]
+    path.replace(path.with_suffix(".before.csv"))
+    return []
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    with replacing(path, "w") as file:
+        file.write(_line(COLUMNS) + "".join(_line(_cells(row)) for row in rows))
+
+
+def read_steps(path: str | os.PathLike[str]) -> list[Row]:
+    """The rows of a file, whose run may be going on or have been killed: a last line that was cut is left out.
+
+    Raises:
+        ValueError: it is no such file, or a line that is not the last one is damaged; names the file and the line.
+    """
+    path = Path(path)
+    try:
+        *lines, cut = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not a text at byte {error.start}, expected the CSV file that QwenVLMonitor writes; move it away"
+        ) from None
+    del cut  # what stands behind the last end of a line: nothing, or a line that was cut
+    if not lines:
+        return []
+    header = lines[0].split(",")
+    if not {"step", "loss"} <= set(header):
+        raise ValueError(
+            f"{path}: the first line must name the columns, `step` and `loss` among them, got {lines[0][:80]!r}"
+        )
+    return [_row(path, number, header, line) for number, line in enumerate(lines[1:], 2)]
+
+
+def _row(path: Path, number: int, header: list[str], line: str) -> Row:
+    cells = line.split(",")
+    try:
+        row = {name: float(cell) if cell else None for name, cell in zip(header, cells, strict=True)}
+        step = int(row["step"])
+        if step != row["step"]:
+            raise ValueError
+    except (ValueError, TypeError, OverflowError):  # the last: a step that is infinite
+        raise ValueError(
+            f"{path}, line {number}: expected {len(header)} numbers, `step` a whole one, got {line[:80]!r}; "
+            "mend the line or delete it"
+        ) from None
+    return {**row, "step": step}
+
+
+class StepsFile:
+    """Rows to be appended to a file, whole lines at once.
+
+    A run that begins at `first_step` continues the rows before that step: later ones, which were lost with the steps
+    since the checkpoint, and a last line that was cut are removed. A run from the beginning moves a file that is there
+    to `rank_N.before.csv`.
+
+    Args:
+        path: see `steps_file_name`.
+        first_step: the first one that will be appended, from 1.
+
+    Raises:
+        ValueError: what is there is no such file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], first_step: int = 1) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _write(self.path, _rewind(self.path, first_step) if self.path.exists() else [])
+        self._file = self.path.open("ab", buffering=0)
+
+    def append(self, row: Mapping[str, float | None]) -> None:
+        """One row; a name that is no column is an error (KeyError). It is in the file when this returns."""
+        if unknown := row.keys() - set(COLUMNS):
+            raise KeyError(f"not columns: {sorted(unknown)}; there are {', '.join(COLUMNS)}")
+        self._file.write(_line(_cells(row)).encode())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _cells(row: Mapping[str, float | None]) -> list[str]:
+    # Nine digits are enough to tell any two float32 numbers apart.
+    return ["" if row.get(name) is None else f"{row[name]:.9g}" for name in COLUMNS]
+
+
+def _line(cells: Iterable[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()

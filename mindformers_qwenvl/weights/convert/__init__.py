@@ -1,0 +1,1 @@
+"""Weights from one layout and format to another, streaming."""

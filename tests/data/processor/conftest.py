@@ -1,0 +1,37 @@
+"""Processors over the vocabulary of a56, in MindFormers' register."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.golden import golden_set
+from tests.support.queries import Q
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered():
+    from mindformers.tools.register import MindFormerModuleType as Kind
+    from mindformers.tools.register import MindFormerRegister
+
+    from mindformers_qwenvl.data import processor, template, tokenizer
+
+    MindFormerRegister.register_cls(tokenizer.QwenVLTokenizer, Kind.TOKENIZER)
+    MindFormerRegister.register_cls(template.QwenVLContentTransformTemplate, Kind.TRANSFORMS)
+    for cls in (processor.QwenVLProcessor, processor.QwenVLImageProcessor):
+        MindFormerRegister.register_cls(cls, Kind.PROCESSOR)
+
+
+@pytest.fixture
+def tokenizer():
+    from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
+
+    return QwenVLTokenizer(golden_set("a56").vocab_file, image_slots=Q)
+
+
+@pytest.fixture
+def make(tokenizer):
+    from mindformers_qwenvl.data.processor import QwenVLImageProcessor, QwenVLProcessor
+
+    return lambda **kwargs: QwenVLProcessor(
+        image_processor=QwenVLImageProcessor(image_size=56), tokenizer=tokenizer, **kwargs
+    )
