@@ -32,9 +32,8 @@ def register() -> None:
     from mindformers_qwenvl import config
     from mindformers_qwenvl.data import normalise, processor, template, tokenizer
     from mindformers_qwenvl.datasets import loader
-    from mindformers_qwenvl.host.workarounds import old_names
-    from mindformers_qwenvl.host.workarounds import resume as host_resume
-    from mindformers_qwenvl.host.workarounds import workarounds as host
+    from mindformers_qwenvl.host import old_names, resume, threads
+    from mindformers_qwenvl.host import workarounds as host
     from mindformers_qwenvl.model import language, qwenvl, vision
     from mindformers_qwenvl.training import monitor, optimizer
     from mindformers_qwenvl.training import step as train
@@ -69,8 +68,9 @@ def register() -> None:
     _auto_classes()
     host.accept_old_auto_register({cls.__name__ for cls in (*configs, *models, *others)})
     host.prefer_this_package()
-    host_resume.barrier_on_cpu()
-    host_resume.resume_in_data_parallel()
+    threads.separate_threads()
+    resume.barrier_on_cpu()
+    resume.resume_in_data_parallel()
     host.find_config_by_name({NAME: str(yaml_dir() / f"predict_{NAME}.yaml")})
 
 
@@ -114,8 +114,8 @@ def _auto_classes() -> None:
     from mindformers_qwenvl import config
     from mindformers_qwenvl.data.processor import QwenVLImageProcessor, QwenVLProcessor
     from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
-    from mindformers_qwenvl.host.workarounds import auto
-    from mindformers_qwenvl.host.workarounds import workarounds as host
+    from mindformers_qwenvl.host import auto
+    from mindformers_qwenvl.host import workarounds as host
     from mindformers_qwenvl.model import language, qwenvl
 
     AutoConfig.register(config.QwenVLConfig.model_type, config.QwenVLConfig, exist_ok=True)

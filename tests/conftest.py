@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.golden import write_checkpoint
+from tests.support.annotation_files import record, write_lines, write_list
+from tests.support.golden import golden_set, write_checkpoint
+from tests.support.transforms import SLOTS
+from tests.support.web import site
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +32,37 @@ def checkpoint_dir(tmp_path_factory) -> Callable[..., Path]:
         return drawn[key]
 
     return factory
+
+
+@pytest.fixture
+def web():
+    """A server on this machine; see `web.Site`."""
+    with site() as served:
+        yield served
+
+
+@pytest.fixture(params=["list", "indented", "bom", "jsonl", "jsonl_crlf", "jsonl_blank_lines", "jsonl_bom"])
+def annotations(request, tmp_path):
+    """The same seven records in every form that is read."""
+    records = [record(number) for number in range(7)]
+    path = tmp_path / "data.json"
+    if request.param == "indented":
+        path.write_text("\n\n " + json.dumps(records, indent=2), encoding="utf-8")
+    elif request.param == "jsonl_crlf":
+        write_lines(path, records, end="\r\n")
+    elif request.param == "jsonl_blank_lines":
+        write_lines(path, records, end="\n\n  \n")
+        path.write_bytes(b"\n" + path.read_bytes() + b"\n\n")
+    else:
+        (write_lines if request.param.startswith("jsonl") else write_list)(path, records)
+    if request.param.endswith("bom"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    return path
+
+
+@pytest.fixture
+def small():
+    """The vocabulary of a56, 16 slots an image."""
+    from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
+
+    return QwenVLTokenizer(golden_set("a56").vocab_file, image_slots=SLOTS)

@@ -18,9 +18,11 @@ from mindformers.tools.register import MindFormerConfig
 from mindspore import Tensor
 from PIL import Image
 
+from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.data.template import QwenVLContentTransformTemplate
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
 from mindformers_qwenvl.files import replacing
+from mindformers_qwenvl.generation.settings import generation_config_of
 from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE, Sample
 
@@ -238,6 +240,28 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         return section
 
     @classmethod
+    def for_network(
+        cls, config: QwenVLConfig, tokenizer: Any, image_processor: Any = None, generation_config: Any = None
+    ) -> QwenVLProcessor:
+        """The processor that fits a network: its image size and its slots per image.
+
+        Args:
+            config: of the network.
+            tokenizer: a `QwenVLTokenizer`.
+            image_processor: None makes one of the network's image size.
+            generation_config: its `chat_format` "chatml" puts prompts in the frame of a chat model.
+        """
+        if image_processor is None:
+            image_processor = QwenVLImageProcessor(image_size=config.vision.image_size)
+        chat_format = getattr(generation_config, "chat_format", None) or "raw"
+        return cls(
+            image_processor=image_processor,
+            tokenizer=tokenizer,
+            chat_format=chat_format,
+            num_queries=config.num_queries,
+        )
+
+    @classmethod
     def from_pretrained(cls, yaml_name_or_path: str | os.PathLike[str], **kwargs: Any) -> QwenVLProcessor:
         """The processor of a folder (one that `save_pretrained` wrote, or that of a model, ours or the original) or of
         a YAML file with a section `processor`.
@@ -271,13 +295,10 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
             raise FileNotFoundError(
                 f"{path}: no YAML with a section `processor`, no {IMAGE_PROCESSOR_NAME} or config.json"
             )
-        from mindformers_qwenvl.config import QwenVLConfig
-        from mindformers_qwenvl.generation.settings import generation_config_of
-        from mindformers_qwenvl.host.auto import processor_for  # it imports this module
 
         tokenizer = tokenizer or QwenVLTokenizer.from_pretrained(str(folder))
         config = QwenVLConfig.from_pretrained(str(folder))
-        return processor_for(config, tokenizer, generation_config=generation_config_of(folder))
+        return cls.for_network(config, tokenizer, generation_config=generation_config_of(folder))
 
 
 # Settings of the template that mean nothing in prediction, where `save_pretrained` need not keep them.

@@ -21,7 +21,6 @@ from mindformers.models.multi_modal.utils import DataRecord
 from mindspore import Tensor
 
 from mindformers_qwenvl.data.sample import TrainingSamples
-from mindformers_qwenvl.host.threads import separate_threads
 from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform, image_name
 from mindformers_qwenvl.text.columns import image_positions
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE, Sample, chat_sample, query_sample
@@ -187,7 +186,6 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         Raises:
             BadSampleError: names the sample (file, number and id with `QwenVLDataLoader`) and the reason.
         """
-        separate_threads(result_recorder)
         result_recorder.put("columns", self.training.columns(conversation_list))
         return [""]
 
@@ -210,7 +208,6 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         Raises:
             ValueError, FileNotFoundError: the query cannot be used; names the element or the picture.
         """
-        separate_threads(result_recorder)
         elements, sources = _name_images(query_ele_list)
         sample = self.prompt(elements)
         pixels = self.image_transform.stack([sources.get(name, name) for name in sample.images], root=self.dataset_dir)

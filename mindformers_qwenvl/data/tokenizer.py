@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from mindformers.models.tokenization_utils import PreTrainedTokenizer
 from mindformers.models.tokenization_utils_base import AddedToken, BatchEncoding
 
-from mindformers_qwenvl.data.tokenizer_files import SLOT_NAMES, arguments_of_folder, slots_of_folder
+from mindformers_qwenvl.data.tokenizer_files import arguments_of_folder, slots_of_folder
 from mindformers_qwenvl.files import replacing
 from mindformers_qwenvl.text import list_format
-from mindformers_qwenvl.text.vocabulary import ENDOFTEXT, MAX_PATH_BYTES, Encoded, Tags, Vocabulary
+from mindformers_qwenvl.text.vocabulary import ENDOFTEXT, MAX_PATH_BYTES, SLOT_NAMES, Encoded, Tags, Vocabulary
 from mindformers_qwenvl.text.vocabulary_file import FILE_NAME
 
 if TYPE_CHECKING:

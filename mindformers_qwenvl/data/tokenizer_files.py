@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.text.vocabulary import SLOT_NAMES
 from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
 
-__all__ = ["SLOT_NAMES", "arguments_of_folder", "slots_of_folder"]
+__all__ = ["arguments_of_folder", "slots_of_folder"]
 
-SLOT_NAMES = ("image_slots", "num_queries", "n_queries")
 # What a tokenizer_config.json and the callers of from_pretrained say beside the arguments of the class.
 NOT_ARGUMENTS = frozenset(
     (

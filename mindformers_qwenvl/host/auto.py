@@ -7,10 +7,9 @@ from typing import Any
 from mindformers import AutoConfig, AutoModel
 
 from mindformers_qwenvl.config import QwenConfig, QwenVLConfig
-from mindformers_qwenvl.data.processor import QwenVLImageProcessor, QwenVLProcessor
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
 
-__all__ = ["OriginalConfig", "PipelineModel", "QWenTokenizer", "processor_for"]
+__all__ = ["OriginalConfig", "PipelineModel", "QWenTokenizer"]
 
 
 class OriginalConfig(QwenConfig):
@@ -41,16 +40,3 @@ class PipelineModel:
         if type(AutoConfig.from_pretrained(directory, **kwargs)) is QwenVLConfig:
             kwargs.setdefault("use_past", True)
         return AutoModel.from_pretrained(directory, **kwargs)
-
-
-def processor_for(
-    config: QwenVLConfig, tokenizer: QwenVLTokenizer, image_processor: Any = None, generation_config: Any = None
-) -> QwenVLProcessor:
-    """The processor whose images fit the network of `config`; its prompts have the frame of a chat model if the
-    `chat_format` of `generation_config` (generation_config.json) is "chatml"."""
-    if image_processor is None:
-        image_processor = QwenVLImageProcessor(image_size=config.vision.image_size)
-    chat_format = getattr(generation_config, "chat_format", None) or "raw"
-    return QwenVLProcessor(
-        image_processor=image_processor, tokenizer=tokenizer, chat_format=chat_format, num_queries=config.num_queries
-    )

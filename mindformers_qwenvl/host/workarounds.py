@@ -22,6 +22,8 @@ from mindformers.tools.logger import logger
 from mindformers.tools.register import MindFormerConfig, MindFormerRegister
 from mindformers.trainer import MultiModalToTextGenerationTrainer
 
+from mindformers_qwenvl.config import QwenVLConfig
+from mindformers_qwenvl.data.processor import QwenVLProcessor
 from mindformers_qwenvl.generation.settings import generation_config_of, save_generation_config, settings_for
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
@@ -236,10 +238,6 @@ class ProcessorPipeline(MultiModalToTextPipeline):
 
     @staticmethod
     def _processor_of(network: Any, tokenizer: Any, image_processor: Any) -> Any:
-        from mindformers_qwenvl.config import QwenVLConfig
-        from mindformers_qwenvl.data.processor import QwenVLProcessor
-        from mindformers_qwenvl.host.auto import processor_for  # the network imports this module, so only now
-
         config = getattr(network, "config", None)
         if not isinstance(config, QwenVLConfig):
             return None
@@ -248,7 +246,7 @@ class ProcessorPipeline(MultiModalToTextPipeline):
             return QwenVLProcessor.from_pretrained(directory, tokenizer=tokenizer)
         if tokenizer is None:
             return None
-        return processor_for(config, tokenizer, image_processor, network.generation_config)
+        return QwenVLProcessor.for_network(config, tokenizer, image_processor, network.generation_config)
 
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
         before, _, after = super()._sanitize_parameters(**parameters)

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, find_vocabulary, parse_ranks
 
-__all__ = ["Encoded", "ImageSpan", "Tags", "Vocabulary", "join"]
+__all__ = ["SLOT_NAMES", "Encoded", "ImageSpan", "Tags", "Vocabulary", "join"]
 
 # How the original cuts text into words before BPE; a part of the vocabulary as much as the ranks are.
 WORDS = (
@@ -26,6 +26,7 @@ ENDOFTEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TEXT_SPECIALS = (ENDOFTEXT, IM_START, IM_END, *(f"<|extra_{i}|>" for i in range(205)))
 # The original's limit for what stands between <img> and </img>, for it writes that into the slots. Text encoded as such
 # keeps it; prompts and training samples, which take pictures by their paths, have none.
+SLOT_NAMES = ("image_slots", "num_queries", "n_queries")  # names of the slots per image, in files and arguments
 MAX_PATH_BYTES = 256
 FIXED_TEXTS = 64  # as many are remembered
 

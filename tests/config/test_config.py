@@ -6,11 +6,12 @@ import pytest
 from mindspore.nn.utils import no_init_parameters
 
 from mindformers_qwenvl import QwenConfig, QwenVL, QwenVLConfig, QwenVLVisionConfig
-from tests.support.golden import golden_set
+from tests.support.golden import SETS, golden_set
 
 PUBLISHED = 9_656_935_168
 
 
+@pytest.mark.parametrize("golden", map(golden_set, SETS), ids=SETS)
 def test_original_config(golden, checkpoint_dir):
     config = QwenVLConfig.from_pretrained(str(checkpoint_dir(golden.name)))
     original = golden.config

@@ -65,7 +65,9 @@ def _registered():
 
     from mindformers_qwenvl.data import template, tokenizer
     from mindformers_qwenvl.datasets import loader
+    from mindformers_qwenvl.host.threads import separate_threads
 
+    separate_threads()
     MindFormerRegister.register_cls(tokenizer.QwenVLTokenizer, Kind.TOKENIZER)
     MindFormerRegister.register_cls(template.QwenVLContentTransformTemplate, Kind.TRANSFORMS)
     MindFormerRegister.register_cls(loader.QwenVLDataLoader, Kind.DATASET_LOADER)
@@ -156,7 +158,7 @@ def two_samples(small, tmp_path):
     return samples, [stock_transform(small, 160)(sample) for sample in samples]
 
 
-def test_threads_do_not_mix_samples(small, two_samples):
+def test_threads_do_not_mix_samples(small, two_samples, _registered):
     samples, alone = two_samples
     for _ in range(3):
         for got, want in zip(in_two_threads(stock_transform(small, 160), samples), alone, strict=True):
@@ -165,10 +167,11 @@ def test_threads_do_not_mix_samples(small, two_samples):
 
 
 def test_stock_record_is_shared(small, two_samples, monkeypatch):
-    """The fault that `record.py` works around; when this fails, `record.py` can go."""
-    from mindformers_qwenvl.data import template
+    """The fault that host/threads.py works around; when this fails, that file can go."""
+    from mindformers.models.multi_modal import base_multi_modal_processor
+    from mindformers.models.multi_modal.utils import DataRecord
 
-    monkeypatch.setattr(template, "separate_threads", lambda record: None)
+    monkeypatch.setattr(base_multi_modal_processor, "DataRecord", DataRecord)
     samples, alone = two_samples
     mixed = in_two_threads(stock_transform(small, 160), samples)
     assert not all(np.array_equal(got[3], want[3]) for got, want in zip(mixed, alone, strict=True))

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 @pytest.fixture(scope="module")
 def host_resume():
-    from mindformers_qwenvl.host.workarounds import resume as host_resume
+    from mindformers_qwenvl.host import resume as host_resume
 
     return host_resume
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mindformers_qwenvl.weights.convert.convert import convert, load_original, transfer
+from mindformers_qwenvl.weights.convert import transfer
+from mindformers_qwenvl.weights.convert.convert import convert, load_original
 from mindformers_qwenvl.weights.convert.plan import read_config
 from mindformers_qwenvl.weights.formats.ckpt_file import value_header
 from mindformers_qwenvl.weights.formats.reader import Checkpoint

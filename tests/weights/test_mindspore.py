@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mindformers_qwenvl.weights import hooks
-from mindformers_qwenvl.weights.convert.convert import convert, load_original, writer
+from mindformers_qwenvl.weights.convert import writer
+from mindformers_qwenvl.weights.convert.convert import convert, load_original
 from mindformers_qwenvl.weights.convert.dtypes import CODES, cast, widen
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
 from tests.support.golden import draw_checkpoint

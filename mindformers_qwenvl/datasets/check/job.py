@@ -10,10 +10,9 @@ from typing import Any
 
 import yaml
 
-from mindformers_qwenvl.data.tokenizer_files import SLOT_NAMES
 from mindformers_qwenvl.pictures.policy import ImagePolicy
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
-from mindformers_qwenvl.text.vocabulary import Tags
+from mindformers_qwenvl.text.vocabulary import SLOT_NAMES, Tags
 
 __all__ = ["Settings", "read_settings"]
 

@@ -16,8 +16,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from mindformers_qwenvl.weights.convert.convert import convert, load_original, transfer
-from mindformers_qwenvl.weights.convert.convert import convert as conversion
+from mindformers_qwenvl.weights.convert import convert as conversion
+from mindformers_qwenvl.weights.convert import transfer
+from mindformers_qwenvl.weights.convert.convert import convert, load_original
 from mindformers_qwenvl.weights.convert.dtypes import cast
 from mindformers_qwenvl.weights.convert.writer import parse_size
 from mindformers_qwenvl.weights.formats.reader import Checkpoint

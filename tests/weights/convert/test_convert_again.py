@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from mindformers_qwenvl.weights.convert import convert as conversion
 from mindformers_qwenvl.weights.convert.convert import convert
-from mindformers_qwenvl.weights.convert.convert import convert as conversion
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
 from tests.support.checkpoints import ROOT, copy_of, original_bytes
 
 SLOWLY = """
 import sys, time
-from mindformers_qwenvl.weights.convert.convert import transfer
+from mindformers_qwenvl.weights.convert import transfer
 from mindformers_qwenvl.weights.convert.convert import convert
 transfer.BLOCK = 20_000
 def slow(total):

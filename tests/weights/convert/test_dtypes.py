@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mindformers_qwenvl.weights.convert.convert import dtypes
+from mindformers_qwenvl.weights.convert import dtypes
 from mindformers_qwenvl.weights.convert.dtypes import cast, widen
 
 ALL_16 = np.arange(1 << 16, dtype=np.uint16)

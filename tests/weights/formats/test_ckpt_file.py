@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mindformers_qwenvl.weights.convert.convert import convert, writer
+from mindformers_qwenvl.weights.convert import writer
+from mindformers_qwenvl.weights.convert.convert import convert
 from mindformers_qwenvl.weights.convert.dtypes import STORAGE
 from mindformers_qwenvl.weights.formats import ckpt_file
 from mindformers_qwenvl.weights.formats.ckpt_file import value_header

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mindformers_qwenvl.weights.convert.convert import convert, transfer
+from mindformers_qwenvl.weights.convert import transfer
+from mindformers_qwenvl.weights.convert.convert import convert
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
 from mindformers_qwenvl.weights.formats.strategy import Cut, read_strategies
 from tests.support.checkpoints import original_bytes
