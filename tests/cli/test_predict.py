@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mindformers_qwenvl.chat.questions import Question
 from mindformers_qwenvl.cli import main, predict
 from tests.support.golden import golden_set
 from tests.support.web import site
@@ -109,8 +110,6 @@ def test_a_file_of_questions_and_going_on(checkpoint_dir, capsys):
 
 
 def test_boxes_are_drawn_on_the_last_picture(checkpoint_dir, capsys):
-    from mindformers_qwenvl.chat.questions import Question
-
     Image.new("RGB", (200, 100), "white").save("last.png")
     query = [{"image": str(GOLDEN.image(0))}, {"image": "last.png"}, {"text": "Box it."}]
     parser = argparse.ArgumentParser()
@@ -124,6 +123,20 @@ def test_boxes_are_drawn_on_the_last_picture(checkpoint_dir, capsys):
     assert drawn.getpixel((180, 50)) == (255, 255, 255)
     assert capsys.readouterr().err == "boxes drawn: boxes.png\n"
     assert sorted(path.name for path in Path().glob("*boxes*")) == ["boxes.png"]
+
+
+def test_a_drawing_that_cannot_be_saved_leaves_nothing_behind(checkpoint_dir):
+    Image.new("RGB", (20000, 2), "white").save("wide.png")  # wider than WebP can be
+    query = [{"image": "wide.png"}, {"text": "Box it."}]
+    parser = argparse.ArgumentParser()
+    predict.add_arguments(parser)
+    words = ["--model", str(checkpoint_dir("a56")), "--draw", "boxes.webp", "--image", "wide.png", "Box it."]
+    args = parser.parse_args(words)
+    prediction = predict.Prediction(args, [Question("question", query)], None)
+    before = sorted(Path().iterdir())
+    with pytest.raises(ValueError, match="WebP"):
+        predict._draw(args, prediction, query, "<box>(100,200),(499,799)</box>")
+    assert sorted(Path().iterdir()) == before
 
 
 def teach(source, folder, image, question, answer):
@@ -186,6 +199,7 @@ def test_boxes_that_a_network_has_learnt(checkpoint_dir, capsys):
         (["--input", "i", "--output", "i"], "is the same file as --input"),
         (["--input", "i", "--output", "o", "--batch-size", "0"], "at least 1"),
         (["q", "--batch-size", "2"], "need --input"),
+        (["q", "--draw", "boxes.psd"], "the name must end in the suffix of an image format"),  # Pillow only reads these
         (["q", "--draw", "boxes"], "the name must end in the suffix of an image format"),
         (["q", "--greedy", "--sample"], "not allowed with"),
         (["q", "--top-p", "7"], "top_p must be a number from 0 to 1"),
@@ -205,6 +219,8 @@ def test_bad_usage(words, message, checkpoint_dir, usage_error):
         (["--model", "M", "--image", "nowhere.png", "q"], "nowhere.png: no such file"),
         (["--model", "M", "--input", "nowhere.jsonl", "--output", "o"], "nowhere.jsonl"),
         (["--model", "M", "<img>x"], "unclosed image tag"),
+        (["--model", "nowhere", "--draw", "no/folder.png", "q"], "there is no folder"),
+        (["--model", "nowhere", "--draw", "a.png", "--image", "a.png", "q"], "would overwrite a.png"),
     ],
 )
 def test_failures_exit_with_1_and_one_message(words, message, checkpoint_dir, capsys):
