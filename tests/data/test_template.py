@@ -65,7 +65,7 @@ def test_golden_sft(case, tokenizer, tmp_path):
 @pytest.mark.parametrize("case", [case for case in SFT if failed(case)], ids=lambda case: case["name"])
 def test_what_the_original_refuses_is_refused_by_name(case, tokenizer, tmp_path):
     draw(tmp_path / "a.png")
-    reason = {"KeyError": "the role is one of", "ValueError": "unclosed", "IndexError": "no turns"}[case["error"]]
+    reason = {"KeyError": "the role must be", "ValueError": "unclosed", "IndexError": "no turns"}[case["error"]]
     with pytest.raises(BadSampleError, match=f"^sample that begins with .*{reason}"):
         stock_transform(tokenizer, case["max_len"] - 1, dataset_dir=str(tmp_path))(turns(case))
 
