@@ -153,7 +153,7 @@ class ModelDirectory:
 
         dtype = DTYPES.get(self.args.dtype)
         if dtype is None and ms.get_context("device_target") == "CPU" and self.config.compute_dtype == ms.bfloat16:
-            say("the weights are bfloat16, which CPUs do not support here: using float32")
+            say("the weights are bfloat16, which a CPU cannot compute with: using float32")
             dtype = "float32"
         types = {} if dtype is None else {"compute_dtype": dtype, "param_init_type": dtype}
         network = QwenVL.from_pretrained(str(self.args.model), use_past=True, num_blocks=num_blocks, **types)

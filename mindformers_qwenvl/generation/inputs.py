@@ -75,7 +75,7 @@ class GenerationInputs:
             if prefill:
                 slots = np.ascontiguousarray(slots.reshape(rows, padded)[:, :columns]).reshape(-1)
             inputs["slot_mapping"] = Tensor(slots)
-            # The host looks a compiled graph up by the name of its phase, whatever the shape: so one name per shape.
+            # The host runs a graph again by the name of its phase whatever the shape: one name for each shape.
             self._set_network_phase(f"{rows}x{columns}")
         if prefill in (None, True) and kwargs.get("images") is not None:
             inputs["images"] = kwargs["images"]
