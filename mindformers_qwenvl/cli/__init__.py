@@ -60,6 +60,6 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (OSError, ValueError) as error:
-        # Expected faults (a missing file, bad input) have a message for people; anything else keeps its trace.
+        # Expected faults (a missing file, bad input) carry a message written for people; anything else keeps its trace.
         print(f"mindformers-qwenvl {args.command}: {error}", file=sys.stderr)
         return 1
