@@ -42,9 +42,7 @@ def find_vocabulary(vocab_file: str | os.PathLike | None = None) -> Path:
         path = Path(folder) / "resources" / FILE_NAME
         if path.is_file():
             return path
-    raise FileNotFoundError(
-        f"no vocab_file was given, and the package dashscope, which has one, is missing. {how}"
-    )
+    raise FileNotFoundError(f"no vocab_file was given, and the package dashscope, which has one, is missing. {how}")
 
 
 @lru_cache(maxsize=8)
