@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindformers_qwenvl.estimate.job import Job
 from mindformers_qwenvl.estimate.section import SettingsError
 from mindformers_qwenvl.estimate.weights import Weight
-from mindformers_qwenvl.stages import check_order, stages_by_offset
+from mindformers_qwenvl.sizes import check_order, stages_by_offset
 
 __all__ = ["Stages"]
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import MISSING, fields
-
 import pytest
 import yaml
 
 from mindformers_qwenvl.estimate import estimate, read_job
-from mindformers_qwenvl.estimate.job import Language, Vision
 from mindformers_qwenvl.estimate.weights import weights_of
 from mindformers_qwenvl.registration import yaml_dir
 
@@ -68,19 +64,6 @@ def test_a_network_that_is_built(changes):
     assert card.weights == sum(parameter.nbytes for parameter in network.get_parameters())
     assert card.optimizer == 8 * found.trained
     assert card.gradients == sum(parameter.nbytes for parameter in network.trainable_params())
-
-
-def test_defaults_are_those_of_the_configurations():
-    from mindformers_qwenvl import QwenConfig, QwenVLVisionConfig
-
-    for ours, theirs in ((Vision, QwenVLVisionConfig), (Language, QwenConfig)):
-        defaults = inspect.signature(theirs.__init__).parameters
-        for field in fields(ours):
-            assert field.default is not MISSING
-            expected = defaults[field.name].default
-            if expected is not None:  # intermediate_size: see below
-                assert field.default == expected, field.name
-    assert QwenVLVisionConfig().intermediate_size == Vision().intermediate_size
 
 
 def test_the_model_parallel_table_is_that_of_the_compiled_network():
