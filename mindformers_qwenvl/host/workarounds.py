@@ -7,7 +7,6 @@ tests/host/test_host.py tests what stands here.
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from mindformers.tools.register import MindFormerConfig, MindFormerRegister
 from mindformers.trainer import MultiModalToTextGenerationTrainer
 
 from mindformers_qwenvl.config import QwenVLConfig
+from mindformers_qwenvl.config.original import is_original_directory
 from mindformers_qwenvl.data.processor import QwenVLProcessor
 from mindformers_qwenvl.generation.settings import generation_config_of, save_generation_config, settings_for
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
@@ -92,20 +92,12 @@ def prefer_this_package() -> None:
 
 def _preferring(stock: Callable) -> Callable:
     def resolve_trust_remote_code(trust_remote_code, model_name, has_local_code, has_remote_code):
-        if trust_remote_code and has_local_code and has_remote_code and _is_original(model_name):
+        if trust_remote_code and has_local_code and has_remote_code and is_original_directory(model_name):
             logger.info("%s: opened by mindformers-qwenvl; the code beside the weights is for PyTorch", model_name)
             return False
         return stock(trust_remote_code, model_name, has_local_code, has_remote_code)
 
     return resolve_trust_remote_code
-
-
-def _is_original(directory: Any) -> bool:
-    try:
-        settings = json.loads(Path(directory, "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
-    return isinstance(settings, dict) and settings.get("model_type") == "qwen" and "visual" in settings
 
 
 def _replace(owner: type, name: str, replacement: Callable[[Callable], Callable]) -> None:

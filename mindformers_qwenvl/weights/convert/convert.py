@@ -1,18 +1,17 @@
-"""Conversion of checkpoints, both ways, a block of numbers at a time; and loading an original one as it is."""
+"""Conversion of checkpoints, both ways, a block of numbers at a time."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
+from mindformers_qwenvl.config.original import read_original
 from mindformers_qwenvl.weights.convert.destination import FILES, check_output, check_read, check_space, locked
-from mindformers_qwenvl.weights.convert.dtypes import CODES, ITEM_BYTES, cast, widen
-from mindformers_qwenvl.weights.convert.plan import Target, make_plan, read_config
+from mindformers_qwenvl.weights.convert.dtypes import CODES, ITEM_BYTES
+from mindformers_qwenvl.weights.convert.plan import Target, make_plan
 from mindformers_qwenvl.weights.convert.report import Report
 from mindformers_qwenvl.weights.convert.transfer import Progress, compare, write_all, write_numbers
 from mindformers_qwenvl.weights.convert.workfolder import WorkFolder, fingerprint
@@ -24,7 +23,7 @@ from mindformers_qwenvl.weights.in_tree import InTreeCheckpoint, as_ours
 from mindformers_qwenvl.weights.names import layout
 from mindformers_qwenvl.weights.shapes import listed
 
-__all__ = ["DEFAULT_SHARD", "Progress", "Report", "convert", "load_original"]
+__all__ = ["DEFAULT_SHARD", "Progress", "Report", "convert"]
 
 COMPANIONS = ("config.json", "generation_config.json", "tokenizer_config.json", "qwen.tiktoken")
 DEFAULT_SHARD = 5_000_000_000
@@ -67,7 +66,7 @@ def convert(
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; expected a checkpoint folder or file")
     check_output(source, output, reverse)
-    settings = read_config(config if config is not None else source)
+    settings = read_original(config if config is not None else source)
     with as_ours(Checkpoint(source, strategy), settings) as checkpoint:
         in_tree = isinstance(checkpoint, InTreeCheckpoint)
         found, wanted = layout(checkpoint.tensors, str(source)), "original" if reverse else "ours"
@@ -185,38 +184,3 @@ def _verify(checkpoint: Readable, targets: Sequence[Target], output: Path) -> No
         wrong = compare(checkpoint, targets, written, lambda name, count: None)
     if wrong:
         raise ValueError(f"{output} was verified and differs from its source in: {listed(wrong)}")
-
-
-def load_original(directory: str | os.PathLike, dtype: str = "fp32") -> Iterator[tuple[str, np.ndarray]]:
-    """The parameters of this network from an original HuggingFace directory, one at a time, without converting files.
-
-    A directory with our own names (written by `convert`) is read as well.
-
-    Args:
-        directory: config.json and the shards.
-        dtype: `fp32` or `fp16`: what the arrays come in. BF16 weights widen to fp32 exactly, so that
-            `Tensor(array, mindspore.bfloat16)` restores them.
-
-    Returns:
-        An iterator of (our parameter name, array of its shape). Faults are raised before it is returned.
-
-    Raises:
-        ValueError, FileNotFoundError: as `convert`.
-    """
-    if dtype not in ("fp32", "fp16"):
-        raise ValueError(f"dtype {dtype!r}: expected fp32 or fp16 (numpy has no bfloat16: take fp32 and cast it)")
-    settings = read_config(directory)
-    checkpoint = as_ours(Checkpoint(directory), settings)
-    found = layout(checkpoint.tensors, str(directory))
-    targets, _ = make_plan(checkpoint, settings, source=found, result="ours", dtype=None)
-
-    def arrays() -> Iterator[tuple[str, np.ndarray]]:
-        with checkpoint:
-            for target in targets:
-                (piece,) = target.pieces
-                kind = checkpoint.tensors[piece[0]].dtype
-                flat = checkpoint.read(*piece)
-                array = widen(flat, kind) if dtype == "fp32" else cast(flat, kind, "F16")[0]
-                yield target.entry.name, array.reshape(target.entry.shape)
-
-    return arrays()

@@ -18,10 +18,11 @@ from safetensors.numpy import load_file, save_file
 
 from mindformers_qwenvl.weights.convert import convert as conversion
 from mindformers_qwenvl.weights.convert import transfer
-from mindformers_qwenvl.weights.convert.convert import convert, load_original
+from mindformers_qwenvl.weights.convert.convert import convert
 from mindformers_qwenvl.weights.convert.dtypes import cast
 from mindformers_qwenvl.weights.convert.writer import parse_size
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
+from mindformers_qwenvl.weights.load import load_original
 from mindformers_qwenvl.weights.names import to_ours
 from mindformers_qwenvl.weights.shapes import our_shapes
 from tests.support.checkpoints import ROOT, copy_of, original_bytes

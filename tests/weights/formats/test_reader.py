@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from mindformers_qwenvl.weights.convert.convert import load_original
 from mindformers_qwenvl.weights.convert.dtypes import STORAGE, cast
 from mindformers_qwenvl.weights.formats.reader import SAFETENSORS_INDEX, TORCH_INDEX, Checkpoint
+from mindformers_qwenvl.weights.load import load_original
 from mindformers_qwenvl.weights.names import to_ours
 from tests.support.golden import SETS, draw_checkpoint
 from tests.support.torch_files import TorchTensor, state_pickle, write_torch
