@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0: it fits; 1: it does not; 2: the YAML or an option is malformed."""
     from mindformers_qwenvl.estimate import estimate, read_job
-    from mindformers_qwenvl.estimate.section import SettingsError, parse_memory
+    from mindformers_qwenvl.estimate.section import SettingsError, memory_size
     from mindformers_qwenvl.estimate.table import render
     from mindformers_qwenvl.registration import yaml_dir
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         job = read_job(path, args.changes)
         found = estimate(job)
         given = args.device_memory
-        memory = job.device_memory if given is None else parse_memory(given, "--device-memory")
+        memory = job.device_memory if given is None else memory_size("--device-memory", given)
     except (SettingsError, OSError) as error:
         print(f"mindformers-qwenvl estimate: {error}", file=sys.stderr)
         return 2

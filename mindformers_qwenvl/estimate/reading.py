@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.estimate.job import Job, Parallel, Recompute
-from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, parse_memory, read_yaml, refuse_unknown
+from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, memory_size, read_yaml, refuse_unknown
 from mindformers_qwenvl.sizes import (
     BOTH_PARTS,
     LANGUAGE_MODEL,
@@ -84,7 +84,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
         fused=fused,
         updated_in_place=optimizer.get("type") == "QwenVLAdamW" and float32 and not fused,
         layers_per_stage=_stages(model, parallel.pipeline_stage, vision.num_hidden_layers + llm.num_layers),
-        device_memory=parse_memory(context.get("max_device_memory"), f"{context.where}.max_device_memory")
+        device_memory=memory_size(context.name_of("max_device_memory"), context.get("max_device_memory"))
         if context.has("max_device_memory")
         else None,
     )

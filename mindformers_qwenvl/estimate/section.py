@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["DTYPE_BYTES", "GB", "Section", "SettingsError", "parse_memory", "read_yaml"]
+from mindformers_qwenvl.checks import byte_count, is_whole
+
+__all__ = ["DTYPE_BYTES", "GB", "Section", "SettingsError", "memory_size", "read_yaml"]
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 GB = 1024**3  # as MindSpore's max_device_memory and the data sheets of the cards have it
-_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": GB, "T": 1024 * GB}
 
 
 class SettingsError(ValueError):
     """The YAML, or an option, does not say what it should."""
 
 
-def parse_memory(text: Any, where: str = "memory") -> int:
+def memory_size(name: str, text: Any) -> int:
     """`64GB`, `57.5 GB`, `800MB` -> bytes; units are powers of 1024.
 
     Raises:
-        SettingsError: it is no size.
+        SettingsError: it is not a size.
     """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)I?B?\s*", str(text), re.IGNORECASE)
-    if match is None or float(match[1]) <= 0:
-        raise SettingsError(f"{where}: a size such as 64GB is expected, got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    try:
+        return byte_count(name, text, unit=1024)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def read_yaml(path: Path, changes: Sequence[str] = ()) -> Section:
@@ -132,8 +132,8 @@ class Section:
 
     def number(self, key: str, default: int | None = None, least: int = 1) -> int:
         value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise self.error(key, f"a whole number, {least} or more")
+        if not is_whole(value, least):
+            raise self.error(key, f"a whole number of {least} or more")
         return value
 
     def switch(self, key: str, default: bool = False) -> bool:

@@ -32,7 +32,7 @@ class Stages:
         self.vision, self.llm = placed[VISION], placed[LANGUAGE]
 
     def of(self, weight: Weight) -> int:
-        """The stage of its layer. What is in no layer is with the first or the last one; the head is on the last stage."""
+        """The stage of its layer. What is in no layer is with the first or last one, the head on the last stage."""
         part, layer, after_layers = weight.place
         stages = self.llm if part == LANGUAGE else self.vision
         if layer is not None:

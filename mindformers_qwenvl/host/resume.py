@@ -6,11 +6,7 @@ tests/host/test_resume.py and tests/stock/test_data_parallel.py test what stands
 
 from __future__ import annotations
 
-import json
-import re
-import sys
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +24,15 @@ from mindspore import ops
 from mindspore.communication import GlobalComm, comm_func
 from safetensors import safe_open
 
-__all__ = ["barrier_on_cpu", "resume_in_data_parallel"]
+from mindformers_qwenvl.weights.formats.rank_folders import (
+    SavedFile,
+    last_common,
+    last_noted,
+    rank_folders,
+    saved_files,
+)
 
-# The host puts a number behind the rank where a folder has files of an earlier run, or which parameters they are.
-SAVED_FILE = re.compile(r"(?P<prefix>.+)_rank_\d+(?P<more>.*)-(?P<epoch>\d+)_(?P<step>\d+)\.(ckpt|safetensors)")
+__all__ = ["barrier_on_cpu", "resume_in_data_parallel"]
 
 
 def barrier_on_cpu() -> None:
@@ -123,15 +124,16 @@ def _choose(config: Any) -> None:
     processes = get_real_group_size()
     if config.use_parallel and not (_is_data_parallel() and is_publicly_accessible_path(str(folder))):
         return
-    ranks = list(folder.glob("rank_*")) if folder.is_dir() else []
+    ranks = rank_folders(folder)
     if not ranks or config.auto_trans_ckpt:
         return
-    suffix = config.load_ckpt_format or "ckpt"
+    suffix = f".{config.load_ckpt_format or 'ckpt'}"
     if config.use_parallel and len(ranks) == processes:
-        files = list(folder.glob(f"rank_*/*.{suffix}"))
-        if not config.resume_training or not files or (any(map(_is_part, files)) and _are_named_alike(files)):
+        saved = [saved_files(rank, [suffix]) for rank in ranks.values()]
+        parts = [_is_part(file.path) for files in saved for file in files]
+        if not config.resume_training or not parts or (any(parts) and _are_named_alike(saved)):
             return
-    found = f"load_checkpoint {folder}: has files of {len(ranks)} processes, and {processes} are to go on from them"
+    found = f"load_checkpoint {folder}: has files of {len(ranks)} processes, and {processes} are to resume from them"
     named = config.resume_training if isinstance(config.resume_training, str) else None
     chosen = _latest(folder, suffix, named, found)
     logger.info("%s: %s", found, chosen)
@@ -140,85 +142,60 @@ def _choose(config: Any) -> None:
 
 
 def _latest(folder: Path, suffix: str, named: str | None, found: str) -> Path:
-    """The file to go on from, or one of the step of the file `named`.
+    """The file to resume from, or one of the step of the file `named`.
 
-    It is the last one of rank 0, which every run has: the folders of other ranks may be of an earlier run that had more
+    It is the last one of rank 0, which every run has: the folders of other ranks may be of an earlier run with more
     processes. Of files with parts of the parameters it is the last step that all ranks have saved.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the ranks have parts, and are not at one step, nor a checkpoint apart, as those of a killed job may
-            be; or the host's note beside the files is damaged.
+        ValueError: the ranks have parts whose last steps are more than one checkpoint apart, which those of a killed
+            job may be; or the host's note beside the files is damaged.
     """
-    files = sorted(folder.glob(f"rank_*/*.{suffix}"), key=lambda file: file.stat().st_mtime)
+    saved = {rank: saved_files(ranks, [suffix]) for rank, ranks in rank_folders(folder).items()}
     if named:
-        named = named if named.endswith(f".{suffix}") else f"{named}.{suffix}"
-        for file in files:
-            if _without_rank(file.name) == _without_rank(named):
-                return file
+        named = named if named.endswith(suffix) else f"{named}{suffix}"
+        wanted = SavedFile.of(Path(named))
+        for files in saved.values():
+            for file in files:
+                if file.is_same_step(wanted):
+                    return file.path
         raise FileNotFoundError(f"{found}; but there is no file {named} in them, of any rank")
-    steps = {rank.name: _complete(rank, suffix) for rank in folder.glob("rank_*")}
-    steps = {rank: steps[rank] for rank in sorted(steps, key=_number) if steps[rank]}
-    if not steps and files:  # of other names, which the host takes by their time
-        return files[-1]
-    if not steps:
-        raise FileNotFoundError(f"{found}; but there is no *.{suffix} in them: see load_ckpt_format")
-    of_first = next(iter(steps.values()))
-    if not _is_part(of_first[max(of_first)]):
-        return of_first[max(of_first)]
-    common = max(set.intersection(*map(set, steps.values())), default=(0, 0))
-    if any(sum(step > common for step in files) > 1 for files in steps.values()) or common == (0, 0):
-        last = ", ".join(f"{rank} at epoch {max(files)[0]}, step {max(files)[1]}" for rank, files in steps.items())
+    complete = {rank: _complete(files) for rank, files in saved.items()}
+    complete = {rank: files for rank, files in complete.items() if files}
+    if not complete:
+        unnamed = [file.path for files in saved.values() for file in files if not file.order]
+        if unnamed:  # the host takes these by their time
+            return max(unnamed, key=lambda file: file.stat().st_mtime)
+        raise FileNotFoundError(f"{found}; but there is no *{suffix} in them: see load_ckpt_format")
+    last = {rank: files[-1] for rank, files in complete.items()}
+    of_first = next(iter(last.values()))
+    if not _is_part(of_first.path):
+        return of_first.path
+    common = last_common(complete)
+    if not common or any(len({file.step for file in _after(common[rank], complete[rank])}) > 1 for rank in complete):
+        steps = ", ".join(f"rank_{rank} at epoch {file.step[0]}, step {file.step[1]}" for rank, file in last.items())
         raise ValueError(
-            f"{found}; but they are not of one run: {last}. Move away the rank folders that are not to be gone on from"
+            f"{found}; but they are not of one run: {steps}. Move away the rank folders you do not want to resume from"
         )
-    return of_first[common]
+    return next(iter(common.values())).path
 
 
-def _are_named_alike(files: Iterable[Path]) -> bool:
+def _complete(files: Sequence[SavedFile]) -> list[SavedFile]:
+    """The files that have a step in their names, but for those after the host's note, which may be half written."""
+    if not files:
+        return []
+    noted = last_noted(files[0].path.parent)
+    return [file for file in files if file.order and (noted is None or file.step <= noted)]
+
+
+def _after(chosen: SavedFile, files: Sequence[SavedFile]) -> list[SavedFile]:
+    return [file for file in files if file.order > chosen.order and file.step != chosen.step]
+
+
+def _are_named_alike(saved: Iterable[Sequence[SavedFile]]) -> bool:
     """Whether each rank has the same runs, whose number is in the names."""
-    runs: dict[str, set[str]] = defaultdict(set)
-    for file in files:
-        name = SAVED_FILE.fullmatch(file.name)
-        runs[file.parent.name].add(name["more"] if name else "")
-    return len(set(map(frozenset, runs.values()))) == 1
-
-
-def _number(rank: str) -> tuple[int, str]:
-    number = rank.removeprefix("rank_")
-    return (int(number) if number.isdecimal() else sys.maxsize, rank)
-
-
-def _without_rank(name: str) -> tuple[str, ...]:
-    """What the files of one step have in common; the number of the run differs from rank to rank."""
-    parts = SAVED_FILE.fullmatch(name)
-    if not parts:
-        return (name,)
-    return parts["prefix"], re.sub(r"^_\d+", "", parts["more"]), parts["epoch"], parts["step"]
-
-
-def _complete(rank: Path, suffix: str) -> dict[tuple[int, int], Path]:
-    """What this rank has saved to the end, by epoch and step; of files for one step the last written."""
-    last, files = _last_complete(rank), {}
-    for file in sorted(rank.glob(f"*.{suffix}"), key=lambda file: file.stat().st_mtime):
-        name = SAVED_FILE.fullmatch(file.name)
-        if name and (step := (int(name["epoch"]), int(name["step"]))) <= last:
-            files[step] = file
-    return files
-
-
-def _last_complete(rank: Path) -> tuple[float, float]:
-    """Epoch and step that the host notes behind each checkpoint; without a note every file counts."""
-    try:
-        meta = json.loads((rank / "meta.json").read_text(encoding="utf-8"))
-        return int(meta["last_epoch"]), int(meta["last_step"])
-    except FileNotFoundError:
-        return float("inf"), 0
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{rank / 'meta.json'}: not MindFormers' note of the last checkpoint ({error}); take it away if the "
-            "checkpoints beside it are whole"
-        ) from error
+    return len({frozenset((file.run, file.kind[1:]) for file in files) for files in saved}) == 1
 
 
 def _is_part(file: Path) -> bool:
@@ -261,10 +238,13 @@ def _load_parts() -> None:
 
 
 def _parts_beside(part: Path) -> list[Path]:
-    """`part` and the file of the same step of each other rank; of two in one folder the later."""
-    others = sorted(part.parents[1].glob("rank_*/*.safetensors"), key=lambda file: file.stat().st_mtime)
-    same = {file.parent: file for file in others if _without_rank(file.name) == _without_rank(part.name)}
-    return list({**same, part.parent: part}.values())
+    """`part` and the file of the same step of each other rank; of several in one folder the last."""
+    chosen = SavedFile.of(part)
+    parts = []
+    for folder in rank_folders(part.parents[1]).values():
+        same = [file.path for file in saved_files(folder, [".safetensors"]) if file.is_same_step(chosen)]
+        parts += [part] if folder == part.parent else same[-1:]
+    return parts
 
 
 def _fetch(network: Any, loaded: Mapping[str, Any]) -> dict[str, Any]:

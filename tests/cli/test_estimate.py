@@ -95,7 +95,7 @@ def test_a_folder_in_the_place_of_a_yaml(given, words, capsys):
 
 def test_bad_options(usage_error, capsys):
     assert main(["estimate", "--yaml", STAGE_3, "--device-memory", "plenty"]) == 2
-    assert "--device-memory: a size such as 64GB is expected, got 'plenty'" in capsys.readouterr().err
+    assert "--device-memory must be a size such as 500MB or 64GB, got 'plenty'" in capsys.readouterr().err
     assert main(["estimate", "--yaml", STAGE_3, "--set", "runner_config.batch_size=many"]) == 2
     assert main(["estimate", "--yaml", STAGE_3, "--set", "runner_config.bach_size=2"]) == 2
     assert "runner_config.bach_size is neither" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def saved(
 
 
 def latest(host_resume, folder: Path, named: str | None = None, suffix: str = "ckpt") -> str:
-    return str(host_resume._latest(folder, suffix, named, "found").relative_to(folder))
+    return str(host_resume._latest(folder, f".{suffix}", named, "found").relative_to(folder))
 
 
 def test_the_latest_step_of_rank_0(host_resume, tmp_path):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 from mindformers_qwenvl.config.original import read_original
-from mindformers_qwenvl.weights.convert.destination import FILES, check_output, check_read, check_space, locked
+from mindformers_qwenvl.files import copy_file, remove_leftovers, replacing
+from mindformers_qwenvl.weights.convert.destination import FILES, check_destination, check_read, check_space, locked
 from mindformers_qwenvl.weights.convert.dtypes import CODES, ITEM_BYTES
 from mindformers_qwenvl.weights.convert.plan import Target, make_plan
 from mindformers_qwenvl.weights.convert.report import Report
 from mindformers_qwenvl.weights.convert.transfer import Progress, compare, write_all, write_numbers
 from mindformers_qwenvl.weights.convert.workfolder import WorkFolder, fingerprint
-from mindformers_qwenvl.weights.convert.writer import Layout, ckpt_layout, replacing, safetensors_layout, shard
+from mindformers_qwenvl.weights.convert.writer import Layout, ckpt_layout, safetensors_layout, shard
 from mindformers_qwenvl.weights.formats.ranks import later_files
 from mindformers_qwenvl.weights.formats.readable import Readable
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
@@ -65,7 +66,7 @@ def convert(
         raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(CODES)}")
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; expected a checkpoint folder or file")
-    check_output(source, output, reverse)
+    check_destination(source, output, reverse)
     settings = read_original(config if config is not None else source)
     with as_ours(Checkpoint(source, strategy), settings) as checkpoint:
         in_tree = isinstance(checkpoint, InTreeCheckpoint)
@@ -109,25 +110,28 @@ def _write_file(
     path: Path, checkpoint: Readable, targets: Sequence[Target], reverse: bool, tick: Progress
 ) -> dict[str, int]:
     entries = [target.entry for target in targets]
-    with replacing(path) as temporary:
-        check_space(path, sum(entry.nbytes for entry in entries), left_over=[temporary])
-        plan = ckpt_layout(entries) if path.suffix == ".ckpt" else safetensors_layout(entries, _form(reverse))
-        return _fill(temporary, plan, checkpoint, targets, tick)
+    plan = ckpt_layout(entries) if path.suffix == ".ckpt" else safetensors_layout(entries, _form(reverse))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)  # of a conversion that was killed: gigabytes
+    check_space(path, plan.size)
+    with replacing(path, buffering=0) as file:
+        return _fill(file, plan, checkpoint, targets, tick)
 
 
 def _form(reverse: bool) -> str:
     return "pt" if reverse else "ms"
 
 
-def _fill(path: Path, plan: Layout, checkpoint: Readable, targets: Sequence[Target], tick: Progress) -> dict[str, int]:
-    """Write the file `path` as planned; returns the overflowed values by tensor."""
-    with path.open("wb", buffering=0) as file:
-        for position, header in plan.headers:
-            write_all(file.fileno(), header, position)
-        overflow = write_numbers(file.fileno(), checkpoint, targets, plan.ranges, tick)
-        size = os.fstat(file.fileno()).st_size
+def _fill(
+    file: IO[bytes], plan: Layout, checkpoint: Readable, targets: Sequence[Target], tick: Progress
+) -> dict[str, int]:
+    """Write the open file as planned; returns the overflowed values by tensor."""
+    for position, header in plan.headers:
+        write_all(file.fileno(), header, position)
+    overflow = write_numbers(file.fileno(), checkpoint, targets, plan.ranges, tick)
+    size = os.fstat(file.fileno()).st_size
     if size != plan.size:
-        raise AssertionError(f"{path}: wrote {size:,} bytes, planned {plan.size:,}")
+        raise AssertionError(f"wrote a file of {size:,} bytes, planned {plan.size:,}")
     return overflow
 
 
@@ -158,7 +162,7 @@ def _write_folder(
         plan = safetensors_layout(entries, _form(reverse))
         parts = [by_name[entry.name] for entry in entries]
         report.overflow |= folder.write(
-            name, lambda path, plan=plan, parts=parts: _fill(path, plan, checkpoint, parts, tick)
+            name, lambda file, plan=plan, parts=parts: _fill(file, plan, checkpoint, parts, tick)
         )
     _copy_companions(settings_from, output)
     weight_map = {entry.name: name for name, entries in shards.items() for entry in entries}
@@ -173,8 +177,7 @@ def _copy_companions(source: Path, output: Path) -> None:
         files["config.json"] = source
     for name, file in files.items():
         if file.is_file():
-            shutil.copyfile(file, output / f"{name}.tmp")
-            (output / f"{name}.tmp").replace(output / name)
+            copy_file(file, output / name)
 
 
 def _verify(checkpoint: Readable, targets: Sequence[Target], output: Path) -> None:
