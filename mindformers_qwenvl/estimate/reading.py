@@ -41,8 +41,8 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     """The job that the YAML at `path` describes; `changes`: see `read_yaml`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        IsADirectoryError: it is a folder.
+        FileNotFoundError, IsADirectoryError, PermissionError: the YAML or one of its bases cannot be opened.
+        RecipeError: it is not a YAML with sections, or a change is malformed.
         SettingsError: a key is missing, unknown in its value, or sizes do not fit together; or a change is of a key
             that is neither in the YAML nor read here.
     """

@@ -10,7 +10,7 @@ import yaml
 
 from mindformers_qwenvl.estimate import activations, estimate, read_job
 from mindformers_qwenvl.estimate.section import GB, SettingsError
-from mindformers_qwenvl.registration import yaml_dir
+from mindformers_qwenvl.recipes import RecipeError, yaml_dir
 
 STAGE_2, STAGE_3 = (yaml_dir() / f"finetune_qwenvl_9.6b{end}.yaml" for end in ("_stage2", ""))
 ALONE = ["use_parallel=False"]
@@ -221,7 +221,7 @@ def test_the_recipes_fit_the_cards_they_name():
         ("model.model_config.proj_output_dim=2048", "output_dim=2048 (proj_output_dim) must equal the"),
         ("optimizer.vision_lr_decay=7", ".yaml: optimizer: vision_lr_decay must be a number above 0 and at most 1"),
         ("optimizer.vision_lr_decay=", "vision_lr_decay must be a number above 0 and at most 1, got None"),
-        ("seed.of=1", "seed is a value"),
+        ("seed.of=1", "--set seed.of=1: seed is not a section"),
         ("a.b.c=5", "--set a.b.c=5: a.b.c is neither a key of"),
         ("runner_config.nonsense=1", "runner_config.nonsense is neither"),
         ("model.model_config.vision_model.model_config.num_queries=64", "num_queries is neither a key of"),
@@ -229,7 +229,7 @@ def test_the_recipes_fit_the_cards_they_name():
     ],
 )  # fmt: skip
 def test_errors_say_what_is_wrong(change, words):
-    with pytest.raises(SettingsError) as raised:
+    with pytest.raises(RecipeError) as raised:
         estimate(read_job(STAGE_3, [change]))
     assert words in str(raised.value)
 
