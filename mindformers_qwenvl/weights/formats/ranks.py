@@ -11,8 +11,8 @@ import numpy as np
 
 from mindformers_qwenvl.weights.formats.ckpt_file import ckpt_tensors
 from mindformers_qwenvl.weights.formats.rank_folders import SavedFile, last_common, rank_folders, saved_files
-from mindformers_qwenvl.weights.formats.stored import Stored, WeightFile, safetensors_tensors
 from mindformers_qwenvl.weights.formats.strategy import Cut, read_strategies
+from mindformers_qwenvl.weights.formats.weight_file import StoredTensor, WeightFile, safetensors_tensors
 from mindformers_qwenvl.weights.names import is_training_state
 from mindformers_qwenvl.weights.shapes import listed
 
@@ -94,17 +94,17 @@ class RankFiles:
             rank: WeightFile(file, (ckpt_tensors if file.suffix == ".ckpt" else safetensors_tensors)(file))
             for rank, file in files.items()
         }
-        holders: dict[str, dict[int, Stored]] = defaultdict(dict)
+        holders: dict[str, dict[int, StoredTensor]] = defaultdict(dict)
         for rank, file in self._files.items():
             for name, stored in file.tensors.items():
                 holders[name][rank] = stored
-        self.tensors: dict[str, Stored] = {}
+        self.tensors: dict[str, StoredTensor] = {}
         self._parts: dict[str, dict[tuple[int, ...], WeightFile]] = {}
         for name, by_rank in holders.items():
             cut = None if is_training_state(name) else cuts.get(name)
             self._join(name, by_rank, cut)
 
-    def _join(self, name: str, by_rank: dict[int, Stored], cut: Cut | None) -> None:
+    def _join(self, name: str, by_rank: dict[int, StoredTensor], cut: Cut | None) -> None:
         rank, first = min(by_rank.items())
         grid = cut.parts if cut is not None else (1,) * len(first.shape)
         if len(grid) != len(first.shape):
@@ -124,7 +124,7 @@ class RankFiles:
                 f"none of the ranks {listed(map(str, self._files), limit=20)}: put the folders of all ranks there"
             )
         shape = tuple(side * count for side, count in zip(first.shape, grid, strict=True))
-        self.tensors[name] = Stored(first.dtype, shape, ())
+        self.tensors[name] = StoredTensor(first.dtype, shape, ())
         self._parts[name] = parts
 
     def read_into(self, name: str, start: int, numbers: np.ndarray) -> None:

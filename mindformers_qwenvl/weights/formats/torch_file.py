@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from mindformers_qwenvl.weights.formats.stored import Stored
+from mindformers_qwenvl.weights.formats.weight_file import StoredTensor
 
 __all__ = ["torch_tensors"]
 
@@ -132,7 +132,7 @@ Place = Callable[[_Storage], int]
 """Gives the position of a storage's numbers in the file."""
 
 
-def torch_tensors(path: Path) -> dict[str, Stored]:
+def torch_tensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a state dict that PyTorch saved.
 
     Raises:
@@ -161,7 +161,7 @@ def torch_tensors(path: Path) -> dict[str, Stored]:
         raise ValueError(f"{path} is not a PyTorch checkpoint, or is damaged ({reason})") from None
 
 
-def _stored(tensor: _Tensor, place: Place) -> Stored:
+def _stored(tensor: _Tensor, place: Place) -> StoredTensor:
     (dtype, item), shape = tensor.storage.kind, tensor.shape
     dense, steps = True, 1
     for side, stride in zip(reversed(shape), reversed(tensor.strides), strict=True):
@@ -169,9 +169,9 @@ def _stored(tensor: _Tensor, place: Place) -> Stored:
         steps *= side
     start = place(tensor.storage) + tensor.offset * item
     if dense or not steps:
-        return Stored(dtype, shape, ((start, steps * item),))
+        return StoredTensor(dtype, shape, ((start, steps * item),))
     last = sum((side - 1) * stride for side, stride in zip(shape, tensor.strides, strict=True))
-    return Stored(dtype, shape, ((start, (last + 1) * item),), tensor.strides)
+    return StoredTensor(dtype, shape, ((start, (last + 1) * item),), tensor.strides)
 
 
 def _check_order(archive: zipfile.ZipFile, order: zipfile.ZipInfo | None) -> None:
