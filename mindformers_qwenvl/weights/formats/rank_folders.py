@@ -2,7 +2,7 @@
 
 MindFormers names the files PREFIX_rank_0-EPOCH_STEP. MindSpore adds the number of the run, PREFIX_rank_0_1-EPOCH_STEP,
 where the folder holds files of earlier runs; it differs from rank to rank once the number of processes has changed.
-A later run goes before a later step: a training that was started anew counts again from step 1. Plain Python.
+A later run takes precedence over a later step: a training that is started anew counts from step 1 again. Plain Python.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def test_an_index_that_lists_more_than_the_shards_hold(checkpoint_dir):
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": {"a": "../secret.safetensors"}}'])
 def test_a_broken_index(content, tmp_path):
     (tmp_path / SAFETENSORS_INDEX).write_text(content)
-    with pytest.raises(ValueError, match="is no weight index"):
+    with pytest.raises(ValueError, match="is not a weight index"):
         Checkpoint(tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_a_cut_file_is_named(cut, checkpoint_dir):
     folder = copy_of(checkpoint_dir("a56"))
     shard = folder / "model-00003-of-00003.safetensors"
     shard.write_bytes(shard.read_bytes()[:cut])
-    with pytest.raises(ValueError, match=r"model-00003-of-00003\.safetensors is (no safetensors|damaged)"):
+    with pytest.raises(ValueError, match=r"model-00003-of-00003\.safetensors is (not a safetensors|damaged)"):
         Checkpoint(folder)
 
 
@@ -118,13 +118,15 @@ def test_a_header_that_lies_about_a_shape(tmp_path):
 def test_a_header_with_another_kind_of_value(field, value, reason, tmp_path):
     entry = {"dtype": "F32", "shape": [8], "data_offsets": [0, 32]} | {field: value}
     write_safetensors(tmp_path / "a.safetensors", json.dumps({"a": entry}))
-    with pytest.raises(ValueError, match=rf"a\.safetensors is no safetensors file, or is damaged.*{reason}"):
+    with pytest.raises(
+        ValueError, match=rf"a\.safetensors is not a safetensors file, or its header is damaged.*{reason}"
+    ):
         Checkpoint(tmp_path)
 
 
 def test_a_header_nested_without_end(tmp_path):
     write_safetensors(tmp_path / "a.safetensors", "[" * 200_000)
-    with pytest.raises(ValueError, match=r"a\.safetensors is no safetensors file"):
+    with pytest.raises(ValueError, match=r"a\.safetensors is not a safetensors file"):
         Checkpoint(tmp_path)
 
 
@@ -137,7 +139,7 @@ def test_a_file_that_shrinks_while_it_is_read(checkpoint_dir):
     with Checkpoint(folder) as checkpoint:
         shard = folder / "model-00003-of-00003.safetensors"
         os.truncate(shard, 5_000)
-        with pytest.raises(OSError, match=r"model-00003-of-00003\.safetensors was cut off while it was read"):
+        with pytest.raises(OSError, match=r"model-00003-of-00003\.safetensors was cut short while it was being read"):
             for name in checkpoint:
                 checkpoint.read(name)
 
@@ -183,7 +185,7 @@ def test_load_original_refuses_before_the_first_array(checkpoint_dir):
     tensors["transformer.h.9.ln_1.weight"] = tensors.pop("transformer.h.0.ln_1.weight")
     save_file(tensors, shard)
     (folder / SAFETENSORS_INDEX).unlink()
-    with pytest.raises(ValueError, match="does not fit its config") as caught:
+    with pytest.raises(ValueError, match="does not match its config") as caught:
         load_original(folder)
     assert "1 missing: transformer.h.0.ln_1.weight" in str(caught.value)
     assert "1 not of this model: transformer.h.9.ln_1.weight" in str(caught.value)
@@ -226,8 +228,8 @@ class TestWithoutPyTorch:
             (b"\x80\x02)r\xff\xff\xff\x7f.", "counts more values than it has bytes"),
             (b"\x80\x02]X\x01\x00\x00\x00aa.", "expected a dict of tensors"),
             (b"\x80\x02}X\x01\x00\x00\x00aK\x01s.", "expected a dict of tensors"),
-            (b"\x80\x02X\x01\x00\x00\x00aQ.", "refers to something that is no storage"),
-            (b"\x80\x02}", "no PyTorch checkpoint, or is damaged"),
+            (b"\x80\x02X\x01\x00\x00\x00aQ.", "refers to something that is not a storage"),
+            (b"\x80\x02}", "not a PyTorch checkpoint, or is damaged"),
         ],
     )
     def test_what_is_no_dict_of_tensors_is_refused(self, tmp_path, described, reason):
