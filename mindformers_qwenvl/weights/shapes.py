@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from numbers import Real
 from typing import Any
 
-from mindformers_qwenvl.sizes import VIT_POSITIONS
+from mindformers_qwenvl.checks import is_number, is_whole
+from mindformers_qwenvl.sizes import VIT_POSITIONS, VisionSettings
 from mindformers_qwenvl.weights.names import to_ours
 
 __all__ = ["check_shapes", "original_shapes", "our_shapes", "whole_number"]
 
 Shape = tuple[int, ...]
 
-QUERIES = 256  # visual.n_queries where config.json leaves it out, as the published one does
 MOST_LAYERS = 10_000  # more is a typing error, and their names would fill the memory
 MOST_RATIO = 1_000
 
@@ -50,21 +49,21 @@ def whole_number(settings: Mapping[str, Any], key: str) -> int:
         ValueError: it is not a whole number of 1 or more.
     """
     value = settings[key]
-    if type(value) is not int or value < 1:
+    if not is_whole(value, 1):
         raise ValueError(f"config.json: {key} is {_shown(value)}, expected a whole number of 1 or more")
     return value
 
 
 def _layers(settings: Mapping[str, Any], key: str) -> int:
     count = whole_number(settings, key)
-    if count > MOST_LAYERS:
+    if not is_whole(count, 1, MOST_LAYERS):
         raise ValueError(f"config.json: {key} is {_shown(count)}, expected a whole number from 1 to {MOST_LAYERS}")
     return count
 
 
 def _ratio(settings: Mapping[str, Any], key: str) -> Any:
     value = settings[key]
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < MOST_RATIO:
+    if not is_number(value, above=0, below=MOST_RATIO):
         raise ValueError(f"config.json: {key} is {_shown(value)}, expected a number above 0 and below {MOST_RATIO}")
     return value
 
@@ -92,7 +91,8 @@ def _language(config: Mapping[str, Any]) -> dict[str, Shape]:
 def _vision(visual: Mapping[str, Any]) -> dict[str, Shape]:
     width, out, patch = (whole_number(visual, key) for key in ("width", "output_dim", "patch_size"))
     mlp = int(width * _ratio(visual, "mlp_ratio"))
-    queries = whole_number({"n_queries": QUERIES, **visual}, "n_queries")
+    # The published config.json leaves it out.
+    queries = whole_number({"n_queries": VisionSettings.num_queries, **visual}, "n_queries")
     shapes: dict[str, Shape] = {
         "positional_embedding": (VIT_POSITIONS, width),
         "proj": (out, out),

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.weights.convert.dtypes import STORAGE
 
 __all__ = ["StoredTensor", "WeightFile", "safetensors_tensors"]
@@ -154,6 +155,6 @@ def _entry(name: str, entry: Mapping[str, Any], begin: int) -> StoredTensor:
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     if not isinstance(dtype, str):
         raise ValueError(f"{name} has the dtype {dtype!r}")
-    if any(type(number) is not int or number < 0 for number in (start, stop, *shape)) or stop < start:
+    if not all(is_whole(number, 0) for number in (start, stop, *shape)) or stop < start:
         raise ValueError(f"{name} lies at bytes {start} to {stop} and has the shape {list(shape)}")
     return StoredTensor(dtype, shape, ((begin + start, stop - start),))
