@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mindformers_qwenvl.weights.formats.ckpt_file import ckpt_tensors
-from mindformers_qwenvl.weights.formats.rank_folders import SavedFile, last_common, rank_folders, saved_files
+from mindformers_qwenvl.weights.formats.rank_folders import SavedFile, last_common, rank_folders, rank_of, saved_files
 from mindformers_qwenvl.weights.formats.strategy import Cut, read_strategies
 from mindformers_qwenvl.weights.formats.weight_file import StoredTensor, WeightFile, safetensors_tensors
 from mindformers_qwenvl.weights.names import is_training_state
@@ -44,7 +44,9 @@ def later_files(path: Path) -> list[Path]:
 
 
 def _saved(path: Path) -> dict[int, list[SavedFile]]:
-    saved = {rank: saved_files(folder) for rank, folder in rank_folders(path).items()}
+    rank = rank_of(path)
+    folders = rank_folders(path) if rank is None else {rank: path}
+    saved = {rank: saved_files(folder) for rank, folder in folders.items()}
     for rank, files in saved.items():
         for earlier, later in pairwise(files):
             if earlier.order == later.order:
