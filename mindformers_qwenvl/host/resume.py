@@ -130,8 +130,8 @@ def _choose(config: Any) -> None:
     suffix = f".{config.load_ckpt_format or 'ckpt'}"
     if config.use_parallel and len(ranks) == processes:
         saved = [saved_files(rank, [suffix]) for rank in ranks.values()]
-        parts = [_is_part(file.path) for files in saved for file in files]
-        if not config.resume_training or not parts or (any(parts) and _are_named_alike(saved)):
+        files = [file.path for of_rank in saved for file in of_rank]
+        if not config.resume_training or not files or (any(map(_is_part, files)) and _are_named_alike(saved)):
             return
     found = f"load_checkpoint {folder}: has files of {len(ranks)} processes, and {processes} are to resume from them"
     named = config.resume_training if isinstance(config.resume_training, str) else None
@@ -156,11 +156,11 @@ def _latest(folder: Path, suffix: str, named: str | None, found: str) -> Path:
     if named:
         named = named if named.endswith(suffix) else f"{named}{suffix}"
         wanted = SavedFile.of(Path(named))
-        for files in saved.values():
-            for file in files:
-                if file.is_same_step(wanted):
-                    return file.path
-        raise FileNotFoundError(f"{found}; but there is no file {named} in them, of any rank")
+        same = [file for files in saved.values() for file in files if file.is_same_step(wanted)]
+        if not same:
+            raise FileNotFoundError(f"{found}; but there is no file {named} in them, of any rank")
+        # A run of the same number need not be the same run in another rank: the file itself takes precedence.
+        return max(same, key=lambda file: (file.path.name == named, file.run == wanted.run)).path
     complete = {rank: _complete(files) for rank, files in saved.items()}
     complete = {rank: files for rank, files in complete.items() if files}
     if not complete:
