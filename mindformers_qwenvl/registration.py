@@ -32,8 +32,7 @@ def register() -> None:
     from mindformers_qwenvl import config
     from mindformers_qwenvl.data import normalise, processor, template, tokenizer
     from mindformers_qwenvl.datasets import loader
-    from mindformers_qwenvl.host import old_names, resume, threads
-    from mindformers_qwenvl.host import workarounds as host
+    from mindformers_qwenvl.host import lookup, names, old_names, pipeline, resume, threads, trainer
     from mindformers_qwenvl.model import language, qwenvl, vision
     from mindformers_qwenvl.training import monitor, optimizer
     from mindformers_qwenvl.training import step as train
@@ -61,17 +60,17 @@ def register() -> None:
     for cls, kind in others.items():
         MindFormerRegister.register_cls(cls, kind)
     for alias in ("MultiModalToTextGenerationTrainer", "ImageToTextGenerationTrainer"):  # the latter in old YAMLs
-        MindFormerRegister.register_cls(host.FullConfigTrainer, Kind.TRAINER, alias=alias)
-    MindFormerRegister.register_cls(host.ProcessorPipeline, Kind.PIPELINE, alias=TASK)
+        MindFormerRegister.register_cls(trainer.FullConfigTrainer, Kind.TRAINER, alias=alias)
+    MindFormerRegister.register_cls(pipeline.ProcessorPipeline, Kind.PIPELINE, alias=TASK)
 
     _tables()
     _auto_classes()
-    host.accept_old_auto_register({cls.__name__ for cls in (*configs, *models, *others)})
-    host.prefer_this_package()
+    names.accept_old_auto_register({cls.__name__ for cls in (*configs, *models, *others)})
+    lookup.prefer_this_package()
     threads.separate_threads()
     resume.barrier_on_cpu()
     resume.resume_in_data_parallel()
-    host.find_config_by_name({NAME: str(yaml_dir() / f"predict_{NAME}.yaml")})
+    names.find_config_by_name({NAME: str(yaml_dir() / f"predict_{NAME}.yaml")})
 
 
 def _tables() -> None:
@@ -114,8 +113,7 @@ def _auto_classes() -> None:
     from mindformers_qwenvl import config
     from mindformers_qwenvl.data.processor import QwenVLImageProcessor, QwenVLProcessor
     from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
-    from mindformers_qwenvl.host import auto
-    from mindformers_qwenvl.host import workarounds as host
+    from mindformers_qwenvl.host import auto, pipeline
     from mindformers_qwenvl.model import language, qwenvl
 
     AutoConfig.register(config.QwenVLConfig.model_type, config.QwenVLConfig, exist_ok=True)
@@ -131,5 +129,5 @@ def _auto_classes() -> None:
     AutoImageProcessor.register(config.QwenVLVisionConfig, QwenVLImageProcessor, exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(
-            TASK, host.ProcessorPipeline, ms_model=(auto.PipelineModel,), task_type="multimodal"
+            TASK, pipeline.ProcessorPipeline, ms_model=(auto.PipelineModel,), task_type="multimodal"
         )

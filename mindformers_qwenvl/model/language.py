@@ -13,7 +13,7 @@ from mindspore.common.initializer import Normal, initializer
 from mindformers_qwenvl.config import QwenConfig
 from mindformers_qwenvl.generation.inputs import GenerationInputs
 from mindformers_qwenvl.generation.sampling import Sampling
-from mindformers_qwenvl.host.workarounds import OwnGenerationConfig, SaveParameters
+from mindformers_qwenvl.host.network import OwnGenerationConfig, SaveParameters
 from mindformers_qwenvl.model.cache import cached_attention, kv_cache
 from mindformers_qwenvl.model.layers import MergeHeads, SplitHeads, column_linear, row_linear, stack
 from mindformers_qwenvl.model.ops import Attention, RMSNorm, Rotary, RotaryTables, greedy_argmax

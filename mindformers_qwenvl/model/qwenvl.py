@@ -16,7 +16,7 @@ from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.generation.inputs import GenerationInputs
 from mindformers_qwenvl.generation.sampling import Sampling
 from mindformers_qwenvl.generation.settings import generation_config_of
-from mindformers_qwenvl.host.workarounds import OwnGenerationConfig, SaveParameters
+from mindformers_qwenvl.host.network import OwnGenerationConfig, SaveParameters
 from mindformers_qwenvl.model.language import QwenForCausalLM
 from mindformers_qwenvl.model.loss import LabelLoss, LabelTokens
 from mindformers_qwenvl.model.ops import greedy_argmax, unsharded

@@ -1,0 +1,44 @@
+"""A work-around of a fault of MindFormers' Auto classes: which class opens a directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mindformers.models.auto import auto_factory, configuration_auto, processing_auto, tokenization_auto
+from mindformers.tools.logger import logger
+
+__all__ = ["prefer_this_package"]
+
+
+def prefer_this_package() -> None:
+    """Let `trust_remote_code=True`, which the original's README wants, still open its directories with this package.
+
+    Host: mindformers/models/auto/*.py, by way of resolve_trust_remote_code in mindformers/tools/hub/
+    dynamic_module_utils.py. With it the Auto classes run the Python files beside the weights, PyTorch code, although
+    they have a class of their own. Seen in 1.9. Can go when a registered class goes before `auto_map` there.
+    """
+    for module in (auto_factory, configuration_auto, processing_auto, tokenization_auto):
+        stock = module.resolve_trust_remote_code
+        if stock.__module__ != __name__:
+            module.resolve_trust_remote_code = _preferring(stock)
+
+
+def _preferring(stock: Callable) -> Callable:
+    def resolve_trust_remote_code(trust_remote_code, model_name, has_local_code, has_remote_code):
+        if trust_remote_code and has_local_code and has_remote_code and _is_original(model_name):
+            logger.info("%s: opened by mindformers-qwenvl; the code beside the weights is for PyTorch", model_name)
+            return False
+        return stock(trust_remote_code, model_name, has_local_code, has_remote_code)
+
+    return resolve_trust_remote_code
+
+
+def _is_original(directory: Any) -> bool:
+    try:
+        settings = json.loads(Path(directory, "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+    return isinstance(settings, dict) and settings.get("model_type") == "qwen" and "visual" in settings
