@@ -178,7 +178,7 @@ def spoil(network: nn.Cell, how: str, dp: int, mp: int) -> None:
 def cells_of_whole_tensors(step: nn.Cell) -> list[str]:
     """Cells that have taken a form which is for graphs without sharding."""
     from mindformers_qwenvl.model.ops import BiasAdd
-    from mindformers_qwenvl.model.ops.norm import RowNorm
+    from mindformers_qwenvl.model.ops.cpu import RowNorm
 
     switches = ("one_by_one", "repeats", "in_place", "short", "whole_gradients")
     return [

@@ -6,7 +6,7 @@ Every cell computes in the shapes its docstring gives, on either device, and tak
 from __future__ import annotations
 
 from mindformers_qwenvl.model.ops.attention import Attention
-from mindformers_qwenvl.model.ops.bias import BiasAdd
+from mindformers_qwenvl.model.ops.cpu import BiasAdd
 from mindformers_qwenvl.model.ops.device import greedy_argmax, on_ascend, unsharded
 from mindformers_qwenvl.model.ops.gelu import Gelu
 from mindformers_qwenvl.model.ops.norm import RMSNorm, row_norm
