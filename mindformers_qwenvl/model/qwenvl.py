@@ -18,7 +18,7 @@ from mindformers_qwenvl.generation.sampling import Sampling
 from mindformers_qwenvl.generation.settings import generation_config_of
 from mindformers_qwenvl.host.network import OwnGenerationConfig, SaveParameters
 from mindformers_qwenvl.model.language import QwenForCausalLM
-from mindformers_qwenvl.model.loss import LabelLoss, LabelTokens
+from mindformers_qwenvl.model.ops.loss import LabelLoss, LabelTokens
 from mindformers_qwenvl.model.ops import greedy_argmax, unsharded
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
