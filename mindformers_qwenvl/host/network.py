@@ -6,7 +6,7 @@ from typing import Any
 
 from mindformers_qwenvl.generation.settings import generation_config_of, save_generation_config, settings_for
 
-__all__ = ["OwnGenerationConfig", "SaveParameters"]
+__all__ = ["OwnGenerationConfig", "PhasePerShape", "SaveParameters"]
 
 
 class OwnGenerationConfig:
@@ -67,3 +67,16 @@ class SaveParameters:
         super().save_pretrained(save_directory, save_name, **kwargs)
         if not self.generation_config._from_model_config:
             save_generation_config(self.generation_config, save_directory)
+
+
+class PhasePerShape:
+    """A base class for networks: `generate()` runs the graph that was compiled for the shape at hand.
+
+    Host: mindformers/generation/text_generator.py, GenerationMixin, which calls a graph of prefill or decoding by the
+    name of its phase alone, whatever the shape (mindspore/nn/cell.py, Cell._predict): another batch size ends in an
+    error of an operator. Seen in 1.9. Can go when `_set_network_phase` need not be called for each shape.
+    """
+
+    def set_phase_of_shape(self, rows: int, columns: int) -> None:
+        """Name the phase of the next call, whose input_ids are [rows, columns]."""
+        self._set_network_phase(f"{rows}x{columns}")

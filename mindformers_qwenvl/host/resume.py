@@ -28,6 +28,8 @@ from mindspore import ops
 from mindspore.communication import GlobalComm, comm_func
 from safetensors import safe_open
 
+from mindformers_qwenvl.host.device import device_target
+
 __all__ = ["barrier_on_cpu", "resume_in_data_parallel"]
 
 # The host puts a number behind the rank where a folder has files of an earlier run, or which parameters they are.
@@ -46,7 +48,7 @@ def barrier_on_cpu() -> None:
         return
 
     def barrier(group: str = GlobalComm.WORLD_COMM_GROUP) -> None:
-        if ms.get_context("device_target") == "CPU":
+        if device_target() == "CPU":
             ops.AllReduce(group=group)(ms.Tensor([1.0], ms.float32)).asnumpy()
         else:
             stock(group)

@@ -11,6 +11,7 @@ from mindformers.tools.logger import logger
 from mindformers.tools.register import MindFormerConfig
 from mindformers.trainer import MultiModalToTextGenerationTrainer
 
+from mindformers_qwenvl.host.device import device_target
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 
@@ -50,7 +51,7 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
             refuse_incomplete(path)
         runner = config.get("runner_config")
-        if runner and runner.get("sink_mode") and ms.get_context("device_target") == "CPU":
+        if runner and runner.get("sink_mode") and device_target() == "CPU":
             logger.warning("runner_config: sink_mode: True: nothing sinks on a CPU; sink_mode is off.")
             runner.sink_mode = False
         return config

@@ -30,11 +30,11 @@ class RMSNorm(nn.Cell):
         self.eps = eps
         self.cast = P.Cast()
         self.fused = on_ascend()
-        self.rows = None
+        self.row_norm = None
         if self.fused:
             self.norm = P.RmsNorm(eps).shard(((dp, 1, 1), (1,)))
         else:
-            self.rows = row_norm(dim, eps, compute_type, centred=False)
+            self.row_norm = row_norm(dim, eps, compute_type, centred=False)
             self.square = P.Square().shard(((dp, 1, 1),))
             self.mean = P.ReduceMean(keep_dims=True).shard(((dp, 1, 1),))
             self.add = P.Add().shard(((dp, 1, 1), ()))
@@ -47,8 +47,8 @@ class RMSNorm(nn.Cell):
         x = self.cast(x, self.compute_type)
         if self.fused:
             x = self.norm(x, self.weight)[0]
-        elif self.rows is not None and x.shape[1] > 1:  # a single token has nothing to share out
-            x = self.rows(x, self.weight)
+        elif self.row_norm is not None and x.shape[1] > 1:  # a single token has nothing to share out
+            x = self.row_norm(x, self.weight)
         else:
             x = self.scale(x, self.rsqrt(self.add(self.mean(self.square(x), -1), self.eps)))
             x = self.mul(x, self.weight)
