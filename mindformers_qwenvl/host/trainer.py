@@ -11,6 +11,8 @@ from mindformers.tools.logger import logger
 from mindformers.tools.register import MindFormerConfig
 from mindformers.trainer import MultiModalToTextGenerationTrainer
 
+from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
 from mindformers_qwenvl.host.device import device_target
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
@@ -74,34 +76,17 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         return super().create_optimizer_scheduler(network, model_params)
 
     def _check_grad_accumulation_steps(self) -> None:
-        wanted = self.config.runner_config.gradient_accumulation_steps
+        runner, wrapper = self.config.runner_config, self.config.runner_wrapper or {}
+        steps, parts = runner.gradient_accumulation_steps, wrapper.get("accumulation_steps")
         super()._check_grad_accumulation_steps()
-        if wanted is not None and wanted != self.config.runner_config.gradient_accumulation_steps:
-            raise ValueError(
-                f"runner_config: gradient_accumulation_steps={wanted}: MindFormers accumulates in semi_auto_parallel "
-                "without pipeline stages only, and would go on with 1. On one card and in data parallel, set "
-                f"runner_wrapper.accumulation_steps={wanted} (type QwenVLTrainOneStepCell) and multiply "
-                "runner_config.batch_size by it; with pipeline stages, set parallel_config.micro_batch_num"
-            )
-        self._check_parts_of_a_batch()
-
-    def _check_parts_of_a_batch(self) -> None:
-        """Of QwenVLTrainOneStepCell, which would see the number of rows only while its graph is compiled."""
-        parts = (self.config.runner_wrapper or {}).get("accumulation_steps")
-        if isinstance(parts, bool) or not isinstance(parts, int) or parts <= 1:
-            return  # what is no number of parts is an error of the cell
-        if ms.get_auto_parallel_context("parallel_mode") in ("semi_auto_parallel", "auto_parallel"):
-            # The host may take a wrapper of its own there, which would not know the key and say nothing.
-            raise ValueError(
-                f"runner_wrapper: accumulation_steps={parts} is for one card and data parallel; in semi_auto_parallel "
-                "use runner_config.gradient_accumulation_steps, with pipeline stages parallel_config.micro_batch_num"
-            )
-        rows = self.config.runner_config.batch_size
-        if isinstance(rows, int) and rows % parts:
-            raise ValueError(
-                f"runner_wrapper: accumulation_steps={parts} must divide runner_config.batch_size={rows}, the rows of "
-                "a batch on a card; change one of the two"
-            )
+        check_accumulation(
+            sharded=is_sharded(ms.get_auto_parallel_context("parallel_mode")),
+            pipeline_stages=self.get_pipeline_stages(),
+            gradient_accumulation_steps=steps or 1,
+            # Of a value that is not a number of parts the cell complains.
+            accumulation_steps=parts if is_whole(parts, 1) else 1,
+            batch_size=runner.batch_size if is_whole(runner.batch_size, 1) else None,
+        )
 
     def predict(self, config: Any = None, input_data: Any = None, network: Any = None, processor: Any = None, **kwargs):
         if processor is None and isinstance(config, MindFormerConfig):

@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mindformers.core.optim.adamw import AdamW, _adamw_opt
+from mindformers.core.optim.adamw import AdamW
 from mindspore import ops
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
+from mindformers_qwenvl.host.optimizer import adamw_step
 from mindformers_qwenvl.model.ops import can_update_in_place, update_in_place
 from mindformers_qwenvl.weights.parts import rate_factors
 
@@ -24,7 +25,7 @@ _update = C.MultitypeFuncGraph("update")
 @_update.register(*["Tensor"] * 5, "Number", *["Tensor"] * 5, "Bool")
 def _update_as_host(beta1, beta2, epsilon, step, rate, factor, decay, weight, gradient, mean, square, chosen):
     """The host's step of one weight, at `rate * factor`."""
-    return _adamw_opt(beta1, beta2, epsilon, step, rate * factor, decay, weight, gradient, mean, square, chosen)
+    return adamw_step(beta1, beta2, epsilon, step, rate * factor, decay, weight, gradient, mean, square, chosen)
 
 
 class QwenVLAdamW(AdamW):

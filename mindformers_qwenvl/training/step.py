@@ -11,6 +11,8 @@ from mindspore import nn, ops
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
+from mindformers_qwenvl.checks import switch, whole
+from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
 from mindformers_qwenvl.model.ops import NotFinite, count_not_finite, has_overflow_register, square_sum
 
 __all__ = ["QwenVLTrainOneStepCell"]
@@ -79,16 +81,10 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         super().__init__(network, optimizer, **kwargs)
         self.has_overflow_register = has_overflow_register()
         self.not_finite = NotFinite()
-        if not isinstance(weigh_cards, bool):
-            raise ValueError(f"runner_wrapper: weigh_cards must be True or False, got {weigh_cards!r}")
-        if isinstance(accumulation_steps, bool) or not isinstance(accumulation_steps, int) or accumulation_steps < 1:
-            raise ValueError(f"runner_wrapper: accumulation_steps must be 1 or more, got {accumulation_steps!r}")
-        mode = ms.get_auto_parallel_context("parallel_mode")
-        if accumulation_steps > 1 and mode in ("semi_auto_parallel", "auto_parallel"):
-            raise ValueError(
-                f"runner_wrapper: accumulation_steps={accumulation_steps} is for one card and data parallel; in {mode} "
-                "use runner_config.gradient_accumulation_steps, with pipeline stages parallel_config.micro_batch_num"
-            )
+        switch("runner_wrapper: weigh_cards", weigh_cards)
+        whole("runner_wrapper: accumulation_steps", accumulation_steps)
+        sharded = is_sharded(ms.get_auto_parallel_context("parallel_mode"))
+        check_accumulation(sharded=sharded, accumulation_steps=accumulation_steps)
         self.accumulation_steps = accumulation_steps
         self.max_grad_norm = float(kwargs.get("max_grad_norm", 1.0))
         self.square_sum = square_sum()
