@@ -10,20 +10,22 @@ from typing import Any
 from mindformers.models.auto import auto_factory, configuration_auto, processing_auto, tokenization_auto
 from mindformers.tools.logger import logger
 
+from mindformers_qwenvl.host.replacing import Replacements
+
 __all__ = ["prefer_this_package"]
 
 
 def prefer_this_package() -> None:
-    """Let `trust_remote_code=True`, which the original's README wants, still open its directories with this package.
+    """Open the original's directories with this package even with `trust_remote_code=True`, as its README asks for.
 
     Host: mindformers/models/auto/*.py, by way of resolve_trust_remote_code in mindformers/tools/hub/
-    dynamic_module_utils.py. With it the Auto classes run the Python files beside the weights, PyTorch code, although
-    they have a class of their own. Seen in 1.9. Can go when a registered class goes before `auto_map` there.
+    dynamic_module_utils.py. With it the Auto classes run the Python files beside the weights, PyTorch code, although a
+    class is registered. Seen in 1.7-2.1. Can go when a registered class takes precedence over `auto_map` there.
     """
+    replacements = Replacements()
     for module in (auto_factory, configuration_auto, processing_auto, tokenization_auto):
-        stock = module.resolve_trust_remote_code
-        if stock.__module__ != __name__:
-            module.resolve_trust_remote_code = _preferring(stock)
+        replacements.add(module, "resolve_trust_remote_code", _preferring)
+    replacements.apply()
 
 
 def _preferring(stock: Callable) -> Callable:

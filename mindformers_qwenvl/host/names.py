@@ -1,4 +1,4 @@
-"""Work-arounds of faults of MindFormers where classes and YAMLs are found by a name."""
+"""Work-arounds of faults of MindFormers in finding classes and YAMLs by their names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from mindformers.models.auto import AutoConfig
 from mindformers.tools.register import MindFormerRegister
 
+from mindformers_qwenvl.host.replacing import Replacements
+
 __all__ = ["accept_old_auto_register", "find_config_by_name"]
 
 
@@ -16,8 +18,8 @@ def accept_old_auto_register(names: Collection[str]) -> None:
     """Take `auto_register: qwenvl_model.QwenVL` in an old YAML for the registered class of that name.
 
     Host: mindformers/tools/register/register.py, MindFormerRegister.auto_register. It raises OSError without
-    REGISTER_PATH even when the class is registered. A file of that name in REGISTER_PATH still goes first, and classes
-    not in `names` are left to the host. Seen in 1.6-1.9, 2.1. Can go when the host looks into its registry first.
+    REGISTER_PATH even when the class is registered. A file of that name in REGISTER_PATH still takes precedence, and
+    classes not in `names` are left to the host. Seen in 1.6-2.1. Can go when the host looks into its registry first.
     """
 
     def replacement(stock: Callable) -> Callable:
@@ -30,14 +32,16 @@ def accept_old_auto_register(names: Collection[str]) -> None:
 
         return auto_register
 
-    _replace(MindFormerRegister, "auto_register", replacement)
+    replacements = Replacements()
+    replacements.add(MindFormerRegister, "auto_register", replacement)
+    replacements.apply()
 
 
 def find_config_by_name(yaml_files: Mapping[str, str]) -> None:
     """Let `AutoConfig.from_pretrained("qwenvl_9.6b")` read the YAML of that name.
 
     Host: mindformers/models/auto/configuration_auto.py, AutoConfig.get_config_origin_mode. It turns the name into an
-    absolute path and then finds no such model (`glm4_9b` fails too). Seen in 1.7-1.9. Can go when the stock
+    absolute path and then finds no such model (`glm4_9b` fails too). Seen in 1.7-2.1. Can go when the stock
     `AutoConfig.from_pretrained("glm4_9b")` works.
     """
 
@@ -47,11 +51,6 @@ def find_config_by_name(yaml_files: Mapping[str, str]) -> None:
 
         return get_config_origin_mode
 
-    _replace(AutoConfig, "get_config_origin_mode", replacement)
-
-
-def _replace(owner: type, name: str, replacement: Callable[[Callable], Callable]) -> None:
-    """Put `replacement(stock)` in the place of a class method, once: a second call changes nothing."""
-    stock = getattr(owner, name).__func__
-    if stock.__module__ != __name__:
-        setattr(owner, name, classmethod(replacement(stock)))
+    replacements = Replacements()
+    replacements.add(AutoConfig, "get_config_origin_mode", replacement)
+    replacements.apply()

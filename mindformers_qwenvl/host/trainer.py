@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import mindspore as ms
 from mindformers.models.build_processor import build_processor
 from mindformers.tools.logger import logger
 from mindformers.tools.register import MindFormerConfig
@@ -13,7 +12,7 @@ from mindformers.trainer import MultiModalToTextGenerationTrainer
 
 from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
-from mindformers_qwenvl.host.device import device_target
+from mindformers_qwenvl.host.context import device_target, parallel_mode
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 
@@ -80,7 +79,7 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         steps, parts = runner.gradient_accumulation_steps, wrapper.get("accumulation_steps")
         super()._check_grad_accumulation_steps()
         check_accumulation(
-            sharded=is_sharded(ms.get_auto_parallel_context("parallel_mode")),
+            sharded=is_sharded(parallel_mode()),
             pipeline_stages=self.get_pipeline_stages(),
             gradient_accumulation_steps=steps or 1,
             # Of a value that is not a number of parts the cell complains.

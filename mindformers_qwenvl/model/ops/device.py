@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-import mindspore as ms
 from mindspore import dtype as mstype
 from mindspore import mint
 from mindspore import ops as P
 
-from mindformers_qwenvl.host.device import device_target
+from mindformers_qwenvl.host.accumulation import is_sharded
+from mindformers_qwenvl.host.context import device_target, parallel_mode
 
 __all__ = ["can_compute_in", "fused_or_plain", "greedy_argmax", "on_ascend", "unsharded"]
 
@@ -23,8 +23,7 @@ def on_ascend() -> bool:
 
 def unsharded() -> bool:
     """Whether shapes may depend on data and heads be taken apart: not on Ascend, nor where operators are split."""
-    mode = ms.get_auto_parallel_context("parallel_mode")
-    return not on_ascend() and mode not in ("semi_auto_parallel", "auto_parallel")
+    return not on_ascend() and not is_sharded(parallel_mode())
 
 
 def fused_or_plain(fused: Form, plain: Form) -> Form:
