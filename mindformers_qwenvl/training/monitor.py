@@ -103,6 +103,14 @@ class QwenVLMonitor(Callback):
         self.ended, self.last_step = now, params.cur_step_num
         row |= {"step": self.steps_before + params.cur_step_num, "epoch": params.cur_epoch_num}
         row |= {"seconds": seconds, "waited": waited, **self._rates(params, seconds)}
+        self._show(row, params)
+
+    def reports(self) -> bool:
+        """Whether this process is the first of those that have the loss."""
+        return get_real_rank() == _ranks_with_loss()[0]
+
+    def _show(self, row: dict[str, Any], params: Any) -> None:
+        """Write the measurements of a step where they belong. `mindformers-qwenvl run` has a bar in its place."""
         if self.file is not None:
             self.file.append(row)
         if self.per_print_times and params.cur_step_num % self.per_print_times == 0:
