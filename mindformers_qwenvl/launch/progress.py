@@ -56,7 +56,9 @@ class Progress(QwenVLMonitor):
     def _draw(self, row: dict[str, Any]) -> None:
         if self.bar is None:
             # It begins after the first step: that one compiles, and says nothing about the time of the others.
-            self.bar = tqdm(total=self.total, initial=row["step"], unit="step", file=self.screen.err, dynamic_ncols=True)
+            self.bar = tqdm(
+                total=self.total, initial=row["step"], unit="step", file=self.screen.err, dynamic_ncols=True
+            )
         self.bar.set_postfix_str(_numbers(row), refresh=False)
         self.bar.update(row["step"] - self.bar.n)
 
