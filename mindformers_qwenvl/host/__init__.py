@@ -256,6 +256,9 @@ WORK_AROUNDS = (
         touches=(
             "mindformers.checkpoint.checkpoint:ms_save_checkpoint",
             "mindformers.checkpoint.checkpoint:get_real_group_size|mindformers.checkpoint.checkpoint:get_group_size",
+            "mindformers.core.callback.callback:get_all_sharded_tensor"
+            "|mindformers.core.callback.callback:get_all_sharded_tensor_on_rank0"
+            "|mindspore.parallel.strategy:get_strategy_metadata",  # 1.7, where it may be None
         ),
     ),
     # ---- data
