@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 from mindformers.models.auto import auto_factory, configuration_auto, processing_auto, tokenization_auto
 from mindformers.tools.logger import logger
 
+from mindformers_qwenvl.config.original import is_original_directory
 from mindformers_qwenvl.host.replacing import Replacements
 
 __all__ = ["prefer_this_package"]
@@ -30,17 +28,9 @@ def prefer_this_package() -> None:
 
 def _preferring(stock: Callable) -> Callable:
     def resolve_trust_remote_code(trust_remote_code, model_name, has_local_code, has_remote_code):
-        if trust_remote_code and has_local_code and has_remote_code and _is_original(model_name):
+        if trust_remote_code and has_local_code and has_remote_code and is_original_directory(model_name):
             logger.info("%s: opened by mindformers-qwenvl; the code beside the weights is for PyTorch", model_name)
             return False
         return stock(trust_remote_code, model_name, has_local_code, has_remote_code)
 
     return resolve_trust_remote_code
-
-
-def _is_original(directory: Any) -> bool:
-    try:
-        settings = json.loads(Path(directory, "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
-    return isinstance(settings, dict) and settings.get("model_type") == "qwen" and "visual" in settings

@@ -10,14 +10,13 @@ import mindspore as ms
 from mindformers.tools.utils import get_real_rank
 from mindformers.utils import load_checkpoint_utils
 from mindspore import ops
-from safetensors import safe_open
 
 from mindformers_qwenvl.host.context import is_data_parallel, parallel_mode
 from mindformers_qwenvl.host.moved import load_path
 from mindformers_qwenvl.host.replacing import Replacements
-from mindformers_qwenvl.host.saved_files import parts_beside
+from mindformers_qwenvl.host.resume_file import is_part, parts_beside
 
-__all__ = ["is_part", "load_parts_in_data_parallel"]
+__all__ = ["load_parts_in_data_parallel"]
 
 
 def load_parts_in_data_parallel() -> None:
@@ -33,14 +32,6 @@ def load_parts_in_data_parallel() -> None:
     replacements.add(load_checkpoint_utils, "load_safetensors_checkpoint", _loading_all_parts)
     replacements.add(ms, "load_param_into_net", _fetching_parts)
     replacements.apply()
-
-
-def is_part(file: Path) -> bool:
-    """Whether it was saved with `remove_redundancy: True` by several processes."""
-    if file.suffix != ".safetensors":
-        return False
-    with safe_open(file, framework="np") as opened:
-        return (opened.metadata() or {}).get("remove_redundancy") == "True"
 
 
 def _loading_all_parts(stock: Callable) -> Callable:

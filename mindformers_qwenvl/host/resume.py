@@ -13,9 +13,9 @@ from mindformers.utils import load_checkpoint_utils
 
 from mindformers_qwenvl.host.context import is_data_parallel
 from mindformers_qwenvl.host.moved import is_publicly_accessible_path, load_path, set_load_path
-from mindformers_qwenvl.host.redundancy import is_part
 from mindformers_qwenvl.host.replacing import Replacements
-from mindformers_qwenvl.host.saved_files import latest, named_alike
+from mindformers_qwenvl.host.resume_file import is_part, latest, named_alike
+from mindformers_qwenvl.weights.formats.rank_folders import rank_folders, saved_files
 
 __all__ = ["resume_in_any_number_of_processes"]
 
@@ -83,17 +83,18 @@ def choose_file(config: Any) -> None:
     processes = get_real_group_size()
     if config.use_parallel and not (is_data_parallel() and is_publicly_accessible_path(str(folder))):
         return
-    ranks = list(folder.glob("rank_*")) if folder.is_dir() else []
+    ranks = rank_folders(folder)
     if not ranks or config.auto_trans_ckpt:
         return
-    suffix = config.load_ckpt_format or "ckpt"
+    suffix = f".{config.load_ckpt_format or 'ckpt'}"
     if config.use_parallel and len(ranks) == processes:
-        files = list(folder.glob(f"rank_*/*.{suffix}"))
-        if not config.resume_training or not files or (any(map(is_part, files)) and named_alike(files)):
+        saved = [saved_files(rank, [suffix]) for rank in ranks.values()]
+        parts = [is_part(file.path) for files in saved for file in files]
+        if not config.resume_training or not parts or (any(parts) and named_alike(saved)):
             return
     found = f"load_checkpoint {folder}, to resume in {processes} processes: there are folders of {len(ranks)} ranks"
     named = config.resume_training if isinstance(config.resume_training, str) else None
-    chosen = latest(folder, suffix, named, found, is_part)
+    chosen = latest(folder, suffix, named, found)
     logger.info("%s; using %s", found, chosen)
     set_load_path(config, str(chosen))
     config.resume_training = bool(config.resume_training)

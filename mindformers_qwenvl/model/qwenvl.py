@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from mindspore import Tensor, nn
 from mindspore import ops as P
 
 from mindformers_qwenvl.config import QwenVLConfig
+from mindformers_qwenvl.config.original import is_original_directory
 from mindformers_qwenvl.generation.settings import generation_config_of
 from mindformers_qwenvl.model.base import QwenPreTrainedModel
 from mindformers_qwenvl.model.language import QwenForCausalLM
@@ -19,8 +19,9 @@ from mindformers_qwenvl.model.ops import LabelLoss, LabelTokens
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.weights import hooks
-from mindformers_qwenvl.weights.convert.convert import load_original
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
+from mindformers_qwenvl.weights.load import load_original
+from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, part_of
 
 __all__ = ["QwenVL"]
 
@@ -101,12 +102,9 @@ class QwenVL(QwenPreTrainedModel):
         self.load_checkpoint(config)  # the host's: `checkpoint_name_or_path`, if there is one
 
     def _freeze(self, config: QwenVLConfig) -> None:
-        for parameter in self.vision_encoder.trainable_params():
-            resampler = ".attn_pool." in f".{parameter.name}"
-            if config.freeze_resampler if resampler else config.freeze_vision:
-                parameter.requires_grad = False
-        if config.freeze_llm:
-            for parameter in self.llm_model.trainable_params():
+        frozen = {VISION: config.freeze_vision, RESAMPLER: config.freeze_resampler, LANGUAGE: config.freeze_llm}
+        for parameter in self.trainable_params():
+            if frozen[part_of(parameter.name)]:
                 parameter.requires_grad = False
 
     def construct(
@@ -160,7 +158,7 @@ class QwenVL(QwenPreTrainedModel):
         if not (directory / "config.json").is_file():
             return super().from_pretrained(str(pretrained_model_name_or_dir), *args, **kwargs)
         config = kwargs.pop("config", None) or QwenVLConfig.from_pretrained(str(directory), **kwargs)
-        if "visual" not in json.loads((directory / "config.json").read_text(encoding="utf-8")):
+        if not is_original_directory(directory):
             # Not the original's config.json, but the one of `save_pretrained(directory, save_json=True)`.
             network = super().from_pretrained_experimental_mode(str(directory), *args, config=config)
         else:

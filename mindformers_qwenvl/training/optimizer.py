@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +12,9 @@ from mindspore.ops import functional as F
 
 from mindformers_qwenvl.host.optimizer import adamw_step
 from mindformers_qwenvl.model.ops import can_update_in_place, update_in_place
-from mindformers_qwenvl.weights.parts import rate_factors
+from mindformers_qwenvl.weights.parts import is_rms_norm, rate_factors
 
 __all__ = ["QwenVLAdamW", "decay_rms_norms"]
-
-RMS_NORM = re.compile(r"(^|\.)(attention_norm|ffn_norm|ln_f)\.weight$")
 
 _update = C.MultitypeFuncGraph("update")
 
@@ -41,7 +38,7 @@ class QwenVLAdamW(AdamW):
     Args:
         decay_rms_norm: False: as the host's AdamW.
         vision_lr_decay: factor of the learning rate from each layer of the vision tower to the one below, see
-            `layer_decay.rate_factors`. The paper's stages 1 and 2 have 0.95.
+            `weights.parts.rate_factors`. The paper's stages 1 and 2 have 0.95.
         others: see `mindformers.core.optim.AdamW`.
 
     Raises:
@@ -107,8 +104,8 @@ def decay_rms_norms(groups: Sequence[Any], weight_decay: float) -> list[Any]:
         if not isinstance(group, dict) or "params" not in group:
             regrouped.append(group)
             continue
-        norms = [parameter for parameter in group["params"] if RMS_NORM.search(parameter.name)]
-        others = [parameter for parameter in group["params"] if not RMS_NORM.search(parameter.name)]
+        norms = [parameter for parameter in group["params"] if is_rms_norm(parameter.name)]
+        others = [parameter for parameter in group["params"] if not is_rms_norm(parameter.name)]
         if others:
             regrouped.append({**group, "params": others})
         if norms:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mindformers_qwenvl.host import saved_files
+from mindformers_qwenvl.host import resume_file
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +18,6 @@ def resume():
     from mindformers_qwenvl.host import resume
 
     return resume
-
-
-def is_part(file: Path) -> bool:
-    from mindformers_qwenvl.host.redundancy import is_part
-
-    return is_part(file)
 
 
 def saved(
@@ -48,7 +42,7 @@ def saved(
 
 
 def latest(folder: Path, named: str | None = None, suffix: str = "ckpt") -> str:
-    return str(saved_files.latest(folder, suffix, named, "found", is_part).relative_to(folder))
+    return str(resume_file.latest(folder, f".{suffix}", named, "found").relative_to(folder))
 
 
 def test_the_latest_step_of_rank_0(tmp_path):
@@ -79,7 +73,7 @@ def test_parts_of_one_step_whatever_run_of_each_rank_it_was(tmp_path):
     os.utime(later, ns=(later.stat().st_atime_ns, later.stat().st_mtime_ns + 10**9))
     part = tmp_path / latest(tmp_path, suffix="safetensors")
     assert part.name == "tiny_rank_0_1-2_1.safetensors"
-    assert sorted(saved_files.parts_beside(part)) == [part, later]
+    assert sorted(resume_file.parts_beside(part)) == [part, later]
 
 
 def test_a_damaged_note_is_named(tmp_path):
