@@ -7,6 +7,7 @@ driver asks for one MindSpore, which asks for one MindFormers. The extra `[host]
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,6 +21,7 @@ __all__ = [
     "Installed",
     "Pair",
     "belongs",
+    "hidden",
     "installed",
     "pair_of",
     "release",
@@ -72,6 +74,19 @@ def installed(name: str) -> Installed | None:
         return None
     folder = Path(spec.origin).parent
     return Installed(name, _version(name, folder), folder)
+
+
+def hidden(name: str) -> Installed | None:
+    """The package `name` that was installed, if `import name` would find another folder, such as that of a checkout."""
+    found = installed(name)
+    try:
+        distribution = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return None
+    folder = Path(str(distribution.locate_file(name)))
+    if found is None or not folder.is_dir() or os.path.realpath(folder) == os.path.realpath(found.folder):
+        return None
+    return Installed(name, distribution.version, folder)
 
 
 def _version(name: str, folder: Path) -> str:

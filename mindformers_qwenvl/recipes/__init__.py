@@ -9,6 +9,6 @@ from __future__ import annotations
 from mindformers_qwenvl.recipes.base_config import chain, read
 from mindformers_qwenvl.recipes.changes import apply_changes, has_key, key_of
 from mindformers_qwenvl.recipes.shipped import find, shipped, yaml_dir
-from mindformers_qwenvl.recipes.yaml_file import RecipeError
+from mindformers_qwenvl.recipes.yaml_file import RecipeError, dump
 
-__all__ = ["RecipeError", "apply_changes", "chain", "find", "has_key", "key_of", "read", "shipped", "yaml_dir"]
+__all__ = ["RecipeError", "apply_changes", "chain", "dump", "find", "has_key", "key_of", "read", "shipped", "yaml_dir"]

@@ -76,9 +76,7 @@ def _names(value: Any, path: str) -> list[str]:
     names = value if isinstance(value, list) else [value]
     for name in names:
         if not isinstance(name, str) or not name:
-            raise RecipeError(
-                f"{path}: {BASE_CONFIG}: the name of a YAML file, or a list of names, is expected, got {name!r}"
-            )
+            raise RecipeError(f"{path}: {BASE_CONFIG}: a file name, or a list of file names, is expected, got {name!r}")
     return names
 
 

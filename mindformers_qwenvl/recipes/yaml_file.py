@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["MAX_BYTES", "MAX_VALUES", "RecipeError", "parse", "read_file"]
+__all__ = ["MAX_BYTES", "MAX_VALUES", "RecipeError", "dump", "parse", "read_file"]
 
 MAX_BYTES = 1024**2  # of one file; the longest shipped YAML has 20 kB
 MAX_VALUES = 100_000  # keys and values of one file, with every alias written out
@@ -110,3 +110,8 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(part) for key, part in value.items()}
     return [_copied(part) for part in value] if isinstance(value, list) else value
+
+
+def dump(content: dict[str, Any]) -> str:
+    """The text of a YAML that says `content`, in its order, without comments."""
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
