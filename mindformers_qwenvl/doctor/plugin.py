@@ -7,6 +7,7 @@ from typing import Any
 
 from mindformers_qwenvl.doctor.findings import FAILED, OK, WARNING, Finding
 from mindformers_qwenvl.doctor.process import Broken, call
+from mindformers_qwenvl.host import ACTIVE, NOT_NEEDED
 
 __all__ = ["NAMES", "plugin"]
 
@@ -28,17 +29,19 @@ NAMES = {
 
 def look() -> dict[str, Any]:
     """In a process of its own: import MindFormers as any program does, and see what is there."""
+    import sys
+
     import mindformers
     import mindspore
 
     from mindformers_qwenvl import host
     from mindformers_qwenvl.discovery.manager import load_plugins
 
-    hooked = any(type(finder).__name__ == "PluginHook" for finder in __import__("sys").meta_path)
+    hooked = any(type(finder).__name__ == "PluginHook" for finder in sys.meta_path)
     plugins = [[one.name, one.distribution, one.state, one.reason] for one in load_plugins()]
     registry = mindformers.MindFormerRegister
     missing = [name for kind, names in NAMES.items() for name in names if not registry.is_exist(kind, name)]
-    states = [[name, str(state)] for name, state in host.states().items()] if hasattr(host, "states") else []
+    states = [[state.work_around.name, state.state, state.reason] for state in host.states()]
     return {
         "device": mindspore.get_context("device_target"),
         "hooked": hooked,
@@ -74,5 +77,7 @@ def _findings(seen: dict[str, Any]) -> Iterator[Finding]:
         lost = [name for name in names if name in missing]
         detail = f"not registered: {', '.join(lost)}" if lost else ", ".join(names)
         yield Finding("Registered names", kind, FAILED if lost else OK, detail)
-    for name, state in seen["states"]:
-        yield Finding("Work-arounds", name, WARNING if state.startswith("not available") else OK, state)
+    for name, state, reason in seen["states"]:
+        lost = state not in (ACTIVE, NOT_NEEDED)
+        detail = f"{state}: {reason}" if reason else state
+        yield Finding("Work-arounds", name, WARNING if lost else OK, detail, {"state": state})
