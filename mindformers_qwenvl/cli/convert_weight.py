@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from mindformers_qwenvl.checks import byte_count
 from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
 from mindformers_qwenvl.weights.convert.convert import DEFAULT_SHARD, Progress, convert
 from mindformers_qwenvl.weights.convert.dtypes import CODES
-from mindformers_qwenvl.weights.convert.writer import parse_size
 
 EPILOG = """examples:
   # one file for `load_checkpoint:` in a YAML
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         reverse=args.reverse,
         verify=args.verify,
-        max_shard_size=parse_size(args.max_shard_size),
+        max_shard_size=byte_count("--max_shard_size", args.max_shard_size),
         config=args.config,
         strategy=args.strategy,
         progress=_progress_bar,
