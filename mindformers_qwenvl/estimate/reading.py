@@ -10,6 +10,7 @@ from typing import Any
 
 from mindformers_qwenvl.estimate.job import Job, Parallel, Recompute
 from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, memory_size, read_yaml, refuse_unknown
+from mindformers_qwenvl.host.accumulation import check_accumulation
 from mindformers_qwenvl.sizes import (
     BOTH_PARTS,
     LANGUAGE_MODEL,
@@ -235,26 +236,13 @@ def _check(job: Job, path: Path) -> None:
 def _check_training(job: Job, path: Path) -> None:
     if job.freeze_vision and job.freeze_resampler and job.freeze_llm:
         raise SettingsError(f"{path}: freeze_vision, freeze_resampler and freeze_llm are all True: nothing would learn")
-    _check_accumulation(job, path)
-
-
-def _check_accumulation(job: Job, path: Path) -> None:
-    """MindFormers adds up in semi_auto_parallel without stages, QwenVLTrainOneStepCell where each card has all."""
-    steps, parts = job.accumulation, job.accumulation_steps
-    if steps > 1 and (not job.parallel.sharded or job.parallel.pipeline_stage > 1):
-        raise SettingsError(
-            f"{path}: runner_config.gradient_accumulation_steps={steps} is for semi_auto_parallel without pipeline "
-            f"stages; on one card and in data parallel set runner_wrapper.accumulation_steps={steps} (type "
-            "QwenVLTrainOneStepCell) and multiply runner_config.batch_size by it, with pipeline stages set "
-            "parallel_config.micro_batch_num"
+    try:
+        check_accumulation(
+            sharded=job.parallel.sharded,
+            pipeline_stages=job.parallel.pipeline_stage,
+            gradient_accumulation_steps=job.accumulation,
+            accumulation_steps=job.accumulation_steps,
+            batch_size=job.rows,
         )
-    if parts > 1 and job.parallel.sharded:
-        raise SettingsError(
-            f"{path}: runner_wrapper.accumulation_steps={parts} is for one card and data parallel; in "
-            "semi_auto_parallel use runner_config.gradient_accumulation_steps, with pipeline stages "
-            "parallel_config.micro_batch_num"
-        )
-    if job.rows % parts:
-        raise SettingsError(
-            f"{path}: runner_wrapper.accumulation_steps={parts} must divide runner_config.batch_size={job.rows}"
-        )
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}") from None

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from mindformers.models.modeling_utils import PreTrainedModel
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.config.original import is_original_directory
-from mindformers_qwenvl.generation.inputs import GenerationInputs
-from mindformers_qwenvl.generation.sampling import Sampling
 from mindformers_qwenvl.generation.settings import generation_config_of
-from mindformers_qwenvl.host.workarounds import OwnGenerationConfig, SaveParameters
+from mindformers_qwenvl.model.base import QwenPreTrainedModel
 from mindformers_qwenvl.model.language import QwenForCausalLM
-from mindformers_qwenvl.model.loss import LabelLoss, LabelTokens
-from mindformers_qwenvl.model.ops import greedy_argmax, unsharded
+from mindformers_qwenvl.model.ops import LabelLoss, LabelTokens
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.weights import hooks
@@ -69,7 +65,7 @@ class ImageMerge(nn.Cell):
         return self.add(kept, self.place(here, images))
 
 
-class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, PreTrainedModel):
+class QwenVL(QwenPreTrainedModel):
     """The whole network.
 
     Inputs:
@@ -90,19 +86,14 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
 
     config_class = QwenVLConfig
     base_model_prefix = "qwenvl"
-    _support_list: ClassVar[list[str]] = []
 
     def __init__(self, config: QwenVLConfig, **kwargs):
         super().__init__(config, **kwargs)
         self.vision_encoder = QwenVLVisionModel(config.vision)
         self.llm_model = QwenForCausalLM(config.llm)
         self.merge = ImageMerge(config.parallel_config.data_parallel)
-        self.learns_few = unsharded()
-        if self.learns_few:
-            self.label_tokens = LabelTokens(config.ignore_token_id)
+        self.label_tokens = LabelTokens(config.ignore_token_id)
         self.loss = LabelLoss(config)
-        self.argmax = greedy_argmax()
-        self.use_past = config.use_past
         self.reshape = P.Reshape()
         self.slice = P.StridedSlice().shard(((config.parallel_config.data_parallel, 1),))
         self._freeze(config)
@@ -138,9 +129,7 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
             x = self.merge(x, vectors, image_context_pos)
         if labels is None:
             return self.llm_model(input_ids, x, prompt_length, batch_valid_length, block_tables, slot_mapping)
-        positions = None
-        if self.learns_few:
-            positions, labels = self.label_tokens(labels)
+        positions, labels = self.label_tokens(labels)
         return self.loss(self.llm_model(input_ids, x, prompt_length, positions=positions), labels)
 
     def prepare_inputs_for_predict_layout(self, input_ids: Any, **kwargs: Any) -> tuple[Any, ...]:

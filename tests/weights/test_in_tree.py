@@ -159,7 +159,7 @@ def test_load_checkpoint_in_a_yaml_is_a_clear_error(key):
     """Stock MindFormers would load what it knows by name and go on."""
     from mindformers.tools.register import MindFormerConfig
 
-    from mindformers_qwenvl.host.workarounds import FullConfigTrainer
+    from mindformers_qwenvl.host.trainer import FullConfigTrainer
 
     write_ckpt("old.ckpt", in_tree_tensors())
     config = MindFormerConfig(str(ROOT / "yaml" / "finetune_qwenvl_tiny.yaml"))
