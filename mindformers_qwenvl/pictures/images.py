@@ -38,6 +38,7 @@ __all__ = [
     "is_data_uri",
     "is_web_address",
     "open_image",
+    "resize_square",
     "source_name",
     "start_image",
 ]
@@ -177,6 +178,15 @@ def source_name(source: Any) -> str:
 NOT_PATHS = (bytes, bytearray, Image.Image, np.ndarray, StartedImage)
 
 
+def resize_square(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
+    """`image` (RGB) resized to `size` x `size`: first along its rows, rounded to uint8, then along its columns.
+
+    That is what one call of `resize` did in Pillow up to 11, and so what the original saw. Pillow 12 and 13 choose the
+    order by shape, and bicubic pixels then differ by up to 13 levels; two calls, one axis each, leave no choice.
+    """
+    return image.resize((size, image.height), resample).resize((size, size), resample)
+
+
 @dataclass(frozen=True)
 class ImageTransform:
     """What is done to every picture: open, resize to a square of `size` pixels, normalise."""
@@ -202,7 +212,7 @@ class ImageTransform:
     def pixels(self, source: ImageSource, *, root: str | os.PathLike[str] | None = None) -> np.ndarray:
         """The picture as uint8 [size, size, 3]; errors as in `open_image`."""
         image = open_image(source, root=root, exif_rotation=self.exif_rotation, policy=self.policy)
-        return np.asarray(image.resize((self.size, self.size), INTERPOLATIONS[self.interpolation]))
+        return np.asarray(resize_square(image, self.size, INTERPOLATIONS[self.interpolation]))
 
     def stack(
         self, sources: Sequence[ImageSource], *, root: str | os.PathLike[str] | None = None, count: int | None = None
