@@ -206,8 +206,8 @@ def resizing(path: Path) -> None:
             rows.append((*seconds, seconds[1] / seconds[0]))
         one, two, ratio = (statistics.median(column) for column in zip(*rows, strict=True))
         print(
-            f"resizing {image.width} x {image.height}, Pillow {PIL.__version__}: one call {one * 1e3:.1f} ms, two calls "
-            f"{two * 1e3:.1f} ms; ratio {ratio:.2f}"
+            f"resizing {image.width} x {image.height}, Pillow {PIL.__version__}: one call {one * 1e3:.1f} ms, "
+            f"two calls {two * 1e3:.1f} ms; ratio {ratio:.2f}"
         )
 
 

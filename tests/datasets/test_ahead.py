@@ -105,7 +105,7 @@ def test_errors_are_the_same(fault, served, small, tmp_path, monkeypatch):
     path = write_samples(tmp_path)
     picture = tmp_path / "11_0.png"
     picture.unlink()
-    reason = {"missing": "no such file", "broken": "not a readable image", "outside": "outside of dataset_dir"}[fault]
+    reason = {"missing": "no such file", "broken": "not a readable image", "outside": "outside dataset_dir"}[fault]
     if fault == "broken":
         picture.write_bytes(b"no picture")
     elif fault == "outside":

@@ -33,7 +33,7 @@ FAULTY = {
     "broken": (talk("<img>broken.png</img>"), "broken picture", "not a readable image", {}),
     "torn": (talk("<img>torn.png</img>"), "broken picture", r"torn.png: broken", {}),
     "huge": (talk("<img>large.png</img>"), "huge picture", "200x100 pixels", SMALL_PICTURES),
-    "outside": (talk("<img>../x.png</img>"), "refused picture", "outside of dataset_dir", {}),
+    "outside": (talk("<img>../x.png</img>"), "refused picture", "outside dataset_dir", {}),
     "format": (talk("<img>a.tiff</img>"), "refused picture", "TIFF", {}),
     "too many": (talk("<img>a.png</img><img>b.png</img>"), "too many images", "2 images, .* allows 1", {}),
     "cut off": (
