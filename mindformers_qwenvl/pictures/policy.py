@@ -188,7 +188,7 @@ class ImagePolicy:
 
 
 def _is_inside(real: str, place: str) -> bool:
-    """Whether `real`, a path without links, is the folder `place` or in it. As text, to be fast: it runs per picture."""
+    """Whether `real`, a path without links, is the folder `place` or in it. As text: it is asked for every picture."""
     return f"{real}{os.sep}".startswith(_real_folder(place, None if place.startswith(os.sep) else Path.cwd()))
 
 

@@ -238,14 +238,12 @@ def test_other_answers(web):
         fetch(web.url("/nothing"), LOCAL)
     with pytest.raises(ImageError, match="answers 204"):
         fetch(web.page("/empty", b"", 204), LOCAL)
-    with pytest.raises(ImageError, match="sends it compressed \(gzip\)"):
+    with pytest.raises(ImageError, match=r"sends it compressed \(gzip\)"):
         fetch(web.page("/gzip", b"", Content_Encoding="gzip"), LOCAL)
     url = web.page("/page", b"<!DOCTYPE html>", Content_Type="text/html")
-    with pytest.raises(
-        ImageRefusedError, match=r"/page: not a readable image: it is HTML, .*; the server says text/html"
-    ):
+    with pytest.raises(ImageRefusedError, match=r"/page: .* it is HTML, .*; the server says text/html"):
         open_image(url, policy=LOCAL)
-    with pytest.raises(ImageError, match=r"unknown or damaged format; the server calls it text/plain"):
+    with pytest.raises(ImageError, match=r"unknown or damaged format; the server says text/plain"):
         open_image(web.page("/text", b"hello", Content_Type="text/plain"), policy=LOCAL)
     with pytest.raises(ImageError, match=r"cannot be fetched from 127\.0\.0\.1: .*refused"):
         fetch(f"http://127.0.0.1:{closed_port()}/", LOCAL)

@@ -134,9 +134,7 @@ def test_allow_folders_without_a_root(tmp_path):
     inside, outside = draw(tmp_path / "a" / "a.png"), draw(tmp_path / "ab" / "b.png")
     policy = ImagePolicy(allow_folders=[str(tmp_path / "a")])
     assert open_image(inside, policy=policy).size == (20, 12)
-    with pytest.raises(
-        ImageRefusedError, match=rf"not in an allowed folder; allowed are: .*add '{outside.parent}'"
-    ) as error:
+    with pytest.raises(ImageRefusedError, match=rf"not in an allowed folder; .*add '{outside.parent}'") as error:
         open_image(outside, policy=policy)
     assert error.value.rule == "allow_folders"
     with pytest.raises(ImageRefusedError, match="allowed are: none"):
@@ -184,9 +182,7 @@ def test_other_formats_are_refused(tmp_path, name, what):
     ],
 )
 def test_files_that_are_known_are_called_by_name(head, what):
-    with pytest.raises(
-        ImageRefusedError, match=rf"readable image: it is {what}.*, and JPEG, PNG, WEBP, BMP, GIF are read"
-    ):
+    with pytest.raises(ImageRefusedError, match=rf"it is {what}.*, and JPEG, PNG, WEBP, BMP, GIF are read"):
         open_image(head + bytes(100))
 
 
