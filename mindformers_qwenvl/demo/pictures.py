@@ -110,7 +110,7 @@ def _draw_answer(panel: Any, record: dict[str, Any], answer: str, found: Mark) -
 
 def _in_words(answer: str, box: Box | None, limit: int = 16) -> str:
     words = " ".join((answer if box is None else box.label or "a box").split()) or "no answer"
-    return words if len(words) <= limit else f"{words[: limit - 1]}…"
+    return words if len(words) <= limit else f"{words[: limit - 1].rstrip()}…"
 
 
 def _outline(box: Box, **style: Any) -> Any:
