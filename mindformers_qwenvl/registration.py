@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mindformers_qwenvl.discovery.hookspec import hookimpl
+from mindformers_qwenvl.recipes import yaml_dir
 
 __all__ = ["FAMILY", "NAME", "TASK", "mindformers_register", "register", "yaml_dir"]
 
@@ -16,12 +15,6 @@ TASK = "multi_modal_to_text_generation"
 @hookimpl
 def mindformers_register() -> None:
     register()
-
-
-def yaml_dir() -> Path:
-    """Folder of the YAMLs: inside the installed package; in a checkout beside it."""
-    package = Path(__file__).parent
-    return package / "yaml" if (package / "yaml").is_dir() else package.parent / "yaml"
 
 
 def register() -> None:
