@@ -38,10 +38,8 @@ def test_which_one_is_used(monkeypatch):
     assert ptb.tokenizer_for_captions()[0] == ptb.STANFORD
 
 
-@pytest.mark.skipif(
-    ptb.tokenizer_for_captions()[0] == ptb.OURS, reason="needs Java and pycocoevalcap (extra [eval])"
-)
+@pytest.mark.skipif(ptb.tokenizer_for_captions()[0] == ptb.OURS, reason="needs Java and pycocoevalcap (extra [eval])")
 def test_stanfords_own():
-    name, tokenize = ptb.tokenizer_for_captions()
+    _, tokenize = ptb.tokenizer_for_captions()
     rows = golden_rows("captions")
     assert tokenize([row["caption"] for row in rows]) == [row["tokenized"] for row in rows]

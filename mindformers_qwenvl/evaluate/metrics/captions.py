@@ -58,9 +58,7 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
 
 def _ngrams(text: str) -> Counter[Ngram]:
     words = text.split()
-    return Counter(
-        tuple(words[start : start + n]) for n in range(1, ORDERS + 1) for start in range(len(words) - n + 1)
-    )
+    return Counter(tuple(words[start : start + n]) for n in range(1, ORDERS + 1) for start in range(len(words) - n + 1))
 
 
 def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:

@@ -30,15 +30,15 @@ REPLACED = {
 ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&apos;": "'"}
 
 # With a full stop that belongs to them.
-ABBREVIATIONS = """
-    jan feb mar apr jun jul aug sept? oct nov dec mon tues? wed thurs? thu fri
-    ala ariz calif colo conn ct dak fla ga ind kans? ky md mich minn mo mont neb nev okla penn tenn va vt wisc? wyo
-    inc cos? corp ltd plc bancorp dept bhd assn univ intl sys assoc bldg est natl pty pte ptys
-    mrs? ms drs? profs? sens? reps? attys? lt col gen messrs govs? adm rev maj sgt cpl pvt mt capt ste? ave pres lieut
-    hon brig comdr cmdr pfc spc supts? det sr jr bros blvd rd esq sq etc al seq vs ft ext cf tel ph\\.d ed\\.d
-""".split()
-ABBREVIATIONS_IN_CAPITALS = "ark del ill la mass miss ore pa tex wash".split()
-ABBREVIATIONS_BEFORE_NUMBERS = "nos? figs? pp ca art".split()
+ABBREVIATIONS = (
+    "jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|mon|tues?|wed|thurs?|thu|fri"
+    "|ala|ariz|calif|colo|conn|ct|dak|fla|ga|ind|kans?|ky|md|mich|minn|mo|mont|neb|nev|okla|penn|tenn|va|vt|wisc?|wyo"
+    "|inc|cos?|corp|ltd|plc|bancorp|dept|bhd|assn|univ|intl|sys|assoc|bldg|est|natl|pty|pte|ptys"
+    "|mrs?|ms|drs?|profs?|sens?|reps?|attys?|lt|col|gen|messrs|govs?|adm|rev|maj|sgt|cpl|pvt|mt|capt|ste?|ave|pres"
+    "|lieut|hon|brig|comdr|cmdr|pfc|spc|supts?|det|sr|jr|bros|blvd|rd|esq|sq|etc|al|seq|vs|ft|ext|cf|tel|ph\\.d|ed\\.d"
+)
+ABBREVIATIONS_IN_CAPITALS = ("ark", "del", "ill", "la", "mass", "miss", "ore", "pa", "tex", "wash")
+ABBREVIATIONS_BEFORE_NUMBERS = "nos?|figs?|pp|ca|art"
 
 # Words that are written as one and count as two.
 JOINED = {"cannot": 3, "gonna": 3, "wanna": 3, "gotta": 3, "gimme": 3, "lemme": 3}  # letters of the first
@@ -67,8 +67,8 @@ _PATTERNS = (
     ("initials", rf"(?<![\w'’-])(?:{_LETTER}\.){{2,}}(?!\w)|(?<![\w'’-])(?:{_LETTER}\.)+{_LETTER}(?![\w.])"),
     (
         "abbreviation",
-        rf"\b(?:(?i:{'|'.join(ABBREVIATIONS)})|{'|'.join(map(_capitalised, ABBREVIATIONS_IN_CAPITALS))})\.(?!\w)"
-        rf"|\b(?i:{'|'.join(ABBREVIATIONS_BEFORE_NUMBERS)})\.(?=\s?\d)|(?<![\w'’-]){_LETTER}\.(?![^\W\d]|\.)",
+        rf"\b(?:(?i:{ABBREVIATIONS})|{'|'.join(map(_capitalised, ABBREVIATIONS_IN_CAPITALS))})\.(?!\w)"
+        rf"|\b(?i:{ABBREVIATIONS_BEFORE_NUMBERS})\.(?=\s?\d)|(?<![\w'’-]){_LETTER}\.(?![^\W\d]|\.)",
     ),
     ("money", r"\b(?:US|HK|C|A|NZ)\$"),
     ("all", rf"(?i:\by{_APOSTROPHE}(?=all\b))"),

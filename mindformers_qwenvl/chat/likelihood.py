@@ -1,0 +1,153 @@
+"""How likely a network finds given texts after a prompt: the options of a multiple-choice question.
+
+Original: eval_mm/evaluate_multiple_choice.py, which runs prompt and option together once for each option. Here options
+that differ in their last token alone share one row, so " A", " B", " C" and " D" cost one run of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+from mindspore import ops as P
+
+from mindformers_qwenvl.chat.prompt import Prompt, columns
+from mindformers_qwenvl.generation.inputs import bucket
+
+__all__ = ["OptionTokens", "option_tokens"]
+
+POSITIONS = 8  # their number is rounded up to a multiple of this: a graph is compiled for each number
+
+
+@dataclass(frozen=True)
+class OptionTokens:
+    """losses: float32 [n], -log p of each token of an option; greedy: whether each is the likeliest token there."""
+
+    losses: np.ndarray
+    greedy: bool
+
+    @property
+    def loss(self) -> float:
+        """The mean, which options are compared by."""
+        return float(self.losses.mean())
+
+
+class TokenLosses(nn.Cell):
+    """-log p of given tokens at given places, and that of the likeliest token there.
+
+    Inputs:
+        input_ids: int32 [B, S], right-padded.
+        positions: int32 [K], places in the flattened [B * S].
+        targets: int32 [K], the tokens that are to follow.
+        prompt_length: int32 [B], chooses the rotary base.
+        images, image_context_pos: see `QwenVL`; both or neither.
+
+    Outputs:
+        float32 [K] each.
+    """
+
+    def __init__(self, network: Any):
+        super().__init__(auto_prefix=False)  # parameters keep their names
+        self.network = network
+        self.log_softmax = P.LogSoftmax(-1)
+        self.pick = P.GatherD()
+        self.reshape = P.Reshape()
+        self.cast = P.Cast()
+        self.max = P.ReduceMax()
+
+    def construct(self, input_ids, positions, targets, prompt_length, images=None, image_context_pos=None):
+        network = self.network
+        x = network.llm_model.transformer.wte(input_ids)
+        if images is not None:
+            batch, count, channels, height, width = images.shape
+            vectors = network.vision_encoder(self.reshape(images, (batch * count, channels, height, width)))
+            x = network.merge(x, vectors, image_context_pos)
+        logits = network.llm_model(input_ids, x, prompt_length, positions=positions)
+        likely = self.log_softmax(self.cast(logits, ms.float32))
+        return -self.reshape(self.pick(likely, 1, self.reshape(targets, (-1, 1))), (-1,)), -self.max(likely, 1)
+
+
+def _token_losses(network: Any) -> TokenLosses:
+    """The cell of a network, made once: a graph belongs to its cell."""
+    cell = network.__dict__.get("_token_losses")
+    if cell is None:
+        cell = TokenLosses(network).set_train(False)
+        object.__setattr__(network, "_token_losses", cell)  # not as a part of the network, which it holds itself
+    return cell
+
+
+def option_tokens(
+    network: Any,
+    prompts: Sequence[Prompt],
+    pictures: Sequence[Sequence[np.ndarray]],
+    options: Sequence[Sequence[Sequence[int]]],
+) -> list[list[OptionTokens]]:
+    """Of each prompt, how likely each of its options is; one run for all.
+
+    Args:
+        network: a `QwenVL`.
+        prompts, pictures: see `prompt.columns`.
+        options: of each prompt, ids of each option.
+
+    Raises:
+        ValueError: an option has no tokens, or a prompt and its option are longer than the network takes.
+    """
+    rows: dict[tuple[int, tuple[int, ...]], int] = {}  # (prompt, what precedes the last token of the option) -> row
+    wanted: list[tuple[int, int, int]] = []  # row, column, token
+    spans: list[list[range]] = []
+    for number, (prompt, choices) in enumerate(zip(prompts, options, strict=True)):
+        spans.append([])
+        for option in choices:
+            option = tuple(map(int, option))
+            if not option:
+                raise ValueError(f"option {len(spans[-1]) + 1} of prompt {number + 1} has no tokens")
+            row = rows.setdefault((number, option[:-1]), len(rows))
+            spans[-1].append(range(len(wanted), len(wanted) + len(option)))
+            wanted += [(row, len(prompt) - 1 + place, token) for place, token in enumerate(option)]
+    if not wanted:
+        return [[] for _ in prompts]
+    longest = max(len(prompts[number]) + len(tail) for number, tail in rows)
+    if longest > network.config.seq_length:
+        raise ValueError(
+            f"a prompt with its option has {longest} tokens, and the network takes {network.config.seq_length} "
+            "(seq_length); shorten it"
+        )
+    losses, best = _run(
+        network, [_extended(prompts[n], tail) for n, tail in rows], [pictures[n] for n, _ in rows], wanted
+    )
+    return [
+        [OptionTokens(losses[s.start : s.stop], bool((losses <= best)[s.start : s.stop].all())) for s in of]
+        for of in spans
+    ]
+
+
+def _extended(prompt: Prompt, tail: tuple[int, ...]) -> Prompt:
+    return Prompt(np.concatenate([prompt.ids, np.array(tail, np.int32)]), prompt.text, prompt.spans, prompt.images)
+
+
+def _run(
+    network: Any,
+    rows: Sequence[Prompt],
+    pictures: Sequence[Sequence[np.ndarray]],
+    wanted: Sequence[tuple[int, int, int]],
+) -> tuple[np.ndarray, np.ndarray]:
+    given = columns(rows, pictures, network.config.pad_token_id)
+    ids = given["input_ids"]
+    width = bucket(ids.shape[1], network.config.seq_length)
+    ids = np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=network.config.pad_token_id)
+    fillers = -len(wanted) % POSITIONS
+    positions = np.array([row * width + column for row, column, _ in wanted] + [0] * fillers, np.int32)
+    targets = np.array([token for *_, token in wanted] + [0] * fillers, np.int32)
+    lengths = np.array([len(row) for row in rows], np.int32)
+    images = (Tensor(given["images"], ms.float32), Tensor(given["image_context_pos"])) if "images" in given else ()
+    cell = _token_losses(network)
+    phase = network.phase  # `generate` leaves the name of its own graph
+    try:
+        losses, best = cell(Tensor(ids), Tensor(positions), Tensor(targets), Tensor(lengths), *images)
+    finally:
+        network.phase = phase
+    return losses.asnumpy()[: len(wanted)], best.asnumpy()[: len(wanted)]
