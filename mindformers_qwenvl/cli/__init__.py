@@ -1,4 +1,4 @@
-"""The command `mindformers-qwenvl`: one module a command, imported only when it is the one asked for."""
+"""The command `mindformers-qwenvl`: one module per command, imported only when that command is run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="mindformers-qwenvl",
         description="Qwen-VL for MindFormers.",
-        epilog="`mindformers-qwenvl COMMAND --help` shows a command's options and examples.",
+        epilog="`mindformers-qwenvl COMMAND --help` shows the options and examples of a command.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -60,6 +60,6 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (OSError, ValueError) as error:
-        # Expected faults (a missing file, bad input) carry a message written for people; anything else keeps its trace.
+        # Expected faults (a missing file, bad input) have a message for people; anything else keeps its trace.
         print(f"mindformers-qwenvl {args.command}: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 
 import numpy as np
@@ -80,16 +79,6 @@ def test_too_many_images_are_an_error(small, tmp_path):
     stock_transform(small, 160)(conversation(*paths))
     with pytest.raises(BadSampleError, match=r"begins with user: .*3 images, modal_content_padding_size is 2"):
         stock_transform(small, 160, modal_content_padding_size=2)(conversation(*paths))
-
-
-@pytest.fixture
-def warnings_of_host(caplog):
-    """Warnings of MindFormers' logger, which does not hand them on by itself."""
-    from mindformers.tools.logger import get_logger
-
-    get_logger().addHandler(caplog.handler)
-    yield lambda: [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    get_logger().removeHandler(caplog.handler)
 
 
 @pytest.mark.parametrize("reason", ["too many", "cut"])
