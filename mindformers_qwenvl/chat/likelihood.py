@@ -7,7 +7,7 @@ that differ in their last token alone share one row, so " A", " B", " C" and " D
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mindspore as ms
@@ -15,8 +15,11 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
-from mindformers_qwenvl.chat.prompt import Prompt, columns
+from mindformers_qwenvl.chat.answer import check_prompts
 from mindformers_qwenvl.generation.inputs import bucket
+from mindformers_qwenvl.generation.prompt import prompt_columns
+from mindformers_qwenvl.text.columns import batch_columns
+from mindformers_qwenvl.text.rows import Row
 
 __all__ = ["OptionTokens", "option_tokens"]
 
@@ -82,7 +85,7 @@ def _token_losses(network: Any) -> TokenLosses:
 
 def option_tokens(
     network: Any,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Row],
     pictures: Sequence[Sequence[np.ndarray]],
     options: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[OptionTokens]]:
@@ -90,7 +93,7 @@ def option_tokens(
 
     Args:
         network: a `QwenVL`.
-        prompts, pictures: see `prompt.columns`.
+        prompts, pictures: see `answer.generate_answers`.
         options: of each prompt, ids of each option.
 
     Raises:
@@ -116,29 +119,27 @@ def option_tokens(
             f"a prompt with its option has {longest} tokens, and the network takes {network.config.seq_length} "
             "(seq_length); shorten it"
         )
-    losses, best = _run(
-        network, [_extended(prompts[n], tail) for n, tail in rows], [pictures[n] for n, _ in rows], wanted
-    )
-    return [
-        [OptionTokens(losses[s.start : s.stop], bool((losses <= best)[s.start : s.stop].all())) for s in of]
-        for of in spans
-    ]
+    check_prompts(network, prompts)
+    extended = [_extended(prompts[number], tail) for number, tail in rows]
+    losses, best = _run(network, extended, [pictures[number] for number, _ in rows], wanted)
+    found = [[(losses[span.start : span.stop], best[span.start : span.stop]) for span in each] for each in spans]
+    return [[OptionTokens(ours, bool((ours <= likeliest).all())) for ours, likeliest in each] for each in found]
 
 
-def _extended(prompt: Prompt, tail: tuple[int, ...]) -> Prompt:
-    return Prompt(np.concatenate([prompt.ids, np.array(tail, np.int32)]), prompt.text, prompt.spans, prompt.images)
+def _extended(prompt: Row, tail: tuple[int, ...]) -> Row:
+    return replace(prompt, input_ids=np.concatenate([prompt.input_ids, np.array(tail, np.int32)]))
 
 
 def _run(
     network: Any,
-    rows: Sequence[Prompt],
+    rows: Sequence[Row],
     pictures: Sequence[Sequence[np.ndarray]],
     wanted: Sequence[tuple[int, int, int]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    given = columns(rows, pictures, network.config.pad_token_id)
-    ids = given["input_ids"]
-    width = bucket(ids.shape[1], network.config.seq_length)
-    ids = np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=network.config.pad_token_id)
+    width = bucket(max(map(len, rows)), network.config.seq_length)
+    slots, pad = network.config.num_queries, network.config.pad_token_id
+    shown = [prompt_columns(row, opened, slots) for row, opened in zip(rows, pictures, strict=True)]
+    given = batch_columns(shown, pad, length=width)
     fillers = -len(wanted) % POSITIONS
     positions = np.array([row * width + column for row, column, _ in wanted] + [0] * fillers, np.int32)
     targets = np.array([token for *_, token in wanted] + [0] * fillers, np.int32)
@@ -147,7 +148,7 @@ def _run(
     cell = _token_losses(network)
     phase = network.phase  # `generate` leaves the name of its own graph
     try:
-        losses, best = cell(Tensor(ids), Tensor(positions), Tensor(targets), Tensor(lengths), *images)
+        losses, best = cell(Tensor(given["input_ids"]), Tensor(positions), Tensor(targets), Tensor(lengths), *images)
     finally:
         network.phase = phase
     return losses.asnumpy()[: len(wanted)], best.asnumpy()[: len(wanted)]
