@@ -6,7 +6,7 @@ that differ in their last token alone share one row, so " A", " B", " C" and " D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +17,12 @@ from mindspore import ops as P
 
 from mindformers_qwenvl.chat.answer import check_prompts
 from mindformers_qwenvl.generation.inputs import bucket
-from mindformers_qwenvl.generation.prompt import prompt_columns
+from mindformers_qwenvl.generation.prompt import Pictures, Query, make_prompt, prompt_columns
+from mindformers_qwenvl.pictures.images import ImageTransform
 from mindformers_qwenvl.text.columns import batch_columns
-from mindformers_qwenvl.text.rows import Row
+from mindformers_qwenvl.text.rows import ImageSpan, Row
 
-__all__ = ["OptionTokens", "option_tokens"]
+__all__ = ["OptionTokens", "option_tokens", "score"]
 
 POSITIONS = 8  # their number is rounded up to a multiple of this: a graph is compiled for each number
 
@@ -152,3 +153,84 @@ def _run(
     finally:
         network.phase = phase
     return losses.asnumpy()[: len(wanted)], best.asnumpy()[: len(wanted)]
+
+
+def score(
+    network: Any,
+    prompts: Sequence[Query | Sequence[int] | Row],
+    options: Sequence[str | Sequence[int]] | Sequence[Sequence[str | Sequence[int]]],
+    tokenizer: Any = None,
+    *,
+    images: Sequence[Sequence[Any]] | None = None,
+    chat_format: str = "raw",
+    batch_size: int = 8,
+) -> list[np.ndarray]:
+    """`QwenVL.score`, see there."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
+    if isinstance(prompts, str) or len(prompts) == 0:
+        raise ValueError(f"prompts must be a list with at least one prompt, got {prompts!r}")
+    template = getattr(tokenizer, "template", None)
+    vocabulary = tokenizer if template is None else template.tokenizer
+    transform = ImageTransform(network.config.vision.image_size) if template is None else template.image_transform
+    pictures = Pictures(transform, getattr(template, "dataset_dir", None) or None)
+    given = images if images is not None else [None] * len(prompts)
+    if len(given) != len(prompts):
+        raise ValueError(f"images: {len(given)} lists for {len(prompts)} prompts")
+    rows = [_row(network, prompt, own, vocabulary, chat_format) for prompt, own in zip(prompts, given, strict=True)]
+    each = [_ids(one, vocabulary) for one in _options(options, len(rows))]
+    losses: list[np.ndarray] = []
+    for start in range(0, len(rows), batch_size):
+        part = slice(start, start + batch_size)
+        opened = [_opened(row, pictures) for row in rows[part]]
+        found = option_tokens(network, rows[part], opened, each[part])
+        losses += [np.array([option.loss for option in of], np.float32) for of in found]
+    return losses
+
+
+def _row(network: Any, prompt: Any, images: Sequence[Any] | None, tokenizer: Any, chat_format: str) -> Row:
+    if isinstance(prompt, Row):
+        return prompt
+    if not isinstance(prompt, str) and len(prompt) and not isinstance(prompt[0], Mapping):
+        return _row_of_ids(network, np.asarray(prompt, np.int32), images or ())
+    if images is not None:
+        raise ValueError("images belong to prompts of token ids; a text names its own pictures")
+    if tokenizer is None:
+        raise ValueError("a tokenizer is needed for prompts of text; prompts of token ids do without")
+    return make_prompt(tokenizer, prompt, chat_format=chat_format)
+
+
+def _row_of_ids(network: Any, ids: np.ndarray, images: Sequence[Any]) -> Row:
+    """A row whose images are where the ids have their tags."""
+    start = network.config.image_start_id
+    begins, ends = np.flatnonzero(ids == start), np.flatnonzero(ids == start + 1)
+    if len(begins) != len(ends) or len(begins) != len(images):
+        raise ValueError(f"{len(images)} images for a prompt with {len(begins)} start and {len(ends)} end tags")
+    spans = tuple(ImageSpan(int(begin) + 1, int(end)) for begin, end in zip(begins, ends, strict=True))
+    names = tuple(f"memory:{number}" for number in range(1, len(images) + 1))
+    return Row(ids, names, spans, in_memory=dict(zip(names, images, strict=True)))
+
+
+def _opened(row: Row, pictures: Pictures) -> list[np.ndarray]:
+    """The pictures of a row; arrays float32 [3, H, W] are what the network takes already."""
+    return [
+        source if isinstance(source, np.ndarray) and source.dtype == np.float32 else pictures.pixels(source)
+        for source in row.image_sources
+    ]
+
+
+def _options(options: Any, count: int) -> list[Any]:
+    """Options of each prompt; the same for all, if they are a list of texts."""
+    if len(options) and isinstance(options[0], str):
+        return [options] * count
+    if len(options) != count:
+        raise ValueError(f"{len(options)} lists of options for {count} prompts")
+    return list(options)
+
+
+def _ids(options: Sequence[str | Sequence[int]], tokenizer: Any) -> list[Sequence[int]]:
+    if not len(options):
+        raise ValueError("a prompt has no options")
+    if tokenizer is None and any(isinstance(option, str) for option in options):
+        raise ValueError("a tokenizer is needed for options of text; options of token ids do without")
+    return [tokenizer.encode_with_images(option).ids if isinstance(option, str) else option for option in options]
