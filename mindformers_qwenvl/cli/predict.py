@@ -40,6 +40,8 @@ lines of the output, in the order of completion:
 exit code: 0; 1 if any question could not be answered; 2 for bad usage.
 """
 
+NEEDS_HOST = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.config.original import read_json
 from mindformers_qwenvl.files import replacing
 from mindformers_qwenvl.text.vocabulary import SLOT_NAMES
 from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, find_vocabulary
@@ -115,20 +116,17 @@ def _arguments_of_folder(folder: Path, given: Mapping[str, Any]) -> dict[str, An
     return {**config, "vocab_file": config.get("vocab_file") or find_vocabulary(folder)}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
-
-
 def _slots_of_model(config: dict[str, Any]) -> int | None:
-    """Slots of one image from a model's config.json, the original's or ours."""
+    """Slots of an image by a model's config.json, the original's or ours."""
     for part in (config, config.get("visual"), config.get("vision_config"), config.get("vision_model")):
         for name in SLOT_NAMES:
-            if isinstance(part, dict) and isinstance(part.get(name), int):
+            if isinstance(part, dict) and is_whole(part.get(name)):
                 return part[name]
     return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return {}
