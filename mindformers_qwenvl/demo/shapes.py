@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mindformers_qwenvl.text.tags import box_text, ref_text
+
 __all__ = ["COLOURS", "KINDS", "SIZE", "TOPICS", "Question", "Shape", "ask", "draw_shape", "paint", "write_dataset"]
 
 COLOURS = {"red": (214, 40, 40), "green": (30, 150, 60), "blue": (40, 70, 215), "yellow": (240, 205, 20)}
@@ -70,8 +72,8 @@ def ask(shape: Shape, topic: str) -> Question:
     if topic == "shape":
         return Question(topic, f"Which shape is {shape.colour}?", shape.kind)
     name = f"{shape.colour} {shape.kind}"
-    x1, y1, x2, y2 = (min(round(v * GRID / SIZE), GRID - 1) for v in shape.box)
-    return Question(topic, "Find the shape.", f"<ref>{name}</ref><box>({x1},{y1}),({x2},{y2})</box>")
+    corners = [min(round(v * GRID / SIZE), GRID - 1) for v in shape.box]
+    return Question(topic, "Find the shape.", ref_text(name) + box_text(corners))
 
 
 def write_dataset(folder: Path, samples: int, seed: int, topics: tuple[str, ...] | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""Every parameter of the network: shape, bytes, whether it learns, and what of it a card holds."""
+"""Every parameter of the network: shape, bytes, whether it is trained, and what a card holds of it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Weight:
 
     @property
     def whole(self) -> int:
-        """Numbers that a card needs at hand to compute."""
+        """Numbers that a card needs to compute."""
         return self.size // self.cuts
 
     @property
@@ -51,7 +51,7 @@ class Weight:
 
 
 def original_config(job: Job) -> dict:
-    """The sizes as the original's config.json names them, for weights/shapes.py."""
+    """The sizes under the names of the original's config.json, for weights/shapes.py."""
     vision, llm = job.vision, job.llm
     return {
         "hidden_size": llm.hidden_size,
@@ -72,7 +72,7 @@ def original_config(job: Job) -> dict:
 
 
 def weights_of(job: Job) -> Iterator[Weight]:
-    """All parameters, without the optimizer's and without the cache of prediction."""
+    """All parameters, without the optimizer's states and the cache of prediction."""
     frozen = {VISION: job.freeze_vision, RESAMPLER: job.freeze_resampler, LANGUAGE: job.freeze_llm}
     parallel = job.parallel
     for name, shape in our_shapes(original_config(job)).items():
@@ -82,7 +82,7 @@ def weights_of(job: Job) -> Iterator[Weight]:
         item = DTYPE_BYTES[settings.layernorm_compute_type if norm else settings.param_init_type]
         axis = model_parallel_axis(name, parallel.vocab_emb_dp)
         cuts = 1 if axis is None else parallel.model_parallel
-        # The embedding is looked up first and cast then.
+        # The embedding is looked up first, then cast.
         as_it_is = norm or name.endswith("embedding_weight")
         yield Weight(
             name=name,
@@ -90,7 +90,7 @@ def weights_of(job: Job) -> Iterator[Weight]:
             shape=shape,
             item=item,
             compute_item=item if as_it_is else DTYPE_BYTES[settings.compute_dtype],
-            # The sine/cosine table never learns.
+            # The sine/cosine table is never trained.
             learns=not (job.predict or frozen[place.part] or name.endswith("attn_pool.pos_embed")),
             cuts=cuts,
             shares=_shares(name, shape, item, axis, cuts, parallel),
