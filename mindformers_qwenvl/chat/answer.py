@@ -16,7 +16,7 @@ from mindformers.generation.streamers import BaseStreamer
 from mindformers_qwenvl.generation.prompt import Pictures, Query, prompt_columns, prompt_that_fits
 from mindformers_qwenvl.generation.sampling import RowByRow
 from mindformers_qwenvl.generation.settings import settings_for
-from mindformers_qwenvl.generation.stopping import EndAnswer, stop_ids, stop_sequences
+from mindformers_qwenvl.generation.stopping import EndAnswer, NotYet, stop_ids, stop_sequences
 from mindformers_qwenvl.pictures.images import ImageTransform
 from mindformers_qwenvl.text.columns import batch_columns
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE, turn_ends
@@ -104,6 +104,9 @@ def generate_answers(
         last_token = next((i for i in stops if i >= 0), tokenizer.eod_id)
         processors.append(EndAnswer(last_token, sequences, [len(prompt) for prompt in prompts], cancelled))
     config = copy.copy(config)
+    if config.min_new_tokens:
+        processors.append(NotYet(config.min_new_tokens, stops, [len(prompt) for prompt in prompts]))
+        config.min_new_tokens = None
     config.eos_token_id, config.row_seeds = stops, seeds
     slots = network.config.num_queries
     rows = [prompt_columns(prompt, shown, slots) for prompt, shown in zip(prompts, pictures, strict=True)]

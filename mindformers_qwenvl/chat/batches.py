@@ -87,6 +87,7 @@ def answer_questions(
     *,
     batch_size: int = 1,
     seed: int | None = None,
+    skip_special_tokens: bool = False,
 ) -> Iterator[list[dict[str, Any]]]:
     """The records of one batch after another: `id`, `answer`, `finish` ("stop" or "length"), `prompt_tokens` and
     `new_tokens`; or `id` and `error`.
@@ -98,6 +99,7 @@ def answer_questions(
         batch_size: questions of a batch.
         seed: what is drawn for a question depends on it and on the question's id alone, not on order, batch or earlier
             runs.
+        skip_special_tokens: leave the tags of boxes and the like out of the answers.
     """
     stops = stop_ids(config, turn_ends(tokenizer))
 
@@ -130,7 +132,7 @@ def answer_questions(
                 records.append(
                     {
                         "id": one.question.id,
-                        "answer": answer_text(tokenizer, answer.ids, stops),
+                        "answer": answer_text(tokenizer, answer.ids, stops, skip_special_tokens),
                         "finish": "stop" if answer.stopped else "length",
                         "prompt_tokens": len(one.prompt),
                         "new_tokens": len(answer.ids),

@@ -10,7 +10,7 @@ import numpy as np
 
 from mindformers_qwenvl.checks import is_whole
 
-__all__ = ["EndAnswer", "stop_ids", "stop_sequences"]
+__all__ = ["EndAnswer", "NotYet", "stop_ids", "stop_sequences"]
 
 
 def stop_ids(config: Any, turn_ends: Iterable[int]) -> list[int]:
@@ -70,4 +70,28 @@ class EndAnswer:
         cancelled = self.cancelled is not None and self.cancelled.is_set()
         if cancelled or any(answer[-len(sequence) :] == sequence for sequence in self.sequences):
             scores[self.eos_token_id] = 2.0**15
+        return scores
+
+
+class NotYet:
+    """A logits processor that keeps an answer from ending before it has `min_new_tokens`.
+
+    The host's own one takes the longest prompt of a batch for the length of all, so that an answer would depend on the
+    others of its batch.
+
+    Args:
+        min_new_tokens: tokens of an answer, at least.
+        stops: the tokens that would end it.
+        prompt_lengths: tokens of the prompt of each row.
+    """
+
+    def __init__(self, min_new_tokens: int, stops: Iterable[int], prompt_lengths: Sequence[int]):
+        self.min_new_tokens = min_new_tokens
+        self.stops = [i for i in stops if i >= 0]
+        self.prompt_lengths = list(prompt_lengths)
+
+    def process_row(self, row: int, ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Scores [V] of row `row`, whose tokens so far are `ids` [L]."""
+        if len(ids) - self.prompt_lengths[row] < self.min_new_tokens:
+            scores[self.stops] = -np.inf
         return scores

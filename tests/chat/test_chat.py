@@ -169,7 +169,7 @@ def test_a_picture_may_come_from_memory_and_rules_of_the_processor_hold(network,
     assert history == [(query, response)]
     processor.template.dataset_dir = str(GOLDEN.directory / "images")
     assert network.chat(processor, [{"image": "0.png"}, query[1]], do_sample=False, max_new_tokens=8)[0] == response
-    with pytest.raises(ValueError, match="outside of dataset_dir"):
+    with pytest.raises(ValueError, match="outside dataset_dir"):
         network.chat(processor, "<img>../golden.json</img>")
 
 
