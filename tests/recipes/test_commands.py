@@ -35,8 +35,12 @@ def mine(tmp_path, monkeypatch) -> Path:
 
 
 def test_an_overlay_of_an_overlay(mine):
+    """It says what the same changes by `--set` say."""
+    changes = ["train_dataset.modal_to_text_transform.max_length=300", "parallel_config.data_parallel=4"]
+    stage_1 = find("finetune_qwenvl_9.6b_stage1")
     assert read_settings(mine).max_length == 300
-    assert estimate(read_job(mine)).total > estimate(read_job(find("finetune_qwenvl_9.6b_stage1"))).total
+    assert estimate(read_job(mine)).total == estimate(read_job(stage_1, changes)).total
+    assert estimate(read_job(mine)).total != estimate(read_job(stage_1)).total
 
 
 @pytest.mark.parametrize(
