@@ -123,17 +123,18 @@ class QwenVLTrainer(FullConfigTrainer):
         chat = {None: loaded.conversations or task.chat, "chatml": True, "raw": False}[options.get("chat_format")]
         shown = {name: options[name] for name in ("prompt", "few_shot", "seed") if options.get(name)}
         network, processor = network_and_processor(self, config, network)
+        template = processor.template
         result = Evaluation(
             task=task,
             split=split,
             loaded=loaded,
-            asking=Asking.of(task, chat=chat, examples=examples, **shown),
+            asking=Asking.of(task, chat=chat, examples=examples, system=template.layout["system_message"], **shown),
             root=paths["image_dir"] or (paths["data"] if paths["data"].is_dir() else paths["data"].parent),
             output=paths["output"] or Path(get_output_root_path()) / "evaluate" / options["task"],
             config=network.config,
             network=lambda blocks: network,
-            tokenizer=processor.template.tokenizer,
-            transform=processor.template.image_transform,
+            tokenizer=template.tokenizer,
+            transform=template.image_transform,
             said={"data": str(paths["data"].resolve()), "model": str(config.checkpoint.load_path)},
             **{
                 name: options[name]
