@@ -200,6 +200,34 @@ WORK_AROUNDS = (
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_tells_its_own_callbacks_alone",),
     ),
+    WorkAround(
+        name="evaluation",
+        kind=Kind.CLASS,
+        where="training.trainer:QwenVLTrainer",
+        host=("mindformers/trainer/multi_modal_to_text_generation/multi_modal_to_text_generation.py",),
+        reason="evaluate raises NotImplementedError, and do_eval averages over batches, whatever is in them",
+        seen="1.7-2.1",
+        tests=("tests/host/test_evaluate_faults.py::test_stock_trainer_does_not_evaluate",),
+        touches=(
+            "mindformers.trainer:MultiModalToTextGenerationTrainer.evaluate",
+            "mindformers.trainer:MultiModalToTextGenerationTrainer.evaluate_process",
+            "mindformers.trainer:MultiModalToTextGenerationTrainer.create_eval_dataset",
+            "mindformers.trainer:MultiModalToTextGenerationTrainer.create_callbacks",
+        ),
+    ),
+    WorkAround(
+        name="network and processor of a YAML",
+        kind=Kind.INSIDE,
+        where="host.evaluate:network_and_processor",
+        host=("mindformers/trainer/base_trainer.py",),
+        reason="only predict_process builds both, and hands them to a pipeline at once",
+        seen="1.9-2.1",
+        tests=("tests/host/test_evaluate_faults.py::test_stock_trainer_gives_no_network",),
+        touches=(
+            "mindformers.trainer.base_trainer:transform_and_load_checkpoint",
+            "mindformers.trainer.base_trainer:get_load_path_after_hf_convert",
+        ),
+    ),
     # ---- resuming
     WorkAround(
         name="processes that wait for each other on a CPU",
