@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from mindformers_qwenvl.weights.convert.report import Report
 from mindformers_qwenvl.weights.convert.transfer import Progress, compare, write_all, write_numbers
 from mindformers_qwenvl.weights.convert.workfolder import WorkFolder, fingerprint
 from mindformers_qwenvl.weights.convert.writer import Layout, ckpt_layout, replacing, safetensors_layout, shard
+from mindformers_qwenvl.weights.formats.gptq import as_numbers
 from mindformers_qwenvl.weights.formats.ranks import later_files
 from mindformers_qwenvl.weights.formats.readable import Readable
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
@@ -29,6 +31,9 @@ __all__ = ["DEFAULT_SHARD", "Progress", "Report", "convert", "load_original"]
 COMPANIONS = ("config.json", "generation_config.json", "tokenizer_config.json", "qwen.tiktoken")
 DEFAULT_SHARD = 5_000_000_000
 
+Overlay = Callable[[Readable, dict[str, Any], str | None], Readable]
+"""(checkpoint, config.json, dtype code of the result or None) -> what is read instead."""
+
 
 def convert(
     input_path: str | os.PathLike,
@@ -40,6 +45,7 @@ def convert(
     max_shard_size: int = DEFAULT_SHARD,
     config: str | os.PathLike | None = None,
     strategy: str | os.PathLike | None = None,
+    overlay: Overlay | None = None,
     progress: Callable[[int], Progress] | None = None,
 ) -> Report:
     """Convert an original Qwen-VL checkpoint to this network's names (or back, with `reverse`).
@@ -53,6 +59,7 @@ def convert(
         verify: read the result back and compare it with the source.
         config: the original config.json or its folder, where it does not lie beside the input.
         strategy: for `rank_*` folders, how their weights were cut: see `Checkpoint`.
+        overlay: gives a view of the checkpoint to be converted instead, such as one with an adapter merged into it.
         progress: called once with the bytes to be written; what it returns is called while they are.
 
     Raises:
@@ -68,10 +75,12 @@ def convert(
         raise FileNotFoundError(f"{source} does not exist; expected a checkpoint folder or file")
     check_output(source, output, reverse)
     settings = read_config(config if config is not None else source)
-    with as_ours(Checkpoint(source, strategy), settings) as checkpoint:
+    with opened(source, settings, strategy) as checkpoint:
         in_tree = isinstance(checkpoint, InTreeCheckpoint)
+        if overlay is not None:
+            checkpoint = overlay(checkpoint, settings, CODES.get(dtype))
         found, wanted = layout(checkpoint.tensors, str(source)), "original" if reverse else "ours"
-        if found == wanted and not (checkpoint.of_ranks or in_tree):
+        if found == wanted and not (checkpoint.of_ranks or in_tree or overlay):
             way = "it needs no --reverse" if reverse else "give --reverse to convert it back"
             raise ValueError(f"{source} is in {'the original' if reverse else 'our'} layout already: {way}")
         targets, dropped = make_plan(checkpoint, settings, source=found, result=wanted, dtype=CODES.get(dtype))
@@ -94,6 +103,16 @@ def convert(
                 report.verified = True
     report.seconds = time.perf_counter() - started
     return report
+
+
+def opened(path: Path, config: dict[str, Any], strategy: str | os.PathLike | None = None) -> Readable:
+    """The checkpoint at `path`, of whatever kind, as one of the original's names or ours with plain numbers."""
+    checkpoint = Checkpoint(path, strategy)
+    try:
+        return as_ours(as_numbers(checkpoint, config), config)
+    except BaseException:
+        checkpoint.close()
+        raise
 
 
 def _account(report: Report, checkpoint: Readable, targets: list[Target]) -> None:
@@ -187,13 +206,16 @@ def _verify(checkpoint: Readable, targets: Sequence[Target], output: Path) -> No
         raise ValueError(f"{output} was verified and differs from its source in: {listed(wrong)}")
 
 
-def load_original(directory: str | os.PathLike, dtype: str = "fp32") -> Iterator[tuple[str, np.ndarray]]:
+def load_original(
+    directory: str | os.PathLike, dtype: str = "fp32", overlay: Overlay | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
     """The parameters of this network from an original HuggingFace directory, one at a time, without converting files.
 
     A directory with our own names (written by `convert`) is read as well.
 
     Args:
         directory: config.json and the shards.
+        overlay: as for `convert`.
         dtype: `fp32` or `fp16`: what the arrays come in. BF16 weights widen to fp32 exactly, so that
             `Tensor(array, mindspore.bfloat16)` restores them.
 
@@ -206,7 +228,9 @@ def load_original(directory: str | os.PathLike, dtype: str = "fp32") -> Iterator
     if dtype not in ("fp32", "fp16"):
         raise ValueError(f"dtype {dtype!r}: expected fp32 or fp16 (numpy has no bfloat16: take fp32 and cast it)")
     settings = read_config(directory)
-    checkpoint = as_ours(Checkpoint(directory), settings)
+    checkpoint = opened(Path(directory), settings)
+    if overlay is not None:
+        checkpoint = overlay(checkpoint, settings, CODES[dtype])
     found = layout(checkpoint.tensors, str(directory))
     targets, _ = make_plan(checkpoint, settings, source=found, result="ours", dtype=None)
 
