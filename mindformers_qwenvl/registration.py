@@ -32,9 +32,10 @@ def register() -> None:
     from mindformers_qwenvl import config
     from mindformers_qwenvl.data import normalise, processor, template, tokenizer
     from mindformers_qwenvl.datasets import loader
-    from mindformers_qwenvl.host import old_names, resume, threads
+    from mindformers_qwenvl.host import adapters, old_names, resume, threads
     from mindformers_qwenvl.host import workarounds as host
     from mindformers_qwenvl.model import language, qwenvl, vision
+    from mindformers_qwenvl.training import adapters as adapter_monitor
     from mindformers_qwenvl.training import monitor, optimizer
     from mindformers_qwenvl.training import step as train
 
@@ -52,6 +53,7 @@ def register() -> None:
         old_names.FP32StateAdamWeightDecay: Kind.OPTIMIZER,
         old_names.ObsMonitor: Kind.CALLBACK,
         monitor.QwenVLMonitor: Kind.CALLBACK,
+        adapter_monitor.QwenVLAdapterMonitor: Kind.CALLBACK,
     }
     for legacy in (True, False):  # the YAML's `use_legacy`, which has names of its own for configurations and models
         for cls in configs:
@@ -68,6 +70,7 @@ def register() -> None:
     _auto_classes()
     host.accept_old_auto_register({cls.__name__ for cls in (*configs, *models, *others)})
     host.prefer_this_package()
+    adapters.use_own_adapters()
     threads.separate_threads()
     resume.barrier_on_cpu()
     resume.resume_in_data_parallel()

@@ -6,7 +6,6 @@ is computed in float32 from what the files hold and rounded once, to the dtype o
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindformers_qwenvl.adapters.reader import Adapter
+from mindformers_qwenvl.adapters.tensors import factor_of, module_of
 from mindformers_qwenvl.weights.convert.dtypes import cast_into, new_scratch, widen
 from mindformers_qwenvl.weights.formats.readable import Readable, TensorInfo
 from mindformers_qwenvl.weights.names import Part, layout, to_original
@@ -53,11 +53,7 @@ class Merged(Readable):
     """
 
     def __init__(self, base: Readable, adapter: Adapter, dtype: str | None = None):
-        """Plan the merge; reads no numbers.
-
-        Raises:
-            ValueError: the base holds an adapter's tensors itself.
-        """
+        """Plan the merge; reads no numbers."""
         self.path, self.of_ranks = base.path, base.of_ranks
         self.files = [*base.files, *adapter.files]
         self.adapter = adapter
@@ -70,6 +66,8 @@ class Merged(Readable):
         ours = layout(base.tensors, str(base.path)) == "ours"
         self.tensors: dict[str, TensorInfo] = {}
         for name, info in base.tensors.items():
+            if factor_of(name) is not None:  # of a training with an adapter: merged, or given up for another one
+                continue
             place = self._place(name, ours)
             if place is not None:
                 self._places[name] = place
@@ -173,9 +171,3 @@ class Merged(Readable):
     def close(self) -> None:
         self._base.close()
         self.adapter.close()
-
-
-def module_of(tensor: str) -> str:
-    """transformer.h.0.attn.c_attn of transformer.h.0.attn.c_attn.weight, attn_pool.attn.in_proj of ...in_proj_weight;
-    of a bias and of other tensors a name that no module has."""
-    return re.sub(r"[._]weight$", "", tensor) if tensor.endswith("weight") else ""

@@ -7,14 +7,14 @@ ways. Opening reads headers; factors are read when they are asked for.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mindformers_qwenvl.adapters.blocks import block_diagonal
-from mindformers_qwenvl.adapters.settings import CONFIG_FILE, AdapterSettings, matches, read_settings
+from mindformers_qwenvl.adapters.settings import CONFIG_FILE, AdapterSettings, is_saved, read_settings
 from mindformers_qwenvl.adapters.tensors import (
     EMBEDDING_A,
     EMBEDDING_B,
@@ -24,11 +24,11 @@ from mindformers_qwenvl.adapters.tensors import (
     B,
     TensorName,
     adapter_names,
-    parse_mindpet,
+    factor_of,
     parse_name,
 )
 from mindformers_qwenvl.weights.convert.dtypes import widen
-from mindformers_qwenvl.weights.formats.readable import TensorInfo
+from mindformers_qwenvl.weights.formats.readable import Readable, TensorInfo
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
 from mindformers_qwenvl.weights.shapes import listed
 
@@ -44,7 +44,7 @@ class Target:
     """What an adapter does to one module: `scale` * B A is added to its weight.
 
     Attributes:
-        a, b: names of the stored factors; of separate ones for the parts of a module (q, k, v), one each.
+        a, b: names of the stored factors; for a module in parts (q, k, v) one each, or one A for all of them.
         magnitude: DoRA's, or None.
         rank: of all parts together.
         embedding: the factors are those of an embedding, stored the other way round.
@@ -70,48 +70,60 @@ class Adapter:
         warnings: what a user should know, in words.
     """
 
-    def __init__(self, path: str | os.PathLike, shapes: Shapes, settings: AdapterSettings | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        shapes: Shapes,
+        settings: AdapterSettings | None = None,
+        checkpoint: Readable | None = None,
+    ):
         """Open the adapter at `path`.
 
         Args:
             path: the folder, or the file in it with the tensors.
             shapes: of the base model's tensors, under the original's names: see `original_shapes`.
             settings: instead of those in adapter_config.json.
+            checkpoint: of a training, opened, with an adapter among its weights: that one is read.
 
         Raises:
             FileNotFoundError: there is no adapter at `path`.
             ValueError: it is of an unknown kind, is damaged, or does not fit the base model; all faults are listed.
         """
         self.path = Path(path)
-        folder = self.path if self.path.is_dir() else self.path.parent
+        if checkpoint is None:
+            folder = self.path if self.path.is_dir() else self.path.parent
+            if settings is None:
+                if not self.path.exists():
+                    raise FileNotFoundError(f"{self.path} does not exist; expected the folder of an adapter")
+                settings = read_settings(folder / CONFIG_FILE)
+            checkpoint = Checkpoint(_tensor_file(self.path))
+            said = [folder / CONFIG_FILE] if (folder / CONFIG_FILE).is_file() else []
+            self.files, names = [*checkpoint.files, *said], list(checkpoint.tensors)
+        else:
+            self.files, names = [], [name for name in checkpoint.tensors if factor_of(name)]
         if settings is None:
-            if not self.path.exists():
-                raise FileNotFoundError(f"{self.path} does not exist; expected the folder of an adapter")
-            settings = read_settings(folder / CONFIG_FILE)
+            raise ValueError(f"{self.path} holds an adapter among its weights, without its settings")
         self.settings = settings
-        file = _tensor_file(self.path)
-        self._checkpoint = Checkpoint(file)
-        self.files = [*self._checkpoint.files, *([folder / CONFIG_FILE] if (folder / CONFIG_FILE).is_file() else [])]
+        self._checkpoint = checkpoint
         self.targets: dict[str, Target] = {}
         self.saved: dict[str, str] = {}
         self.warnings: list[str] = [f"{self.path}: {note}" for note in settings.notes]
         self._faults: list[str] = []
         self._parts: dict[str, tuple[int, tuple[int, ...]]] = {}
         try:
-            self._find(shapes)
+            self._find(names, shapes)
             if self._faults:
-                raise ValueError(f"{file} does not fit the base model.\n  " + "\n  ".join(self._faults))
+                raise ValueError(f"{self.path} does not fit the base model.\n  " + "\n  ".join(self._faults))
         except BaseException:
             self.close()
             raise
 
-    def _find(self, shapes: Shapes) -> None:
+    def _find(self, names: Iterable[str], shapes: Shapes) -> None:
         parsed: dict[str, TensorName] = {}
         factors: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
-        for name in self._checkpoint.tensors:
-            if found := parse_mindpet(name):
-                module, index, of, kind = found
-                factors.setdefault((module, kind), []).append((index, of, name))
+        for name in names:
+            if factor := factor_of(name):
+                factors.setdefault((factor.module, factor.kind), []).append((factor.index, factor.of, name))
                 continue
             parsed[name] = known = parse_name(name)
             if known.kind == SAVED:
@@ -123,7 +135,7 @@ class Adapter:
         for module in dict.fromkeys(module for module, _ in factors):
             self._add_target(module, factors, shapes)
         wanted = self.settings.modules_to_save
-        if lost := [name for name in wanted if not any(matches(t.rpartition(".")[0], [name]) for t in self.saved)]:
+        if lost := [name for name in wanted if not any(is_saved(tensor, (name,)) for tensor in self.saved)]:
             self.warnings.append(
                 f"{self.path}: modules_to_save names {listed(lost)}, but the file has no tensors of "
                 f"{'it' if len(lost) == 1 else 'them'}: what was trained there is lost (at its end the original's "
@@ -154,14 +166,16 @@ class Adapter:
             self._faults.append(f"{listed(names)}: the model has no layer {module}")
             return
         places = [[(index, of) for index, of, _ in one] for one in pair]
-        if places[0] != places[1] or not places[0] or len(set(places[0])) < len(places[0]):
+        shared = places[0] == [(0, 1)] and places[1] == [(index, len(places[1])) for index in range(len(places[1]))]
+        alone = places[0] == places[1] and len(set(places[0])) == len(places[0]) > 0
+        if not (shared or alone):
             have = [name for one in pair for _, _, name in one]
             lacks = kinds[0] if not pair[0] else kinds[1]
             self._faults.append(f"{listed(have) or module}: without its partner {lacks}")
             return
         magnitudes = [name for _, _, name in factors.get((module, MAGNITUDE), [])]
         rank = self.settings.rank_of(module)
-        of = places[0][0][1]
+        of = places[1][0][1]
         wanted = self._wanted(shape, rank, of, embedding)
         wrong = [
             f"{name} is {list(self._checkpoint.tensors[name].shape)}, expected {list(size)}"
@@ -186,12 +200,12 @@ class Adapter:
             module,
             a,
             b,
-            rank * len(a),
+            rank * (1 if shared else len(a)),
             self.settings.scale(module),
             magnitudes[0] if magnitudes else None,
             embedding,
         )
-        if of > 1:
+        if of > 1 and not shared:
             self._parts[module] = (of, tuple(index for index, _ in places[0]))
 
     @staticmethod
@@ -212,7 +226,7 @@ class Adapter:
             return np.ascontiguousarray(b[0].T), np.ascontiguousarray(a[0].T)
         if module in self._parts:
             return block_diagonal(a, b, *self._parts[module])
-        return a[0], b[0]
+        return a[0], b[0] if len(b) == 1 else np.concatenate(b)
 
     def magnitude(self, module: str) -> np.ndarray | None:
         """DoRA's magnitudes float32 [out], or None."""

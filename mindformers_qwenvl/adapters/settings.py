@@ -14,10 +14,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CONFIG_FILE", "AdapterSettings", "matches", "read_settings"]
+__all__ = [
+    "CONFIG_FILE",
+    "TARGETS",
+    "AdapterSettings",
+    "as_pet_config",
+    "from_pet_config",
+    "is_saved",
+    "matches",
+    "read_settings",
+]
 
 CONFIG_FILE = "adapter_config.json"
 MOST_RANK = 1 << 14
+TARGETS = ("c_attn", "attn.c_proj", "w1", "w2")  # of the original's finetune.py
+ALL = "all-linear"
+# What `model_config.pet_config` may hold, and the default where there is one.
+_PET_KEYS = {
+    "pet_type": "lora",
+    "lora_rank": 64,
+    "lora_alpha": 16,
+    "lora_dropout": 0.05,
+    "target_modules": TARGETS,
+    "modules_to_save": (),
+    "use_rslora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "param_init_type": "float32",
+}
 # Ways of starting an adapter that leave the base alone. The others (pissa, olora, corda, loftq) also change the base
 # weights, so that such an adapter fits only the base it was trained on.
 _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -106,11 +130,73 @@ class AdapterSettings:
 def matches(module: str, wanted: Sequence[str] | str) -> bool:
     """Whether the module's full name is one of `wanted`, or ends in one, as peft matches: whole parts between dots.
 
-    A single string is a regular expression that the whole name must match.
+    A single string is a regular expression that the whole name must match, or `all-linear`: all layers but the head.
     """
+    if wanted == ALL:
+        return module != "lm_head"
     if isinstance(wanted, str):
         return re.fullmatch(wanted, module) is not None
     return any(module == end or module.endswith(f".{end}") for end in wanted)
+
+
+def is_saved(tensor: str, wanted: Sequence[str]) -> bool:
+    """Whether the original's `tensor` is of a module that `wanted` (modules_to_save) names, or of one inside it."""
+    parts = tensor.split(".")
+    return bool(wanted) and any(matches(".".join(parts[:length]), wanted) for length in range(1, len(parts)))
+
+
+def from_pet_config(given: Mapping[str, Any]) -> AdapterSettings:
+    """The settings in a YAML's `model_config.pet_config`, whose defaults are those of the original's finetune.py.
+
+    Raises:
+        ValueError: a key is unknown, or its value is not one that can be used.
+    """
+    if unknown := [key for key in given if key not in _PET_KEYS]:
+        raise ValueError(
+            f"pet_config: unknown {', '.join(unknown)}; its keys are {', '.join(_PET_KEYS)} (those of MindFormers' own "
+            "LoRA that are missing here have no counterpart in peft's files)"
+        )
+    found = {**_PET_KEYS, **{key: value for key, value in given.items() if value is not None}}
+    try:
+        if str(found["pet_type"]).lower() != "lora":
+            raise ValueError(f"pet_type is {_shown(found['pet_type'])}; the one that Qwen-VL has is lora")
+        targets = found["target_modules"]
+        if isinstance(targets, str):
+            try:
+                re.compile(targets)
+            except re.error as error:
+                raise ValueError(f"target_modules {_shown(targets)} is not a regular expression: {error}") from None
+        return AdapterSettings(
+            rank=_rank(found["lora_rank"], "lora_rank"),
+            alpha=_alpha(found["lora_alpha"], "lora_alpha"),
+            dropout=_dropout(found["lora_dropout"]),
+            rslora=_switch(found, "use_rslora"),
+            rank_pattern={
+                key: _rank(value, f"rank_pattern[{key!r}]") for key, value in _patterns(found, "rank_pattern")
+            },
+            alpha_pattern={
+                key: _alpha(value, f"alpha_pattern[{key!r}]") for key, value in _patterns(found, "alpha_pattern")
+            },
+            targets=targets if isinstance(targets, str) else _names(targets, "target_modules"),
+            modules_to_save=_names(found["modules_to_save"], "modules_to_save"),
+        )
+    except ValueError as error:
+        raise ValueError(f"pet_config: {error}") from None
+
+
+def as_pet_config(settings: AdapterSettings) -> dict[str, Any]:
+    """`from_pet_config` turned round."""
+    return {
+        "pet_type": "lora",
+        "lora_rank": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": settings.targets if isinstance(settings.targets, str) else list(settings.targets),
+        "modules_to_save": list(settings.modules_to_save),
+        "use_rslora": settings.rslora,
+        "rank_pattern": dict(settings.rank_pattern),
+        "alpha_pattern": dict(settings.alpha_pattern),
+    }
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:

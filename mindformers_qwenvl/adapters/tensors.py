@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mindformers_qwenvl.weights.names import to_original
 
-__all__ = ["PREFIX", "TensorName", "adapter_names", "is_adapter_tensor", "parse_mindpet", "parse_name", "peft_name"]
+__all__ = ["PREFIX", "Factor", "TensorName", "adapter_names", "factor_of", "parse_name", "peft_name"]
 
 PREFIX = "base_model.model."
 A, B, MAGNITUDE, SAVED = "lora_A", "lora_B", "lora_magnitude_vector", "modules_to_save"
@@ -20,6 +20,20 @@ _LORA = re.compile(
 _SAVED = re.compile(r"(?P<module>.+?)\.modules_to_save(?:\.(?P<adapter>[^.]+))?\.(?P<rest>weight|bias)")
 # MindFormers' LoRA (mindpet): our parameter's name with these ends.
 _MINDPET = re.compile(r"(?P<module>.+?)\.mindpet_delta_lora_(?P<kind>[ab])")
+
+
+# This network's own, see layers.py: `low` is A's product, which wq, wk and wv share.
+_OURS = re.compile(r"(?P<module>.+)\.lora_(?P<kind>[ab])\.weight")
+
+
+class Factor(NamedTuple):
+    """A or B of the original's `module`: of part `index` of `of` equal parts of its rows; an A with `of` 1 is that of
+    all parts."""
+
+    module: str
+    kind: str
+    index: int = 0
+    of: int = 1
 
 
 class TensorName(NamedTuple):
@@ -48,22 +62,31 @@ def peft_name(module: str, kind: str) -> str:
     return f"{PREFIX}{module}" if kind == SAVED else f"{PREFIX}{module}.{kind}.weight"
 
 
-def parse_mindpet(name: str) -> tuple[str, int, int, str] | None:
-    """(module of the original, part, parts, A or B) of a tensor of MindFormers' LoRA; None for any other name.
+def factor_of(name: str) -> Factor | None:
+    """What the parameter `name`, of this network or of MindFormers' own LoRA, is of an adapter; else None.
 
     Raises:
-        ValueError: it is one, of a parameter that this network does not have.
+        ValueError: it is a factor, of a layer that this network does not have.
     """
-    match = _MINDPET.fullmatch(name)
+    if match := _MINDPET.fullmatch(name):
+        part = to_original(f"{match['module']}.weight")
+        return Factor(module_of(part.name), A if match["kind"] == "a" else B, part.index, part.of)
+    match = _OURS.fullmatch(name)
     if match is None:
         return None
-    part = to_original(f"{match['module']}.weight")
-    return re.sub(r"[._]weight$", "", part.name), part.index, part.of, A if match["kind"] == "a" else B
+    layer = match["module"]
+    if match["kind"] == "a" and layer.endswith(".attention"):  # one for wq, wk and wv
+        return Factor(module_of(to_original(f"{layer}.wq.weight").name), A)
+    part = to_original(f"{layer}.weight")
+    if match["kind"] == "a":
+        return Factor(module_of(part.name), A)
+    return Factor(module_of(part.name), B, part.index, part.of)
 
 
-def is_adapter_tensor(name: str) -> bool:
-    """Whether `name` is of a low-rank factor, in peft's names, MindFormers' or this network's."""
-    return ".lora." in name or ".mindpet_delta_lora_" in name or _LORA.fullmatch(name) is not None
+def module_of(tensor: str) -> str:
+    """transformer.h.0.attn.c_attn of transformer.h.0.attn.c_attn.weight, attn_pool.attn.in_proj of ...in_proj_weight;
+    of a bias and of other tensors a name that no module has."""
+    return re.sub(r"[._]weight$", "", tensor) if tensor.endswith("weight") else ""
 
 
 def adapter_names(names: list[TensorName]) -> set[str]:

@@ -22,9 +22,11 @@ from mindformers.tools.logger import logger
 from mindformers.tools.register import MindFormerConfig, MindFormerRegister
 from mindformers.trainer import MultiModalToTextGenerationTrainer
 
+from mindformers_qwenvl.adapters.switch import AdapterSwitch
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.data.processor import QwenVLProcessor
 from mindformers_qwenvl.generation.settings import generation_config_of, save_generation_config, settings_for
+from mindformers_qwenvl.host.adapters import prepare_adapters
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 
@@ -147,6 +149,7 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         path = config.get("load_checkpoint")
         if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
             refuse_incomplete(path)
+        prepare_adapters(config)
         runner = config.get("runner_config")
         if runner and runner.get("sink_mode") and ms.get_context("device_target") == "CPU":
             logger.warning("runner_config: sink_mode: True: nothing sinks on a CPU; sink_mode is off.")
@@ -230,6 +233,9 @@ class ProcessorPipeline(MultiModalToTextPipeline):
     """
 
     def __init__(self, model: Any, processor: Any = None, tokenizer: Any = None, image_processor: Any = None, **kwargs):
+        network = getattr(model, "predict_network", model)
+        if isinstance(network, AdapterSwitch):
+            network.load_configured_adapters()  # after the weights, which some of them replace
         if processor is None:
             processor = self._processor_of(getattr(model, "predict_network", model), tokenizer, image_processor)
         if processor is not None:

@@ -12,6 +12,10 @@ from mindformers.models.modeling_utils import PreTrainedModel
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
+from mindformers_qwenvl.adapters.handover import original_settings
+from mindformers_qwenvl.adapters.network import freeze_base
+from mindformers_qwenvl.adapters.settings import from_pet_config
+from mindformers_qwenvl.adapters.switch import AdapterSwitch, named, room_for
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.generation.inputs import GenerationInputs
 from mindformers_qwenvl.generation.sampling import Sampling
@@ -25,6 +29,7 @@ from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.weights import hooks
 from mindformers_qwenvl.weights.convert.convert import load_original
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
+from mindformers_qwenvl.weights.shapes import original_shapes
 
 __all__ = ["QwenVL"]
 
@@ -68,7 +73,7 @@ class ImageMerge(nn.Cell):
         return self.add(kept, self.place(here, images))
 
 
-class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, PreTrainedModel):
+class QwenVL(AdapterSwitch, SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, PreTrainedModel):
     """The whole network.
 
     Inputs:
@@ -117,6 +122,8 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
         if config.freeze_llm:
             for parameter in self.llm_model.trainable_params():
                 parameter.requires_grad = False
+        if config.pet_config:
+            freeze_base(self, from_pet_config(config.pet_config))
 
     def construct(
         self,
@@ -161,6 +168,8 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
         Args:
             pretrained_model_name_or_dir: directory with config.json and weight shards (original names or ours); or
                 what the host takes: a directory with a YAML and a .ckpt, a registered name.
+            adapter: directory of a LoRA adapter in peft's format, or names with a directory each, of which the first
+                one answers: see `AdapterSwitch`.
             **kwargs: keys that replace those of config.json, such as `compute_dtype="float32"`; or `config=`.
 
         Raises:
@@ -170,7 +179,13 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
         directory = Path(kwargs.pop("pretrained_model_name_or_path", None) or pretrained_model_name_or_dir)
         if not (directory / "config.json").is_file():
             return super().from_pretrained(str(pretrained_model_name_or_dir), *args, **kwargs)
+        adapter = kwargs.pop("adapter", None)
         config = kwargs.pop("config", None) or QwenVLConfig.from_pretrained(str(directory), **kwargs)
+        if adapter is not None:
+            config.adapter = named(adapter)
+            if not config.pet_config:
+                room = room_for(adapter, original_shapes(original_settings(config)))
+                config.make_room({**room, "param_init_type": str(config.compute_dtype).lower()})
         if "visual" not in json.loads((directory / "config.json").read_text(encoding="utf-8")):
             # Not the original's config.json, but the one of `save_pretrained(directory, save_json=True)`.
             network = super().from_pretrained_experimental_mode(str(directory), *args, config=config)
@@ -181,6 +196,7 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
             for name, array in weights:
                 parameters[name].set_data(Tensor(array, parameters[name].dtype))
         network.generation_config = generation_config_of(directory) or network.generation_config
+        network.load_configured_adapters()
         return network
 
     @classmethod

@@ -18,7 +18,7 @@ from mindformers_qwenvl.model.qwenvl import QwenVL
 from mindformers_qwenvl.training.flops import step_flops
 from mindformers_qwenvl.training.steps_file import StepsFile, rewind_other_ranks, steps_file_name
 
-__all__ = ["QwenVLMonitor"]
+__all__ = ["QwenVLMonitor", "steps_before"]
 
 INPUT_IDS, IMAGES, POSITIONS = 0, 1, 2  # columns of the data set, as `net_input_columns` orders them
 
@@ -79,7 +79,7 @@ class QwenVLMonitor(Callback):
             self._start(run_context.original_args())
 
     def _start(self, params: Any) -> None:
-        self.steps_before = _steps_before(params)
+        self.steps_before = steps_before(params)
         network = params.train_network
         self.loss_parts = _loss_parts(network)
         self.config = next((cell.config for _, cell in network.cells_and_names() if isinstance(cell, QwenVL)), None)
@@ -141,7 +141,7 @@ class QwenVLMonitor(Callback):
         return rates
 
 
-def _steps_before(params: Any) -> int:
+def steps_before(params: Any) -> int:
     """Steps of the run that this one resumes, 0 if it begins anew."""
     # The host tells its own callbacks alone: without the MFLossMonitor the CheckpointMonitor, without both nobody. Then
     # it is the optimizer's count, which leaves out steps that overflowed.

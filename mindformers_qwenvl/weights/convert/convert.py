@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -17,7 +18,14 @@ from mindformers_qwenvl.weights.convert.plan import Target, make_plan, read_conf
 from mindformers_qwenvl.weights.convert.report import Report
 from mindformers_qwenvl.weights.convert.transfer import Progress, compare, write_all, write_numbers
 from mindformers_qwenvl.weights.convert.workfolder import WorkFolder, fingerprint
-from mindformers_qwenvl.weights.convert.writer import Layout, ckpt_layout, replacing, safetensors_layout, shard
+from mindformers_qwenvl.weights.convert.writer import (
+    Layout,
+    ckpt_layout,
+    replacing,
+    safetensors_layout,
+    shard,
+    write_json,
+)
 from mindformers_qwenvl.weights.formats.gptq import as_numbers
 from mindformers_qwenvl.weights.formats.ranks import later_files
 from mindformers_qwenvl.weights.formats.readable import Readable
@@ -120,6 +128,7 @@ def _account(report: Report, checkpoint: Readable, targets: list[Target]) -> Non
     report.tensors_read = len({stored for name in used for stored in checkpoint.stored(name)})
     report.bytes_read = sum(checkpoint.tensors[name].size * ITEM_BYTES[checkpoint.tensors[name].dtype] for name in used)
     report.tensors_written = len(targets)
+    report.dropped = [*report.dropped, *getattr(checkpoint, "dropped", ())]
     report.bytes_written = sum(target.entry.nbytes for target in targets)
     for target in targets:
         report.dtypes[target.entry.dtype] = report.dtypes.get(target.entry.dtype, 0) + 1
@@ -195,6 +204,15 @@ def _copy_companions(source: Path, output: Path) -> None:
         if file.is_file():
             shutil.copyfile(file, output / f"{name}.tmp")
             (output / f"{name}.tmp").replace(output / name)
+    _forget_quantisation(output / "config.json")
+
+
+def _forget_quantisation(path: Path) -> None:
+    """What is written is plain numbers: config.json must not say that it is quantised."""
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "quantization_config" in settings:
+        del settings["quantization_config"]
+        write_json(path, settings)
 
 
 def _verify(checkpoint: Readable, targets: Sequence[Target], output: Path) -> None:
