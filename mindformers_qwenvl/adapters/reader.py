@@ -27,7 +27,7 @@ from mindformers_qwenvl.adapters.tensors import (
     factor_of,
     parse_name,
 )
-from mindformers_qwenvl.weights.convert.dtypes import widen
+from mindformers_qwenvl.weights.convert.dtypes import STORAGE, widen
 from mindformers_qwenvl.weights.formats.readable import Readable, TensorInfo
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
 from mindformers_qwenvl.weights.shapes import listed
@@ -122,6 +122,9 @@ class Adapter:
         parsed: dict[str, TensorName] = {}
         factors: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
         for name in names:
+            if (dtype := self._checkpoint.tensors[name].dtype) not in STORAGE:
+                self._faults.append(f"{name} is {dtype}, expected F16, BF16 or F32")
+                continue
             if factor := factor_of(name):
                 factors.setdefault((factor.module, factor.kind), []).append((factor.index, factor.of, name))
                 continue
@@ -166,7 +169,11 @@ class Adapter:
             self._faults.append(f"{listed(names)}: the model has no layer {module}")
             return
         places = [[(index, of) for index, of, _ in one] for one in pair]
-        shared = places[0] == [(0, 1)] and places[1] == [(index, len(places[1])) for index in range(len(places[1]))]
+        shared = (
+            places[0] == [(0, 1)]
+            and places[1]
+            and places[1] == [(index, len(places[1])) for index in range(len(places[1]))]
+        )
         alone = places[0] == places[1] and len(set(places[0])) == len(places[0]) > 0
         if not (shared or alone):
             have = [name for one in pair for _, _, name in one]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,12 +171,8 @@ def from_pet_config(given: Mapping[str, Any]) -> AdapterSettings:
             alpha=_alpha(found["lora_alpha"], "lora_alpha"),
             dropout=_dropout(found["lora_dropout"]),
             rslora=_switch(found, "use_rslora"),
-            rank_pattern={
-                key: _rank(value, f"rank_pattern[{key!r}]") for key, value in _patterns(found, "rank_pattern")
-            },
-            alpha_pattern={
-                key: _alpha(value, f"alpha_pattern[{key!r}]") for key, value in _patterns(found, "alpha_pattern")
-            },
+            rank_pattern=_patterns(found, "rank_pattern", _rank),
+            alpha_pattern=_patterns(found, "alpha_pattern", _alpha),
             targets=targets if isinstance(targets, str) else _names(targets, "target_modules"),
             modules_to_save=_names(found["modules_to_save"], "modules_to_save"),
         )
@@ -247,10 +243,6 @@ def _settings(content: Mapping[str, Any]) -> AdapterSettings:
             f"init_lora_weights is {_shown(start)}: such an adapter belongs to a base model that was changed with it; "
             "have peft convert it (`path_initial_model_for_weight_conversion` of save_pretrained) and give the result"
         )
-    rank_pattern = {key: _rank(value, f"rank_pattern[{key!r}]") for key, value in _patterns(content, "rank_pattern")}
-    alpha_pattern = {
-        key: _alpha(value, f"alpha_pattern[{key!r}]") for key, value in _patterns(content, "alpha_pattern")
-    }
     notes = []
     if _switch(content, "fan_in_fan_out"):
         # peft too sets it to False, with a warning, for the linear layers that all of Qwen-VL's are.
@@ -263,8 +255,8 @@ def _settings(content: Mapping[str, Any]) -> AdapterSettings:
         dropout=_dropout(content.get("lora_dropout") or 0.0),
         rslora=_switch(content, "use_rslora"),
         dora=_switch(content, "use_dora"),
-        rank_pattern={key: _rank(value, f"rank_pattern[{key!r}]") for key, value in rank_pattern},
-        alpha_pattern={key: _alpha(value, f"alpha_pattern[{key!r}]") for key, value in alpha_pattern},
+        rank_pattern=_patterns(content, "rank_pattern", _rank),
+        alpha_pattern=_patterns(content, "alpha_pattern", _alpha),
         targets=targets if isinstance(targets, str) else _names(targets, "target_modules"),
         modules_to_save=_names(content.get("modules_to_save"), "modules_to_save"),
         base=base if isinstance(base, str) else None,
@@ -309,7 +301,7 @@ def _names(value: Any, key: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _patterns(content: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+def _patterns(content: Mapping[str, Any], key: str, number: Callable[[Any, str], Any]) -> dict[str, Any]:
     value = content.get(key) or {}
     if not isinstance(value, Mapping):
         raise ValueError(f"{key} is {_shown(value)}, expected an object of module names")
@@ -322,4 +314,4 @@ def _patterns(content: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
             raise ValueError(
                 f"{key} has the key {_shown(pattern)}, which is not a module name or pattern ({error})"
             ) from None
-    return list(value.items())
+    return {pattern: number(given, f"{key}[{pattern!r}]") for pattern, given in value.items()}

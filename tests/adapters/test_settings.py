@@ -77,17 +77,17 @@ def test_patterns(tmp_path):
     ],
 )
 def test_refused_by_name(tmp_path, changes, named):
-    with pytest.raises(ValueError, match="adapter_config.json") as refused:
+    with pytest.raises(ValueError, match=r"adapter_config\.json") as refused:
         read(tmp_path, **changes)
     assert named in str(refused.value)
 
 
 def test_no_file_and_no_json(tmp_path):
-    with pytest.raises(FileNotFoundError, match="adapter_config.json"):
+    with pytest.raises(FileNotFoundError, match=r"adapter_config\.json"):
         read_settings(tmp_path)
     for content in ("[]", "{", "[" * 100_000):
         (tmp_path / "adapter_config.json").write_text(content, encoding="utf-8")
-        with pytest.raises(ValueError, match="adapter_config.json"):
+        with pytest.raises(ValueError, match=r"adapter_config\.json"):
             read_settings(tmp_path)
 
 

@@ -83,12 +83,11 @@ def convert(
         raise FileNotFoundError(f"{source} does not exist; expected a checkpoint folder or file")
     check_output(source, output, reverse)
     settings = read_config(config if config is not None else source)
-    with opened(source, settings, strategy) as checkpoint:
-        in_tree = isinstance(checkpoint, InTreeCheckpoint)
-        if overlay is not None:
-            checkpoint = overlay(checkpoint, settings, CODES.get(dtype))
+    with opened(source, settings, strategy) as base:
+        in_tree = isinstance(base, InTreeCheckpoint)
+        checkpoint = base if overlay is None else overlay(base, settings, CODES.get(dtype))
         found, wanted = layout(checkpoint.tensors, str(source)), "original" if reverse else "ours"
-        if found == wanted and not (checkpoint.of_ranks or in_tree or overlay):
+        if found == wanted and isinstance(checkpoint, Checkpoint) and not checkpoint.of_ranks:
             way = "it needs no --reverse" if reverse else "give --reverse to convert it back"
             raise ValueError(f"{source} is in {'the original' if reverse else 'our'} layout already: {way}")
         targets, dropped = make_plan(checkpoint, settings, source=found, result=wanted, dtype=CODES.get(dtype))

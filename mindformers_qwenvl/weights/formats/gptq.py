@@ -227,6 +227,9 @@ class GptqCheckpoint(Readable):
     def _groups(self, matrix: _Matrix, columns: int) -> tuple[np.ndarray | None, int]:
         """The group of each input, None where they lie in order; and how long a group is."""
         length = -(-columns // matrix.groups)
+        power = 1 << (length - 1).bit_length()  # groups are of 128, 64, ...; the last one may be shorter
+        if -(-columns // power) == matrix.groups:
+            length = power
         if (whole := self._group_size) and -(-columns // whole) == matrix.groups:
             length = whole
         in_order = np.arange(columns) // length
