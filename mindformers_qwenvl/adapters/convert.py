@@ -12,8 +12,8 @@ from mindformers_qwenvl.adapters.reader import Adapter
 from mindformers_qwenvl.adapters.settings import AdapterSettings
 from mindformers_qwenvl.adapters.tensors import factor_of
 from mindformers_qwenvl.adapters.writer import factor_tensors, peft_settings, write_adapter
-from mindformers_qwenvl.weights.convert.convert import opened
 from mindformers_qwenvl.weights.formats.readable import Readable
+from mindformers_qwenvl.weights.opening import opened
 from mindformers_qwenvl.weights.shapes import listed, original_shapes
 
 __all__ = ["Merging", "export_adapter"]

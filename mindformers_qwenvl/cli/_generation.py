@@ -144,12 +144,11 @@ class Loaded:
 
     def network(self, num_blocks: int, say: Callable[[str], None]) -> Any:
         """Load the network, with a cache of `num_blocks` blocks."""
-        import mindspore as ms
-
+        from mindformers_qwenvl.model.ops import can_compute_in
         from mindformers_qwenvl.model.qwenvl import QwenVL
 
         dtype = DTYPES.get(self.args.dtype)
-        if dtype is None and ms.get_context("device_target") == "CPU" and self.config.compute_dtype == ms.bfloat16:
+        if dtype is None and not can_compute_in(self.config.compute_dtype):
             say("the weights are bfloat16, which a CPU cannot compute with: using float32")
             dtype = "float32"
         types = {} if dtype is None else {"compute_dtype": dtype, "param_init_type": dtype}

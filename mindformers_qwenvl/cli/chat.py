@@ -29,6 +29,8 @@ examples:
 
 PICTURES = 32  # decoded ones to keep
 
+NEEDS_HOST = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""

@@ -8,11 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.checks import byte_count
 from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
+from mindformers_qwenvl.config.original import read_original
 from mindformers_qwenvl.weights.convert.convert import DEFAULT_SHARD, Progress, convert
 from mindformers_qwenvl.weights.convert.dtypes import CODES
-from mindformers_qwenvl.weights.convert.plan import read_config
-from mindformers_qwenvl.weights.convert.writer import parse_size
 
 EPILOG = """examples:
   # one file for `load_checkpoint:` in a YAML
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
             dtype=args.dtype,
             reverse=args.reverse,
             verify=args.verify,
-            max_shard_size=parse_size(args.max_shard_size),
+            max_shard_size=byte_count("--max_shard_size", args.max_shard_size),
             config=config,
             strategy=args.strategy,
             overlay=merging,
@@ -147,7 +147,7 @@ def _trained(config: Path | None, folder: Path) -> Any:
 def _export(args: argparse.Namespace, config: Path | None, settings: Any) -> int:
     from mindformers_qwenvl.adapters.convert import export_adapter
 
-    original = read_config(config if config is not None else args.input_path)
+    original = read_original(config if config is not None else args.input_path)
     written, count = export_adapter(args.input_path, args.output_path, original, settings, args.strategy)
     print(f"wrote    {count} tensors, rank {written.rank}, alpha {written.alpha:g}: {args.output_path}")
     return 0

@@ -48,18 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0: it fits; 1: it does not; 2: the YAML or an option is malformed."""
     from mindformers_qwenvl.estimate import estimate, read_job
-    from mindformers_qwenvl.estimate.section import SettingsError, parse_memory
+    from mindformers_qwenvl.estimate.section import memory_size
     from mindformers_qwenvl.estimate.table import render
-    from mindformers_qwenvl.registration import yaml_dir
+    from mindformers_qwenvl.recipes import RecipeError, find
 
-    shipped = yaml_dir() / f"{args.yaml.name.removesuffix('.yaml')}.yaml"
-    path = shipped if not args.yaml.exists() and args.yaml.parent == Path() and shipped.is_file() else args.yaml
     try:
-        job = read_job(path, args.changes)
+        job = read_job(find(args.yaml), args.changes)
         found = estimate(job)
         given = args.device_memory
-        memory = job.device_memory if given is None else parse_memory(given, "--device-memory")
-    except (SettingsError, OSError) as error:
+        memory = job.device_memory if given is None else memory_size("--device-memory", given)
+    except (RecipeError, OSError) as error:
         print(f"mindformers-qwenvl estimate: {error}", file=sys.stderr)
         return 2
     print(json.dumps(found.as_dict(memory), indent=2) if args.json else render(found, memory))

@@ -38,6 +38,8 @@ lines of the output, as they come:
 exit code: 0; 1 if anything could not be answered; 2 for bad usage.
 """
 
+NEEDS_HOST = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""

@@ -1,40 +1,67 @@
-"""Find, print or copy the YAMLs for run_mindformer.py that come with this package."""
+"""Find, print or copy the YAMLs for run_mindformer.py that come with this package.
+
+finetune_qwenvl_9.6b is the full recipe, with a comment on every key. The other finetune_qwenvl_9.6b_* build on it by
+`base_config:`, as MindFormers reads it, and list only what they change.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from mindformers_qwenvl import recipes
 from mindformers_qwenvl.files import replacing
-from mindformers_qwenvl.registration import yaml_dir
 
 EPILOG = """examples:
   # what there is
   mindformers-qwenvl yaml
 
-  # fine-tune with one as it is, its paths given on the command line
-  python run_mindformer.py --config $(mindformers-qwenvl yaml finetune_qwenvl_9.6b --path) --load_checkpoint qwenvl.ckpt
+  # copy one to change it, and what it builds on
+  mindformers-qwenvl yaml finetune_qwenvl_9.6b_bf16 --copy .
 
-  # copy it to change it
-  mindformers-qwenvl yaml finetune_qwenvl_9.6b --copy .
+  # everything that MindFormers would see, of a shipped YAML or of your own
+  mindformers-qwenvl yaml finetune_qwenvl_9.6b_bf16 --resolved
+  mindformers-qwenvl yaml my.yaml --resolved
+
+  # use one as it is
+  python run_mindformer.py --config $(mindformers-qwenvl yaml predict_qwenvl_9.6b --path) --load_checkpoint qwenvl.ckpt
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="print this YAML (default: list all of them)")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="print this YAML (default: list all of them); with --resolved also a path",
+    )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--path", action="store_true", help="print where it is, not what it says")
-    what.add_argument("--copy", type=Path, metavar="DIR", help="copy it, or all of them, into DIR")
-    parser.add_argument("--force", action="store_true", help="with --copy: overwrite files that are there already")
+    what.add_argument("--path", action="store_true", help="print its path")
+    what.add_argument("--copy", type=Path, metavar="DIR", help="copy it and what it builds on, or all YAMLs, into DIR")
+    parser.add_argument(
+        "--resolved", action="store_true", help="print or copy it as one YAML without base_config and comments"
+    )
+    parser.add_argument("--force", action="store_true", help="with --copy: overwrite NAME if it is there already")
+    parser.set_defaults(usage=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, print or copy; returns 0. An unknown name, or a file in the way, raises ValueError."""
-    files = [_find(args.name)] if args.name else sorted(yaml_dir().glob("*.yaml"))
+    """List, print or copy; returns 0. An unknown name, or a file in the way, raises ValueError or OSError."""
+    if args.resolved and (args.name is None or args.path):
+        args.usage("--resolved needs NAME, and not --path")
+    if args.resolved:
+        file = _find_any(args.name)
+        text = f"# {file.stem}, with what it builds on: all values, no comments\n{recipes.dump(recipes.read(file))}"
+        if args.copy is None:
+            print(text, end="")
+        else:
+            _write({args.copy / f"{file.stem}.yaml": text.encode()}, args.force)
+        return 0
+    files = [_find(args.name)] if args.name else [_find(name) for name in recipes.shipped()]
     if args.copy is not None:
-        for target in _copy(files, args.copy, args.force):
-            print(target)
+        _copy(files, args.copy, args.force)
     elif args.path:
         for file in files:
             print(file)
@@ -48,24 +75,41 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _find(name: str) -> Path:
-    file = yaml_dir() / f"{name.removesuffix('.yaml')}.yaml"
-    if file.parent != yaml_dir() or not file.is_file():
-        names = ", ".join(sorted(file.stem for file in yaml_dir().glob("*.yaml")))
-        raise ValueError(f"no YAML {name!r}; there are {names}")
-    return file
+    stem = name.removesuffix(".yaml")
+    if stem not in recipes.shipped():
+        raise ValueError(f"no YAML {name!r}; there are {', '.join(recipes.shipped())}")
+    return recipes.yaml_dir() / f"{stem}.yaml"
 
 
-def _copy(files: list[Path], folder: Path, force: bool) -> list[Path]:
-    """Copy into `folder`, which is made if need be; nothing is written if a file is in the way."""
-    targets = [folder / file.name for file in files]
-    in_the_way = [str(target) for target in targets if target.exists()]
+def _find_any(name: str) -> Path:
+    file = recipes.find(name)
+    return file if file.exists() else _find(name)
+
+
+def _copy(files: list[Path], folder: Path, force: bool) -> None:
+    """Copy `files`, and what they build on. A base that is there already, with changes of the user, is left alone."""
+    wanted = dict.fromkeys(files)
+    bases = dict.fromkeys(base for file in files for base in recipes.chain(file) if base not in wanted)
+    kept = [base for base in bases if _differs(folder / base.name, base.read_bytes())]
+    _write({folder / file.name: file.read_bytes() for file in (*wanted, *bases) if file not in kept}, force)
+    for base in kept:
+        print(f"{folder / base.name} was there and has changes: left as it is", file=sys.stderr)
+
+
+def _write(contents: dict[Path, bytes], force: bool) -> None:
+    """Write files and print their names. Nothing is written if one is in the way."""
+    in_the_way = [str(target) for target, content in contents.items() if _differs(target, content)]
     if in_the_way and not force:
-        raise ValueError(f"there already: {', '.join(in_the_way)}; --force overwrites")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, target in zip(files, targets, strict=True):
-        with replacing(target) as copy:
-            copy.write(file.read_bytes())
-    return targets
+        raise ValueError(f"there already, with other content: {', '.join(in_the_way)}; --force overwrites")
+    for target, content in contents.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as file:
+            file.write(content)
+        print(target)
+
+
+def _differs(target: Path, content: bytes) -> bool:
+    return target.exists() and (not target.is_file() or target.read_bytes() != content)
 
 
 def _summary(file: Path) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.config.original import is_original, read_json
 from mindformers_qwenvl.text.vocabulary import SLOT_NAMES
 from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
 
@@ -54,20 +55,14 @@ def arguments_of_folder(folder: Path, given: Mapping[str, Any]) -> dict[str, Any
     return {**config, "vocab_file": config.get("vocab_file") or find_vocabulary(folder)}
 
 
+def _slots_of_model(config: dict[str, Any]) -> int | None:
+    """Slots of an image by a model's config.json, the original's or ours."""
+    part = config["visual"] if is_original(config) else config
+    return next((part[name] for name in SLOT_NAMES if isinstance(part, dict) and is_whole(part.get(name))), None)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _slots_of_model(config: dict[str, Any]) -> int | None:
-    """Slots of one image by a model's config.json, the original's or ours."""
-    for part in (config, config.get("visual"), config.get("vision_config"), config.get("vision_model")):
-        for name in SLOT_NAMES:
-            if isinstance(part, dict) and isinstance(part.get(name), int):
-                return part[name]
-    return None

@@ -12,6 +12,7 @@ from mindformers_qwenvl.estimate.job import Job
 from mindformers_qwenvl.estimate.section import DTYPE_BYTES
 from mindformers_qwenvl.estimate.stage_weights import Stages
 from mindformers_qwenvl.estimate.weights import Weight, weights_of
+from mindformers_qwenvl.weights.parts import LANGUAGE, VISION
 
 __all__ = ["Card", "Estimate", "estimate"]
 
@@ -120,7 +121,7 @@ def _training(job: Job, stages: Stages, stage: int, weights: list[Weight]) -> Ca
     of_one = blocks.kept + tail.kept + head
     kept = activations.inputs(job) + under_way * of_one
     # An embedding of which a card holds a part has a whole gradient first.
-    lookup = max((w.whole * w.item for w in trained if w.name.endswith("embedding_weight") and w.copies > 1), default=0)
+    lookup = max((w.whole * w.item for w in trained if w.name.endswith("embedding_weight") and w.shares > 1), default=0)
     if job.fused:
         update = UPDATE_ARRAYS * 4 * max((weight.held for weight in trained), default=0)
     elif job.updated_in_place:
@@ -158,15 +159,16 @@ class _Blocks:
     def __init__(self, job: Job, stages: Stages, stage: int, weights: list[Weight]):
         self.kept = self.backward = 0
         gathers, recompute = job.parallel.enable_parallel_optimizer, job.recompute
-        stays = sum(weight.copied for weight in weights if weight.layer is None and _needed(weight, job))
+        stays = sum(weight.copied for weight in weights if weight.place.layer is None and _needed(weight, job))
         transient = 0
-        for part, layer in (("vision", activations.vision_layer(job)), ("llm", activations.language_layer(job))):
-            if part == "vision" and job.freeze_vision:
+        for part, layer in ((VISION, activations.vision_layer(job)), (LANGUAGE, activations.language_layer(job))):
+            if part == VISION and job.freeze_vision:
                 continue  # no gradient passes through it: it keeps nothing
             of_layer: dict[int, int] = {}
             for weight in weights:
-                if weight.part == part and weight.layer is not None:
-                    of_layer[weight.layer] = of_layer.get(weight.layer, 0) + weight.copied
+                place = weight.place
+                if place.part == part and place.layer is not None:
+                    of_layer[place.layer] = of_layer.get(place.layer, 0) + weight.copied
             for number in stages.layers(part, stage):
                 again = stages.recomputed(part, number)
                 if again:
@@ -193,11 +195,11 @@ def _group(layers: int, job: Job) -> int:
 
 
 def _needed(weight: Weight, job: Job) -> bool:
-    """Whether the backward pass passes through what `weight` belongs to."""
-    if weight.part == "llm":
-        return not weight.name.endswith("embedding_weight")
-    behind = weight.part == "resampler" or "ln_post" in weight.name or weight.name.endswith("encoder.proj")
-    return not (job.freeze_vision and job.freeze_resampler) if behind else not job.freeze_vision
+    """Whether the backward pass goes through what `weight` belongs to."""
+    part, _, after_layers = weight.place
+    if part == LANGUAGE:
+        return after_layers
+    return not (job.freeze_vision and job.freeze_resampler) if after_layers else not job.freeze_vision
 
 
 def _replace_rows(job: Job) -> Job:
@@ -210,7 +212,7 @@ def _predicting(job: Job, stages: Stages, stage: int, weights: list[Weight]) -> 
     llm, cards = job.llm, job.parallel.model_parallel
     compute = DTYPE_BYTES[llm.compute_dtype]
     slots = llm.num_blocks * llm.block_size + (0 if job.fused else 1)
-    cache = 2 * compute * slots * llm.hidden_size // cards * len(stages.layers("llm", stage)) if llm.use_past else 0
+    cache = 2 * compute * slots * llm.hidden_size // cards * len(stages.layers(LANGUAGE, stage)) if llm.use_past else 0
     layers = (activations.vision_layer(job), activations.language_layer(job))
     # Forward alone: a layer at a time, its input and its inside, and the copies of the largest weight.
     inside = max(layer.kept + layer.boundary for layer in layers) + max(weight.copied for weight in weights)

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.estimate.job import Job, Language, Parallel, Part, Recompute, Vision
-from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, parse_memory, read_yaml, refuse_unknown
-from mindformers_qwenvl.sizes import RESAMPLER_HEAD_DIM, VIT_MLP_RATIO
-from mindformers_qwenvl.stages import check_layers_per_stage
+from mindformers_qwenvl.adapters.settings import AdapterSettings, from_pet_config, is_saved
+from mindformers_qwenvl.estimate.job import Job, Parallel, Recompute
+from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, memory_size, read_yaml, refuse_unknown
+from mindformers_qwenvl.estimate.weights import config_of, is_target
+from mindformers_qwenvl.host.accumulation import check_accumulation
+from mindformers_qwenvl.sizes import (
+    BOTH_PARTS,
+    LANGUAGE_MODEL,
+    SPELLINGS,
+    LanguageSettings,
+    PartSettings,
+    VisionSettings,
+    check_language,
+    check_layers_per_stage,
+    check_parts,
+    check_split,
+    check_vision,
+    language_split,
+    vision_split,
+    vit_mlp_width,
+)
 from mindformers_qwenvl.weights.parts import rate_factors
+from mindformers_qwenvl.weights.shapes import original_shapes
 
 __all__ = ["read_job"]
 
@@ -27,8 +45,8 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     """The job that the YAML at `path` describes; `changes`: see `read_yaml`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        IsADirectoryError: it is a folder.
+        FileNotFoundError, IsADirectoryError, PermissionError: the YAML or one of its bases cannot be opened.
+        RecipeError: it is not a YAML with sections, or a change is malformed.
         SettingsError: a key is missing, unknown in its value, or sizes do not fit together; or a change is of a key
             that is neither in the YAML nor read here.
     """
@@ -51,14 +69,19 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
         _check_vision_lr_decay(optimizer)
     fused = context.choice("device_target", "Ascend", ["Ascend", "CPU"]) == "Ascend"
     float32 = vision.param_init_type == llm.param_init_type == "float32"
+    adapter = _adapter(model)
+    frozen = {name: model.switch(f"freeze_{name}") for name in ("vision", "resampler", "llm")}
+    if adapter is not None:  # no weight learns but those of the adapter, and what modules_to_save names
+        frozen = {name: not _is_touched(adapter, name, vision, llm) for name in frozen}
     job = Job(
         name=path.stem,
         predict=predict,
         vision=vision,
         llm=llm,
-        freeze_vision=model.switch("freeze_vision"),
-        freeze_resampler=model.switch("freeze_resampler"),
-        freeze_llm=model.switch("freeze_llm"),
+        freeze_vision=frozen["vision"],
+        freeze_resampler=frozen["resampler"],
+        freeze_llm=frozen["llm"],
+        adapter=adapter,
         parallel=parallel,
         recompute=_recompute(top.section("recompute_config"), parallel.pipeline_stage),
         rows=rows,
@@ -70,7 +93,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
         fused=fused,
         updated_in_place=optimizer.get("type") == "QwenVLAdamW" and float32 and not fused,
         layers_per_stage=_stages(model, parallel.pipeline_stage, vision.num_hidden_layers + llm.num_layers),
-        device_memory=parse_memory(context.get("max_device_memory"), f"{context.where}.max_device_memory")
+        device_memory=memory_size(context.name_of("max_device_memory"), context.get("max_device_memory"))
         if context.has("max_device_memory")
         else None,
     )
@@ -79,13 +102,34 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     return job
 
 
+def _adapter(model: Section) -> AdapterSettings | None:
+    section = model.section("pet_config")
+    if not section.content:
+        return None
+    try:
+        return from_pet_config({key: section.get(key) for key in section.content})
+    except ValueError as error:
+        raise SettingsError(f"{model.where}.{error}") from None
+
+
+def _is_touched(adapter: AdapterSettings, part: str, vision: VisionSettings, llm: LanguageSettings) -> bool:
+    """Whether something of the part learns: an adapter in it, or a weight that modules_to_save names."""
+    starts = {
+        "vision": ("transformer.visual.transformer.", "transformer.visual.conv1", "transformer.visual.ln_"),
+        "resampler": ("transformer.visual.attn_pool.",),
+        "llm": ("transformer.h.", "transformer.wte.", "transformer.ln_f.", "lm_head."),
+    }
+    names = [name for name in original_shapes(config_of(vision, llm)) if name.startswith(starts[part])]
+    return any(is_target(name, adapter) or is_saved(name, adapter.modules_to_save) for name in names)
+
+
 def _part(
-    section: Section, defaults: type[Part], outer: Section, shared: Sequence[str], **values: Any
+    section: Section, defaults: type[PartSettings], outer: Section, shared: Sequence[str], **values: Any
 ) -> dict[str, Any]:
-    """The keys of a part; those in `shared` may stand in the outer section too, which goes first.
+    """The keys of a part. Those in `shared` may also be in the outer section, which takes precedence.
 
     Args:
-        values: of keys that are not to be read here.
+        values: of keys that have been read already.
     """
     for field in fields(defaults):
         if field.name in values:
@@ -102,54 +146,38 @@ def _part(
     return values
 
 
-def _language(model: Section, part: Section) -> Language:
+def _language(model: Section, part: Section) -> LanguageSettings:
     part.choice("type", "QwenConfig", ["QwenConfig"])
-    renamed = {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"}  # the original's names
-    content = {**part.content, **{ours: part.get(name) for name, ours in renamed.items() if part.has(name)}}
+    content = {**part.content, **{ours: part.get(name) for name, ours in SPELLINGS.items() if part.has(name)}}
     part = Section(content, part.where, part.known)
-    shared = ("compute_dtype", "param_init_type", "softmax_compute_type")
-    shared += ("batch_size", "seq_length", "use_past", "block_size", "num_blocks")
-    values = _part(part, Language, model, shared)
-    if values["num_heads"] * values["kv_channels"] != values["hidden_size"]:
-        raise SettingsError(
-            f"{part.where}: num_heads={values['num_heads']} times kv_channels={values['kv_channels']} must be "
-            f"hidden_size={values['hidden_size']}"
-        )
-    return Language(**values)
+    llm = LanguageSettings(**_part(part, LanguageSettings, model, (*BOTH_PARTS, *LANGUAGE_MODEL)))
+    with _named(part.where):
+        check_language(llm)
+    return llm
 
 
-def _vision(model: Section, part: Section, llm: Language) -> Vision:
+def _vision(model: Section, part: Section, llm: LanguageSettings) -> VisionSettings:
     part.choice("type", "QwenVLVisionConfig", ["QwenVLVisionConfig"])
-    shared = ("compute_dtype", "param_init_type", "softmax_compute_type")
-    width = int(part.number("hidden_size", Vision.hidden_size) * VIT_MLP_RATIO)
+    width = part.number("hidden_size", VisionSettings.hidden_size)
     values = {
         "output_dim": model.number("proj_output_dim", llm.hidden_size),
-        "num_queries": model.number("num_queries", 256),
-        "intermediate_size": part.number("intermediate_size", width),
+        "num_queries": model.number("num_queries", VisionSettings.num_queries),
+        "intermediate_size": part.number("intermediate_size", vit_mlp_width(width)),
     }
-    vision = Vision(**_part(part, Vision, model, shared, **values))
-    for name, by in (("image_size", "patch_size"), ("hidden_size", "num_attention_heads")):
-        if getattr(vision, name) % getattr(vision, by):
-            raise SettingsError(
-                f"{part.where}: {name}={getattr(vision, name)} must be divisible by {by}={getattr(vision, by)}"
-            )
-    _check_resampler(model, vision, llm)
+    vision = VisionSettings(**_part(part, VisionSettings, model, BOTH_PARTS, **values))
+    with _named(part.where):
+        check_vision(vision)
+        check_parts(vision, llm)
     return vision
 
 
-def _check_resampler(model: Section, vision: Vision, llm: Language) -> None:
-    if math.isqrt(vision.num_queries) ** 2 != vision.num_queries:
-        raise model.error("num_queries", "a square number (the queries stand on a square grid)")
-    if vision.output_dim % RESAMPLER_HEAD_DIM:
-        raise SettingsError(
-            f"{model.where}: output_dim={vision.output_dim} (proj_output_dim, or else the language model's "
-            f"hidden_size) must be divisible by {RESAMPLER_HEAD_DIM} (the head size of the resampler)"
-        )
-    if vision.output_dim != llm.hidden_size:
-        raise SettingsError(
-            f"{model.where}: proj_output_dim={vision.output_dim} must be the language model's "
-            f"hidden_size={llm.hidden_size}; leave it out"
-        )
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Errors of the checks in sizes.py say where in the YAML the values are."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError(f"{where}: {error}") from None
 
 
 def _check_vision_lr_decay(optimizer: Section) -> None:
@@ -210,32 +238,17 @@ def _stages(model: Section, stages: int, layers: int) -> tuple[int, ...] | None:
     given = model.get("layers_per_stage")
     if given is None:
         return None
-    try:
+    with _named(model.where):
         check_layers_per_stage(given, stages, layers)
-    except ValueError as error:
-        raise SettingsError(f"{model.where}.{error}") from None
     return tuple(given)
 
 
 def _check(job: Job, path: Path) -> None:
-    parallel, vision, llm = job.parallel, job.vision, job.llm
-    cuts = {
-        "num_attention_heads": vision.num_attention_heads,
-        "vision hidden_size": vision.hidden_size,
-        "vision intermediate_size": vision.intermediate_size,
-        "output_dim": vision.output_dim,
-        "resampler heads": vision.output_dim // RESAMPLER_HEAD_DIM,
-        "num_heads": llm.num_heads,
-        "hidden_size": llm.hidden_size,
-        "intermediate_size": llm.intermediate_size,
-    }
-    if not parallel.vocab_emb_dp:
-        cuts["vocab_size"] = llm.vocab_size
-    wrong = [f"{name}={size}" for name, size in cuts.items() if size % parallel.model_parallel]
-    if wrong:
-        raise SettingsError(
-            f"{path}: parallel_config.model_parallel={parallel.model_parallel} cards cannot share {', '.join(wrong)}"
-        )
+    parallel = job.parallel
+    with _named(f"{path}: llm_model"):
+        check_split(language_split(job.llm, parallel.vocab_emb_dp), parallel.model_parallel)
+    with _named(f"{path}: vision_model"):
+        check_split(vision_split(job.vision), parallel.model_parallel)
     if parallel.micro_batch_num < parallel.pipeline_stage:
         raise SettingsError(
             f"{path}: parallel_config.micro_batch_num={parallel.micro_batch_num} must be at least "
@@ -248,28 +261,15 @@ def _check(job: Job, path: Path) -> None:
 
 
 def _check_training(job: Job, path: Path) -> None:
-    if job.freeze_vision and job.freeze_resampler and job.freeze_llm:
+    if job.freeze_vision and job.freeze_resampler and job.freeze_llm and job.adapter is None:
         raise SettingsError(f"{path}: freeze_vision, freeze_resampler and freeze_llm are all True: nothing would learn")
-    _check_accumulation(job, path)
-
-
-def _check_accumulation(job: Job, path: Path) -> None:
-    """MindFormers adds up in semi_auto_parallel without stages, QwenVLTrainOneStepCell where each card has all."""
-    steps, parts = job.accumulation, job.accumulation_steps
-    if steps > 1 and (not job.parallel.sharded or job.parallel.pipeline_stage > 1):
-        raise SettingsError(
-            f"{path}: runner_config.gradient_accumulation_steps={steps} is for semi_auto_parallel without pipeline "
-            f"stages; on one card and in data parallel set runner_wrapper.accumulation_steps={steps} (type "
-            "QwenVLTrainOneStepCell) and multiply runner_config.batch_size by it, with pipeline stages set "
-            "parallel_config.micro_batch_num"
+    try:
+        check_accumulation(
+            sharded=job.parallel.sharded,
+            pipeline_stages=job.parallel.pipeline_stage,
+            gradient_accumulation_steps=job.accumulation,
+            accumulation_steps=job.accumulation_steps,
+            batch_size=job.rows,
         )
-    if parts > 1 and job.parallel.sharded:
-        raise SettingsError(
-            f"{path}: runner_wrapper.accumulation_steps={parts} is for one card and data parallel; in "
-            "semi_auto_parallel use runner_config.gradient_accumulation_steps, with pipeline stages "
-            "parallel_config.micro_batch_num"
-        )
-    if job.rows % parts:
-        raise SettingsError(
-            f"{path}: runner_wrapper.accumulation_steps={parts} must divide runner_config.batch_size={job.rows}"
-        )
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}") from None

@@ -3,48 +3,38 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mindformers_qwenvl.estimate.job import Job
+from mindformers_qwenvl.adapters.settings import AdapterSettings, is_saved, matches
+from mindformers_qwenvl.estimate.job import Job, Parallel
 from mindformers_qwenvl.estimate.section import DTYPE_BYTES
+from mindformers_qwenvl.sizes import LanguageSettings, VisionSettings
+from mindformers_qwenvl.weights.names import to_original
+from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, Place, is_norm, place_of
 from mindformers_qwenvl.weights.shapes import our_shapes
+from mindformers_qwenvl.weights.sharding import model_parallel_axis, optimizer_parallel_shares
 
-__all__ = ["Weight", "original_config", "weights_of"]
+__all__ = ["Weight", "config_of", "is_target", "original_config", "weights_of"]
 
-# The axis that model_parallel cuts, by the end of the name. What is not here is whole on every card.
-_ROWS, _COLUMNS = 0, 1
-_CUT = (
-    (r"(wte\.embedding_weight|lm_head\.weight)$", _ROWS),  # with vocab_emb_dp: not at all
-    (r"\.w[qkv]\.(weight|bias)$", _ROWS),
-    (r"\.(w1|w3|in_proj|c_fc)\.(weight|bias)$", _ROWS),
-    (r"(conv1|kv_proj)\.weight$", _ROWS),
-    (r"\.(wo|w2|out_proj|c_proj)\.weight$", _COLUMNS),
-    (r"^vision_encoder\.proj$", _COLUMNS),
-)
-_NORM = re.compile(r"(norm|ln_f)\.weight$|\.(gamma|beta)$")  # kept in layernorm_compute_type
-# `parallel_optimizer=False` stands beside these, in model/ and in MindFormers' Linear and LayerNorm.
-_NEVER_SHARDED = re.compile(
-    r"(norm|ln_f)\.weight$|\.(gamma|beta|bias)$|positional_embedding$|attn_pool\.(query|pos_embed)$"
-)
-_BLOCK = re.compile(r"^(vision_encoder\.transformer\.resblocks|llm_model\.transformer\.layers)\.(\d+)\.")
+# Tensors of the original whose layers an adapter may be of.
+_LAYERS = ("c_attn.weight", "c_proj.weight", "w1.weight", "w2.weight", "lm_head.weight", "in_proj.weight")
+_LAYERS += ("out_proj.weight", "c_fc.weight", "kv_proj.weight")
 
 
 @dataclass(frozen=True)
 class Weight:
-    """`cuts`: pieces that model_parallel makes of it; `copies`: cards of the optimizer that share a piece of it."""
+    """`cuts`: pieces that model_parallel makes of it; `shares`: cards of the optimizer that share out a piece."""
 
     name: str
-    part: str  # vision, resampler or llm
-    layer: int | None  # of a block of the vision tower or of the language model
+    place: Place
     shape: tuple[int, ...]
     item: int  # bytes of a number
     compute_item: int  # bytes of a number where it is used; a norm's is used as it is
     learns: bool
     cuts: int
-    copies: int
+    shares: int
 
     @property
     def size(self) -> int:
@@ -58,18 +48,22 @@ class Weight:
     @property
     def held(self) -> int:
         """Numbers that a card holds between two steps."""
-        return self.whole // self.copies
+        return self.whole // self.shares
 
     @property
     def copied(self) -> int:
-        """Bytes of the form that is computed with, where it is another one than that which is held; 0 otherwise."""
-        changes = self.copies > 1 or self.item != self.compute_item
+        """Bytes of the copy that is computed with, where that differs from what is held; 0 otherwise."""
+        changes = self.shares > 1 or self.item != self.compute_item
         return self.whole * self.compute_item if changes else 0
 
 
 def original_config(job: Job) -> dict:
     """The sizes as the original's config.json names them, for weights/shapes.py."""
-    vision, llm = job.vision, job.llm
+    return config_of(job.vision, job.llm)
+
+
+def config_of(vision: VisionSettings, llm: LanguageSettings) -> dict:
+    """As `original_config`, of the sizes of both parts."""
     return {
         "hidden_size": llm.hidden_size,
         "vocab_size": llm.vocab_size,
@@ -90,44 +84,64 @@ def original_config(job: Job) -> dict:
 
 def weights_of(job: Job) -> Iterator[Weight]:
     """All parameters, without the optimizer's and without the cache of prediction."""
-    frozen = {"vision": job.freeze_vision, "resampler": job.freeze_resampler, "llm": job.freeze_llm}
     for name, shape in our_shapes(original_config(job)).items():
-        settings = job.llm if name.startswith("llm_model.") else job.vision
-        part = "llm" if settings is job.llm else "resampler" if ".attn_pool." in name else "vision"
-        block = _BLOCK.match(name)
-        norm = _NORM.search(name) is not None
-        item = DTYPE_BYTES[settings.layernorm_compute_type if norm else settings.param_init_type]
-        cuts = _cuts(name, job)
-        # The embedding is looked up first and cast then.
-        as_it_is = norm or name.endswith("embedding_weight")
-        yield Weight(
-            name=name,
-            part=part,
-            layer=int(block[2]) if block else None,
-            shape=shape,
-            item=item,
-            compute_item=item if as_it_is else DTYPE_BYTES[settings.compute_dtype],
-            # The sine/cosine table never learns.
-            learns=not (job.predict or frozen[part] or name.endswith("attn_pool.pos_embed")),
-            cuts=cuts,
-            copies=_copies(name, shape, item, cuts, job),
-        )
+        yield _weight(job, name, shape, place_of(name))
+        if job.adapter is not None:
+            yield from _factors(job, name, shape)
 
 
-def _cuts(name: str, job: Job) -> int:
-    parallel = job.parallel
-    if name.endswith(("wte.embedding_weight", "lm_head.weight")) and parallel.vocab_emb_dp:
-        return 1
-    return parallel.model_parallel if any(re.search(pattern, name) for pattern, _ in _CUT) else 1
+def _factors(job: Job, name: str, shape: tuple[int, ...]) -> Iterator[Weight]:
+    """A and B beside the weight `name`, if the adapter is of that layer; wq, wk and wv share one A."""
+    part = to_original(name)
+    if len(shape) != 2 or not is_target(part.name, job.adapter):
+        return
+    layer, rank = name.removesuffix(".weight"), job.adapter.rank_of(part.name.removesuffix(".weight"))
+    owner = layer.rpartition(".")[0] if part.of > 1 else layer
+    if part.index == 0:
+        yield _weight(job, f"{owner}.lora_a.weight", (rank, shape[1]), place_of(name), of_adapter=True)
+    yield _weight(job, f"{layer}.lora_b.weight", (shape[0], rank), place_of(name), of_adapter=True)
 
 
-def _copies(name: str, shape: tuple[int, ...], item: int, cuts: int, job: Job) -> int:
+def is_target(tensor: str, adapter: AdapterSettings) -> bool:
+    """Whether the adapter has factors for the original's `tensor`, the weight of a layer."""
+    module = tensor.removesuffix(".weight")
+    return tensor.endswith(_LAYERS) and matches(module, adapter.targets)
+
+
+def _learns(job: Job, name: str, place: Place) -> bool:
+    if job.predict or name.endswith("attn_pool.pos_embed"):  # the sine/cosine table never learns
+        return False
+    if job.adapter is not None:
+        return is_saved(to_original(name).name, job.adapter.modules_to_save)
+    return not {VISION: job.freeze_vision, RESAMPLER: job.freeze_resampler, LANGUAGE: job.freeze_llm}[place.part]
+
+
+def _weight(job: Job, name: str, shape: tuple[int, ...], place: Place, of_adapter: bool = False) -> Weight:
+    parallel, settings = job.parallel, job.llm if place.part == LANGUAGE else job.vision
+    norm = is_norm(name)
+    kept = settings.layernorm_compute_type if norm else settings.param_init_type
+    item = DTYPE_BYTES["float32" if of_adapter else kept]
+    axis = model_parallel_axis(name, parallel.vocab_emb_dp)
+    cuts = 1 if axis is None else parallel.model_parallel
+    # The embedding is looked up first and cast then.
+    as_it_is = norm or name.endswith("embedding_weight")
+    return Weight(
+        name=name,
+        place=place,
+        shape=shape,
+        item=item,
+        compute_item=item if as_it_is else DTYPE_BYTES[settings.compute_dtype],
+        learns=not job.predict if of_adapter else _learns(job, name, place),
+        cuts=cuts,
+        shares=_shares(name, shape, item, axis, cuts, parallel),
+    )
+
+
+def _shares(name: str, shape: tuple[int, ...], item: int, axis: int | None, cuts: int, parallel: Parallel) -> int:
     """The cards that hold the same piece share it out by its first axis, if that divides and it is not too small."""
-    parallel = job.parallel
-    if not parallel.enable_parallel_optimizer or _NEVER_SHARDED.search(name):
+    if not parallel.enable_parallel_optimizer or not optimizer_parallel_shares(name):
         return 1
-    alike = parallel.data_parallel * parallel.model_parallel // cuts
-    by_rows = any(axis == _ROWS and re.search(pattern, name) for pattern, axis in _CUT)
-    rows = shape[0] // (cuts if by_rows else 1)
+    cards = parallel.data_parallel * parallel.model_parallel // cuts
+    rows = shape[0] // (cuts if axis == 0 else 1)
     small = math.prod(shape) // cuts * item < parallel.parallel_optimizer_threshold * 1024
-    return 1 if small or rows % alike else alike
+    return 1 if small or rows % cards else cards

@@ -59,8 +59,7 @@ class GenerationInputs:
             if prefill:
                 slots = np.ascontiguousarray(slots.reshape(rows, padded)[:, :columns]).reshape(-1)
             inputs["slot_mapping"] = Tensor(slots)
-            # The host runs a graph again by the name of its phase whatever the shape: one name for each shape.
-            self._set_network_phase(f"{rows}x{columns}")
+            self.set_phase_of_shape(rows, columns)
         if prefill in (None, True) and kwargs.get("images") is not None:
             inputs["images"] = kwargs["images"]
             inputs["image_context_pos"] = kwargs["image_context_pos"]

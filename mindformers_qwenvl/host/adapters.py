@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mindformers_qwenvl.adapters.reader import Adapter
 from mindformers_qwenvl.adapters.settings import AdapterSettings, as_pet_config
 from mindformers_qwenvl.adapters.switch import AdapterSwitch, named, room_for
 from mindformers_qwenvl.config import QwenVLConfig
+from mindformers_qwenvl.host.replacing import Replacements
 from mindformers_qwenvl.weights.shapes import original_shapes
 
 __all__ = ["prepare_adapters", "use_own_adapters"]
@@ -28,14 +30,16 @@ def use_own_adapters() -> None:
     cell names (the resampler's as well), has factors of its own for q, k and v, and writes a format that nothing else
     reads. Seen in 1.9. Can go when the host leaves networks alone that have adapters of their own.
     """
-    stock = pet.get_pet_model
-    if stock.__module__ == __name__:
-        return
 
-    def get_pet_model(base_model: Any, config: Any) -> Any:
-        return base_model if isinstance(base_model, AdapterSwitch) else stock(base_model, config)
+    def replacement(stock: Callable) -> Callable:
+        def get_pet_model(base_model: Any, config: Any) -> Any:
+            return base_model if isinstance(base_model, AdapterSwitch) else stock(base_model, config)
 
-    pet.get_pet_model = get_pet_model
+        return get_pet_model
+
+    replacements = Replacements()
+    replacements.add(pet, "get_pet_model", replacement)  # build_network imports it from there at each call
+    replacements.apply()
 
 
 def prepare_adapters(config: MindFormerConfig) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from mindformers.models.modeling_utils import PreTrainedModel
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
@@ -17,18 +15,17 @@ from mindformers_qwenvl.adapters.network import freeze_base
 from mindformers_qwenvl.adapters.settings import from_pet_config
 from mindformers_qwenvl.adapters.switch import AdapterSwitch, named, room_for
 from mindformers_qwenvl.config import QwenVLConfig
-from mindformers_qwenvl.generation.inputs import GenerationInputs
-from mindformers_qwenvl.generation.sampling import Sampling
+from mindformers_qwenvl.config.original import is_original_directory
 from mindformers_qwenvl.generation.settings import generation_config_of
-from mindformers_qwenvl.host.workarounds import OwnGenerationConfig, SaveParameters
+from mindformers_qwenvl.model.base import QwenPreTrainedModel
 from mindformers_qwenvl.model.language import QwenForCausalLM
-from mindformers_qwenvl.model.loss import LabelLoss, LabelTokens
-from mindformers_qwenvl.model.ops import greedy_argmax, unsharded
+from mindformers_qwenvl.model.ops import LabelLoss, LabelTokens
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.weights import hooks
-from mindformers_qwenvl.weights.convert.convert import load_original
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
+from mindformers_qwenvl.weights.load import load_original
+from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, part_of
 from mindformers_qwenvl.weights.shapes import original_shapes
 
 __all__ = ["QwenVL"]
@@ -73,7 +70,7 @@ class ImageMerge(nn.Cell):
         return self.add(kept, self.place(here, images))
 
 
-class QwenVL(AdapterSwitch, SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, PreTrainedModel):
+class QwenVL(AdapterSwitch, QwenPreTrainedModel):
     """The whole network.
 
     Inputs:
@@ -94,19 +91,14 @@ class QwenVL(AdapterSwitch, SaveParameters, OwnGenerationConfig, GenerationInput
 
     config_class = QwenVLConfig
     base_model_prefix = "qwenvl"
-    _support_list: ClassVar[list[str]] = []
 
     def __init__(self, config: QwenVLConfig, **kwargs):
         super().__init__(config, **kwargs)
         self.vision_encoder = QwenVLVisionModel(config.vision)
         self.llm_model = QwenForCausalLM(config.llm)
         self.merge = ImageMerge(config.parallel_config.data_parallel)
-        self.learns_few = unsharded()
-        if self.learns_few:
-            self.label_tokens = LabelTokens(config.ignore_token_id)
+        self.label_tokens = LabelTokens(config.ignore_token_id)
         self.loss = LabelLoss(config)
-        self.argmax = greedy_argmax()
-        self.use_past = config.use_past
         self.reshape = P.Reshape()
         self.slice = P.StridedSlice().shard(((config.parallel_config.data_parallel, 1),))
         self._freeze(config)
@@ -115,15 +107,13 @@ class QwenVL(AdapterSwitch, SaveParameters, OwnGenerationConfig, GenerationInput
         self.load_checkpoint(config)  # the host's: `checkpoint_name_or_path`, if there is one
 
     def _freeze(self, config: QwenVLConfig) -> None:
-        for parameter in self.vision_encoder.trainable_params():
-            resampler = ".attn_pool." in f".{parameter.name}"
-            if config.freeze_resampler if resampler else config.freeze_vision:
-                parameter.requires_grad = False
-        if config.freeze_llm:
-            for parameter in self.llm_model.trainable_params():
-                parameter.requires_grad = False
         if config.pet_config:
             freeze_base(self, from_pet_config(config.pet_config))
+            return
+        frozen = {VISION: config.freeze_vision, RESAMPLER: config.freeze_resampler, LANGUAGE: config.freeze_llm}
+        for parameter in self.trainable_params():
+            if frozen[part_of(parameter.name)]:
+                parameter.requires_grad = False
 
     def construct(
         self,
@@ -147,9 +137,7 @@ class QwenVL(AdapterSwitch, SaveParameters, OwnGenerationConfig, GenerationInput
             x = self.merge(x, vectors, image_context_pos)
         if labels is None:
             return self.llm_model(input_ids, x, prompt_length, batch_valid_length, block_tables, slot_mapping)
-        positions = None
-        if self.learns_few:
-            positions, labels = self.label_tokens(labels)
+        positions, labels = self.label_tokens(labels)
         return self.loss(self.llm_model(input_ids, x, prompt_length, positions=positions), labels)
 
     def prepare_inputs_for_predict_layout(self, input_ids: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -186,7 +174,7 @@ class QwenVL(AdapterSwitch, SaveParameters, OwnGenerationConfig, GenerationInput
             if not config.pet_config:
                 room = room_for(adapter, original_shapes(original_settings(config)))
                 config.make_room({**room, "param_init_type": str(config.compute_dtype).lower()})
-        if "visual" not in json.loads((directory / "config.json").read_text(encoding="utf-8")):
+        if not is_original_directory(directory):
             # Not the original's config.json, but the one of `save_pretrained(directory, save_json=True)`.
             network = super().from_pretrained_experimental_mode(str(directory), *args, config=config)
         else:

@@ -18,7 +18,8 @@ from mindformers_qwenvl.adapters.settings import AdapterSettings, from_pet_confi
 from mindformers_qwenvl.adapters.switch import AdapterSwitch
 from mindformers_qwenvl.adapters.tensors import SAVED, factor_of, peft_name
 from mindformers_qwenvl.adapters.writer import write_adapter
-from mindformers_qwenvl.training.monitor import steps_before
+from mindformers_qwenvl.host.callbacks import saved_checkpoint
+from mindformers_qwenvl.training.monitor import steps_resumed
 from mindformers_qwenvl.weights.names import to_original
 
 __all__ = ["QwenVLAdapterMonitor", "save_adapter"]
@@ -56,7 +57,7 @@ class QwenVLAdapterMonitor(Callback):
 
     def on_train_begin(self, run_context: Any) -> None:
         params = run_context.original_args()
-        self.steps_before = steps_before(params)
+        self.steps_before = steps_resumed(params)
         if self.adapter and not self.resumed:
             network = _network(params.train_network)
             network.load_adapter(self.adapter, training=True)
@@ -64,8 +65,7 @@ class QwenVLAdapterMonitor(Callback):
 
     def on_train_step_end(self, run_context: Any) -> None:
         params = run_context.original_args()
-        saved = (getattr(callback, "_last_triggered_step", None) for callback in params.list_callback)
-        if any(step == params.cur_step_num for step in saved if step):  # the host's CheckpointMonitor has just done so
+        if saved_checkpoint(params):
             self._write(params)
 
     def on_train_end(self, run_context: Any) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.weights.convert.plan import read_config
+from mindformers_qwenvl.config.original import read_original
 from mindformers_qwenvl.weights.formats.reader import SAFETENSORS_INDEX, Checkpoint
-from mindformers_qwenvl.weights.names import layout, to_ours
+from mindformers_qwenvl.weights.names import is_dropped, layout, to_ours
 from mindformers_qwenvl.weights.shapes import check_shapes, listed, original_shapes
 
 __all__ = ["convert_map_dict", "convert_name", "convert_weight_dict", "obtain_name_map", "refuse_incomplete"]
@@ -115,20 +115,13 @@ def refuse_incomplete(path: str, key: str = "load_checkpoint") -> None:
         return  # several checkpoints in one folder, or files that the host itself cannot read
     if expected := _expected(folder, shapes):
         check_shapes(
-            {name: shape for name, shape in shapes.items() if not _is_dropped(name)}, expected, f"{key}: {path}"
+            {name: shape for name, shape in shapes.items() if not is_dropped(name)}, expected, f"{key}: {path}"
         )
 
 
 def _expected(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """What the config.json of an original folder asks for; nothing for folders of another kind."""
     try:
-        return original_shapes(read_config(folder)) if layout(names, str(folder)) == "original" else {}
+        return original_shapes(read_original(folder)) if layout(names, str(folder)) == "original" else {}
     except (OSError, ValueError):  # no config.json, or one of another model, such as the language model alone
         return {}
-
-
-def _is_dropped(name: str) -> bool:
-    try:
-        return not to_ours(name)
-    except ValueError:
-        return False

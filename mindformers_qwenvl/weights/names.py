@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["TABLE", "Part", "is_training_state", "layout", "to_original", "to_ours"]
+__all__ = ["TABLE", "Part", "is_dropped", "is_training_state", "layout", "to_original", "to_ours"]
 
 _LANGUAGE: dict[str, str | tuple[str, ...]] = {
     "wte.weight": "wte.embedding_weight",
@@ -138,7 +138,7 @@ def to_ours(name: str) -> tuple[str, ...]:
     """
     pattern, layer = _pattern(name)
     if pattern not in TABLE or (layer is None) == ("{}" in pattern):
-        raise ValueError(f"{name!r} is no tensor of an original Qwen-VL checkpoint")
+        raise ValueError(f"{name!r} is not a tensor of an original Qwen-VL checkpoint")
     return tuple(target.replace("{}", layer or "") for target in TABLE[pattern])
 
 
@@ -150,9 +150,17 @@ def to_original(name: str) -> Part:
     """
     pattern, layer = _pattern(name)
     if pattern not in _INVERSE or (layer is None) == ("{}" in pattern):
-        raise ValueError(f"{name!r} is no parameter of this Qwen-VL")
+        raise ValueError(f"{name!r} is not a parameter of this Qwen-VL")
     part = _INVERSE[pattern]
     return Part(part.name.replace("{}", layer or ""), part.index, part.of)
+
+
+def is_dropped(name: str) -> bool:
+    """Whether `name` is an original tensor without a place in this network: a buffer of old exports."""
+    try:
+        return not to_ours(name)
+    except ValueError:
+        return False
 
 
 def is_training_state(name: str) -> bool:

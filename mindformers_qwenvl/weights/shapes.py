@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from mindformers_qwenvl.sizes import VIT_POSITIONS
 from mindformers_qwenvl.weights.names import to_ours
 
-__all__ = ["check_shapes", "original_shapes", "our_shapes", "parameter_count", "whole_number"]
+__all__ = ["check_shapes", "original_shapes", "our_shapes", "whole_number"]
 
 Shape = tuple[int, ...]
 
@@ -139,11 +138,6 @@ def our_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
         parts = to_ours(name)
         shapes |= {part: (rows // len(parts), *rest) for part in parts}
     return shapes
-
-
-def parameter_count(config: Mapping[str, Any]) -> int:
-    """How many numbers the checkpoint holds (the published config: 9,656,935,168)."""
-    return sum(math.prod(shape) for shape in original_shapes(config).values())
 
 
 def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape], where: str) -> None:

@@ -29,5 +29,5 @@ def test_what_optimizer_parallel_shares(compiled, dp, mp):  # noqa: F811
     assert counted.keys() == found.shapes.keys()
     for name, layout in found.layouts.items():
         if name in counted:
-            assert (counted[name].copies > 1) == bool(layout["optimizer_group"]), name
+            assert (counted[name].shares > 1) == bool(layout["optimizer_group"]), name
             assert max(found.slices(name)) == counted[name].cuts, name

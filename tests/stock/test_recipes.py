@@ -11,9 +11,10 @@ import pytest
 
 from mindformers_qwenvl.estimate import estimate, read_job
 from mindformers_qwenvl.estimate.section import GB
-from mindformers_qwenvl.registration import register, yaml_dir
-from tests.stock.test_yaml import EARLIER_STAGES, SMALL_LLM, SMALL_VISION, get, read
+from mindformers_qwenvl.recipes import find
+from mindformers_qwenvl.registration import register
 from tests.support.graphs import release
+from tests.support.recipes import EARLIER_STAGES, SMALL_LLM, SMALL_VISION, get, read
 
 # cards as data_parallel x model_parallel, precision, pixels, tokens, and the parameters that learn: counted from the
 # sizes of the original. The sine/cosine table of the resampler (256 x 4096) never learns.
@@ -47,7 +48,7 @@ def build(name: str, small: bool):
     from mindformers.models import build_network
     from mindspore.nn.utils import no_init_parameters
 
-    model = copy.deepcopy(MindFormerConfig(str(yaml_dir() / f"{name}.yaml")).model)
+    model = copy.deepcopy(MindFormerConfig(str(find(name))).model)
     if not small:
         with no_init_parameters():
             return build_network(model)
@@ -105,7 +106,7 @@ def test_the_papers_numbers(name):
 
 @pytest.mark.parametrize("name", [*RECIPES, "predict_qwenvl_9.6b"])
 def test_memory_in_the_comment_is_that_of_estimate(name):
-    path = yaml_dir() / f"{name}.yaml"
+    path = find(name)
     said = re.search(r"^# Memory of a card: ([0-9.]+) GB", path.read_text(encoding="utf-8"), re.MULTILINE)
     assert said and said[1] == f"{estimate(read_job(path)).total / GB:.1f}"
 

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
+import tempfile
+from pathlib import Path
 
 import pytest
-import yaml
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from mindformers_qwenvl.registration import yaml_dir
+from mindformers_qwenvl.cli import main
+from mindformers_qwenvl.recipes import RecipeError, dump, find, has_key, yaml_dir
+from mindformers_qwenvl.recipes import read as read_recipe
+from mindformers_qwenvl.recipes.yaml_file import read_file
 from tests.support.golden import golden_set
-
-ALL = sorted(file.stem for file in yaml_dir().glob("*.yaml"))
-FINETUNE = [name for name in ALL if name.startswith("finetune")]
-PREDICT = [name for name in ALL if name.startswith("predict")]
-# test_recipes.py has what sets the recipes apart; these are of the sizes and the stage (3) that are published.
-PUBLISHED = [
-    "finetune_qwenvl_9.6b",
-    "finetune_qwenvl_9.6b_16p",
-    "finetune_qwenvl_9.6b_16p_fp16",
-    "finetune_qwenvl_9.6b_bf16",
-    "finetune_qwenvl_9.6b_mp2_dp8",
-    "finetune_qwenvl_9.6b_mp2_dp8_fp16",
-    "predict_qwenvl_9.6b",
-]
-EARLIER_STAGES = ["finetune_qwenvl_9.6b_stage1", "finetune_qwenvl_9.6b_stage2"]
+from tests.support.recipes import (
+    ALL,
+    BASE,
+    FINETUNE,
+    OVERLAYS,
+    PUBLISHED,
+    SMALL_LLM,
+    SMALL_VISION,
+    WHOLE,
+    get,
+    read,
+    values_of_0_1,
+)
 
 TEMPLATE = "train_dataset.modal_to_text_transform.model_transform_template"
 # What the README of the in-tree version tells its users to set.
@@ -61,35 +67,6 @@ PARALLEL = [
     f"parallel_config.{key}" for key in ("data_parallel", "model_parallel", "pipeline_stage", "micro_batch_num")
 ]
 
-SMALL_VISION = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 56,
-}
-SMALL_LLM = {
-    "hidden_size": 128,
-    "num_layers": 1,
-    "num_heads": 1,
-    "kv_channels": 128,
-    "vocab_size": 1024,
-    "intermediate_size": 96,
-    "seq_length": 64,
-    "num_blocks": 8,
-}
-
-
-def read(name: str) -> dict:
-    return yaml.safe_load((yaml_dir() / f"{name}.yaml").read_text(encoding="utf-8"))
-
-
-def get(settings: dict, path: str):
-    for key in path.split("."):
-        assert key in settings, f"{path}: no {key!r}"
-        settings = settings[key]
-    return settings
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _context():
@@ -102,7 +79,34 @@ def _context():
 
 
 def test_which_there_are():
-    assert set(ALL) == {*PUBLISHED, *EARLIER_STAGES, "finetune_qwenvl_tiny", "predict_qwenvl_tiny"}
+    stage_3 = ("", "_bf16", "_16p", "_16p_fp16", "_mp2_dp8", "_mp2_dp8_fp16")
+    assert set(ALL) == {
+        *(f"{BASE}{end}" for end in (*stage_3, "_stage1", "_stage2")),
+        "finetune_qwenvl_tiny",
+        "predict_qwenvl_9.6b",
+        "predict_qwenvl_tiny",
+    }
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_values_are_those_of_0_1(name):
+    assert read(name) == values_of_0_1()[name]
+
+
+def of_the_host(path: Path | str) -> dict:
+    """What MindFormers reads, before it adds its defaults."""
+    from mindformers import MindFormerConfig
+
+    return MindFormerConfig._file2dict(str(path))
+
+
+def check_within(config, values, key: str = "") -> None:
+    """All of `values` are in the host's `config`, which has its defaults beside them."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            check_within(config[name], value, f"{key}{name}.")
+        else:
+            assert config[name] == value, f"{key}{name}"
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -110,14 +114,114 @@ def test_mindformers_takes_it(name):
     """MindFormers raises KeyError for keys it does not know, in most sections."""
     from mindformers import MindFormerConfig
 
-    config = MindFormerConfig(str(yaml_dir() / f"{name}.yaml"))
+    config = MindFormerConfig(str(find(name)))
     assert config.run_mode == name.split("_")[0]
     assert config.trainer.type == "MultiModalToTextGenerationTrainer"
+    check_within(config, read(name))
+    assert of_the_host(find(name)) == read(name)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_copy_works_wherever_it_is(name, tmp_path, monkeypatch, capsys):
+    """From the current folder, and by a path from another; the original files are not needed."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["yaml", name, "--copy", "there"]) == 0
+    assert not any(str(yaml_dir()) in file.read_text(encoding="utf-8") for file in Path("there").iterdir())
+    assert of_the_host(f"there/{name}.yaml") == read_recipe(f"there/{name}.yaml") == read(name)
+    monkeypatch.chdir("there")
+    assert of_the_host(f"{name}.yaml") == read_recipe(f"{name}.yaml") == read(name)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_resolved_text_says_the_same(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["yaml", name, "--resolved"]) == 0
+    text = capsys.readouterr().out
+    assert main(["yaml", name, "--resolved", "--copy", "."]) == 0
+    assert Path(f"{name}.yaml").read_text(encoding="utf-8") == text
+    assert of_the_host(f"{name}.yaml") == read(name)
+    assert not re.search(r"[&*]id[0-9]", text)
+
+
+def test_the_trainer_takes_the_train_dataset_of_an_overlay(tmp_path):
+    """An overlay that changes train_dataset, and not the copy of it that train_dataset_task has from the base."""
+    from mindformers import MindFormerConfig
+    from mindformers.dataset import check_dataset_config
+
+    (tmp_path / "mine.yaml").write_text(
+        f"base_config: {find(BASE)}\ntrain_dataset: {{data_loader: {{annotation_file: mine.json}}}}\n"
+    )
+    config = MindFormerConfig(str(tmp_path / "mine.yaml"))
+    check_dataset_config(config)  # the first thing the stock Trainer does
+    assert config.train_dataset_task.dataset_config.data_loader.annotation_file == "mine.json"
+
+
+VALUES = st.recursive(
+    st.none() | st.integers(0, 3) | st.just("text") | st.lists(st.integers(0, 3), max_size=2),
+    # Not an empty section: against a list, the host ignores it, and `read` refuses it.
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=3),
+    max_leaves=8,
+)
+FILES = st.lists(st.dictionaries(st.sampled_from("abcd"), VALUES, min_size=1, max_size=4), min_size=4, max_size=4)
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(files=FILES, shape=st.sampled_from(["chain", "several", "both"]))
+def test_any_overlay_is_read_as_mindformers_reads_it(files, shape):
+    """0 is what is read; or both readers refuse, where a section stands against another value."""
+    bases = {
+        "chain": {0: "1.yaml", 1: "2.yaml", 2: "3.yaml"},
+        "several": {0: ["1.yaml", "2.yaml", "3.yaml"]},
+        "both": {0: ["1.yaml", "2.yaml"], 1: "3.yaml", 2: ["3.yaml"]},
+    }[shape]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, content in enumerate(files):
+            base = {"base_config": bases[number]} if number in bases else {}
+            Path(folder, f"{number}.yaml").write_text(dump({**content, **base}), encoding="utf-8")
+        path = Path(folder, "0.yaml")
+        try:
+            found = read_recipe(path)
+        except RecipeError:
+            with pytest.raises((AttributeError, TypeError)):
+                of_the_host(path)
+        else:
+            assert found == of_the_host(path)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_key_has_a_comment(name):
+    """On its line, or in the line above it."""
+    lines = find(name).read_text(encoding="utf-8").splitlines()
+    bare = [
+        line
+        for above, line in zip(["", *lines], lines, strict=False)
+        if re.match(r" *(- )?\w+:", line) and "#" not in line and not above.lstrip().startswith("#")
+    ]
+    assert bare == []
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_is_short_and_changes_what_it_names(name):
+    text = find(name).read_text(encoding="utf-8")
+    assert 10 <= len(text.splitlines()) <= 40
+    assert f"\nbase_config: {BASE}.yaml\n" in text
+    assert f"/{name}.yaml" in text  # the command in the comment
+
+    def same(changes, base, key=""):
+        for part, value in changes.items():
+            if isinstance(value, dict):
+                yield from same(value, base[part], f"{key}{part}.")
+            elif part in base and value == base[part]:
+                yield f"{key}{part}"
+
+    changes = read_file(find(name))
+    changes.pop("base_config")
+    assert list(same(changes, read(BASE))) == []
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_old_names_are_not_needed(name):
-    text = (yaml_dir() / f"{name}.yaml").read_text(encoding="utf-8")
+    text = find(name).read_text(encoding="utf-8")
     kept = "\n".join(line.partition("#")[0] for line in text.splitlines())
     for gone in ("auto_register", "ImageToTextGenerationTrainer", "FP32StateAdamWeightDecay", "ObsMonitor"):
         assert gone not in kept
@@ -125,24 +229,8 @@ def test_old_names_are_not_needed(name):
 
 @pytest.mark.parametrize("name", FINETUNE)
 def test_keys_of_the_old_readme(name):
-    settings = read(name)
-    for path in (*DOCUMENTED, *PARALLEL):
-        get(settings, path)
-
-
-@pytest.mark.parametrize("name", [name for name in FINETUNE if name in (*PUBLISHED, *EARLIER_STAGES)])
-def test_keys_of_the_old_readme_are_explained(name):
-    """On the key's line, or right above it."""
-    lines = (yaml_dir() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-    for path in (*DOCUMENTED, *PARALLEL):
-        key = path.rpartition(".")[2]
-        explained = [
-            "#" in line or lines[number - 1].lstrip().startswith("#")
-            for number, line in enumerate(lines)
-            if line.lstrip().startswith(f"{key}:")
-        ]
-        # modal_content_output_columns is explained together with the input columns in the line above it.
-        assert any(explained) or key == "modal_content_output_columns", key
+    for key in (*DOCUMENTED, *PARALLEL):
+        assert has_key(read(name), key)
 
 
 @pytest.mark.parametrize("name", FINETUNE)
@@ -197,7 +285,7 @@ def test_published_parameter_count(name):
     from mindformers.models import build_network
     from mindspore.nn.utils import no_init_parameters
 
-    config = MindFormerConfig(str(yaml_dir() / f"{name}.yaml"))
+    config = MindFormerConfig(str(find(name)))
     config.model.model_config.use_past = False
     with no_init_parameters():
         network = build_network(config.model)
@@ -232,7 +320,7 @@ def test_it_builds_at_a_small_size(name):
     from mindformers import MindFormerConfig
     from mindformers.models import build_network
 
-    config = MindFormerConfig(str(yaml_dir() / f"{name}.yaml"))
+    config = MindFormerConfig(str(find(name)))
     model = copy.deepcopy(config.model)
     model.model_config.num_queries = 16
     model.model_config.num_blocks = 8

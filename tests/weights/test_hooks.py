@@ -93,7 +93,7 @@ def test_load_checkpoint_in_a_yaml(folder):
     pytest.importorskip("mindspore")
     from mindformers.tools.register import MindFormerConfig
 
-    from mindformers_qwenvl.host.workarounds import FullConfigTrainer
+    from mindformers_qwenvl.host.trainer import FullConfigTrainer
 
     (folder / "2.safetensors").unlink()
     config = MindFormerConfig(str(ROOT / "yaml" / "finetune_qwenvl_tiny.yaml"))

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from mindformers_qwenvl.config.original import read_original
 from mindformers_qwenvl.weights.convert import transfer
-from mindformers_qwenvl.weights.convert.convert import convert, load_original
-from mindformers_qwenvl.weights.convert.plan import read_config
+from mindformers_qwenvl.weights.convert.convert import convert
 from mindformers_qwenvl.weights.formats.ckpt_file import value_header
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
 from mindformers_qwenvl.weights.in_tree import as_ours, is_in_tree, refuse_in_tree
+from mindformers_qwenvl.weights.load import load_original
 from mindformers_qwenvl.weights.names import to_ours
 from tests.support.checkpoints import ROOT, original_bytes
 from tests.support.golden import draw_checkpoint, golden_set
@@ -150,7 +151,7 @@ def test_ours_and_what_cannot_be_read_are_not_refused(checkpoint_dir, ours):
     Path("text.ckpt").write_text("no checkpoint")
     refuse_in_tree("text.ckpt")
     with Checkpoint("wanted.safetensors") as checkpoint:
-        assert as_ours(checkpoint, read_config(checkpoint_dir("a56"))) is checkpoint
+        assert as_ours(checkpoint, read_original(checkpoint_dir("a56"))) is checkpoint
 
 
 @pytest.mark.parametrize("key", ["load_checkpoint", "checkpoint"])
@@ -158,7 +159,7 @@ def test_load_checkpoint_in_a_yaml_is_a_clear_error(key):
     """Stock MindFormers would load what it knows by name and go on."""
     from mindformers.tools.register import MindFormerConfig
 
-    from mindformers_qwenvl.host.workarounds import FullConfigTrainer
+    from mindformers_qwenvl.host.trainer import FullConfigTrainer
 
     write_ckpt("old.ckpt", in_tree_tensors())
     config = MindFormerConfig(str(ROOT / "yaml" / "finetune_qwenvl_tiny.yaml"))

@@ -12,9 +12,9 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from mindformers_qwenvl.weights.convert.writer import write_json
+from mindformers_qwenvl.files import write_json
 from mindformers_qwenvl.weights.formats.reader import SAFETENSORS_INDEX
 
 __all__ = ["MINDSPORE_INDEX", "UNFINISHED", "WorkFolder", "fingerprint"]
@@ -74,10 +74,14 @@ class WorkFolder:
         """Shards an earlier run did not complete; they are written again, in place."""
         return sorted(self._work.glob("*.safetensors.tmp"))
 
-    def write(self, name: str, write: Callable[[Path], dict[str, int]]) -> dict[str, int]:
-        """Have `write` write the shard `name`; it gets the path and returns the overflowed values by tensor."""
+    def write(self, name: str, write: Callable[[IO[bytes]], dict[str, int]]) -> dict[str, int]:
+        """Have `write` write the shard `name`: it gets the open file and returns the overflowed values by tensor.
+
+        Unlike `files.replacing` this leaves the file of an interruption: a rerun writes over it, so its room is known.
+        """
         unfinished = self._work / f"{name}.tmp"
-        overflow = write(unfinished)
+        with unfinished.open("wb", buffering=0) as file:
+            overflow = write(file)
         self._manifest["finished"][name] = overflow
         self._save()  # before the shard gets its name: a shard with a name is always in the manifest
         unfinished.replace(self._work / name)

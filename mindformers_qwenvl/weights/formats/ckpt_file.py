@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mindformers_qwenvl.weights.formats.stored import Stored
+from mindformers_qwenvl.weights.formats.weight_file import StoredTensor
 
 __all__ = ["SLICE", "Fields", "ckpt_tensors", "value_header"]
 
@@ -71,7 +71,7 @@ class Fields:
             yield value
 
 
-def ckpt_tensors(path: Path) -> dict[str, Stored]:
+def ckpt_tensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a .ckpt file; texts in it, notes about the training, are left out.
 
     Raises:
@@ -89,8 +89,8 @@ def ckpt_tensors(path: Path) -> dict[str, Stored]:
         os.close(descriptor)
 
 
-def _tensors(fields: Fields, size: int) -> dict[str, Stored]:
-    tensors: dict[str, Stored] = {}
+def _tensors(fields: Fields, size: int) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
     last = None
     for number, wire, start, length in fields(0, size):
         if (number, wire) != (1, _BYTES):
@@ -113,8 +113,8 @@ def _tensors(fields: Fields, size: int) -> dict[str, Stored]:
     return {name: stored for name, stored in tensors.items() if stored.dtype != "str"}
 
 
-def _value(fields: Fields, start: int, stop: int) -> tuple[str, Stored]:
-    name, stored = "", Stored("a table", (), ())  # a value without a tensor is a hash table of MindSpore's
+def _value(fields: Fields, start: int, stop: int) -> tuple[str, StoredTensor]:
+    name, stored = "", StoredTensor("a table", (), ())  # a value without a tensor is a hash table of MindSpore's
     for number, wire, at, length in fields(start, stop):
         if (number, wire) == (1, _BYTES):
             name = fields.read(at, length).decode("utf-8")
@@ -123,7 +123,7 @@ def _value(fields: Fields, start: int, stop: int) -> tuple[str, Stored]:
     return name, stored
 
 
-def _tensor(fields: Fields, start: int, stop: int) -> Stored:
+def _tensor(fields: Fields, start: int, stop: int) -> StoredTensor:
     dims: list[int] = []
     kind, content = "", (start, 0)
     for number, wire, at, length in fields(start, stop):
@@ -134,7 +134,7 @@ def _tensor(fields: Fields, start: int, stop: int) -> Stored:
         elif (number, wire) == (3, _BYTES):
             content = at, length
     shape = () if dims == [0] else tuple(dims)  # how MindSpore writes a single number
-    return Stored(_CODES.get(kind, kind), shape, (content,))
+    return StoredTensor(_CODES.get(kind, kind), shape, (content,))
 
 
 def value_header(name: str, dtype: str, shape: tuple[int, ...], length: int) -> bytes:

@@ -16,8 +16,8 @@ from mindformers_qwenvl.weights.convert.dtypes import STORAGE
 from mindformers_qwenvl.weights.formats.ckpt_file import ckpt_tensors
 from mindformers_qwenvl.weights.formats.ranks import RankFiles, rank_files, strategy_files
 from mindformers_qwenvl.weights.formats.readable import Readable, TensorInfo
-from mindformers_qwenvl.weights.formats.stored import WeightFile, safetensors_tensors
 from mindformers_qwenvl.weights.formats.torch_file import torch_tensors
+from mindformers_qwenvl.weights.formats.weight_file import WeightFile, safetensors_tensors
 from mindformers_qwenvl.weights.shapes import listed
 
 __all__ = ["Checkpoint", "weight_names"]

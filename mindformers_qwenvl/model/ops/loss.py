@@ -1,4 +1,7 @@
-"""The training loss: cross-entropy averaged over the label tokens (original: QWenLMHeadModel.forward)."""
+"""The training loss: cross-entropy averaged over the label tokens (original: QWenLMHeadModel.forward).
+
+Two forms: MindFormers' cross-entropy, which the cards can split by rows and vocabulary, and plain operators.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,27 @@ from mindformers.core.loss import CrossEntropyLoss
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
-from mindformers_qwenvl.model.ops import unsharded
+from mindformers_qwenvl.model.ops.device import unsharded
 
 __all__ = ["LabelLoss", "LabelTokens"]
 
 
 class LabelTokens(nn.Cell):
-    """Where there is something to learn, so that the head need not be computed where there is not.
+    """Where there is something to learn, so that the head need not be computed elsewhere.
+
+    Shapes then depend on the data. Where they may not, positions is None and the labels come back as they are.
 
     Inputs:
         labels: int32 [B, S].
 
     Outputs:
-        positions int32 [K + 1] in the flattened [B * S], and their labels int32 [K + 1], for K label tokens. Before
-        them comes position 0 with a label to be ignored: operators on no rows at all would fail.
+        positions int32 [K + 1] in the flattened [B * S], and their labels int32 [K + 1], for K label tokens. The first
+        one is position 0 with a label to be ignored: operators on no rows at all would fail.
     """
 
     def __init__(self, ignore_token_id: int):
         super().__init__()
+        self.picks_positions = unsharded()
         self.ignore_token_id = ignore_token_id
         self.first, self.ignored = Tensor([0], ms.int32), Tensor([ignore_token_id], ms.int32)
         self.reshape = P.Reshape()
@@ -34,6 +40,8 @@ class LabelTokens(nn.Cell):
         self.cast = P.Cast()
 
     def construct(self, labels):
+        if not self.picks_positions:
+            return None, labels
         labels = self.reshape(labels, (-1,))
         positions = self.cast(self.reshape(self.non_zero(labels != self.ignore_token_id), (-1,)), ms.int32)
         learnt = self.gather(labels, positions, 0)
@@ -41,10 +49,10 @@ class LabelTokens(nn.Cell):
 
 
 class LabelLoss(nn.Cell):
-    """Cross-entropy, averaged over the labels that are not to be ignored; 0 where there are none.
+    """Cross-entropy, averaged over the labels that are not to be ignored; 0 if there are none.
 
     Inputs:
-        logits: [..., V]; computed with in float32.
+        logits: [..., V]; the computation is in float32.
         labels: int32 [...].
 
     Outputs:

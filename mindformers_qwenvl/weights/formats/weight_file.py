@@ -19,7 +19,7 @@ import numpy as np
 
 from mindformers_qwenvl.weights.convert.dtypes import STORAGE
 
-__all__ = ["Stored", "WeightFile", "safetensors_tensors"]
+__all__ = ["StoredTensor", "WeightFile", "safetensors_tensors"]
 
 
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
@@ -27,7 +27,7 @@ _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format itse
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """A tensor of a file.
 
     Attributes:
@@ -45,7 +45,7 @@ class Stored(NamedTuple):
 class WeightFile:
     """A file whose `tensors` are known, opened when the first of them is read."""
 
-    def __init__(self, path: Path, tensors: Mapping[str, Stored]):
+    def __init__(self, path: Path, tensors: Mapping[str, StoredTensor]):
         self.path = path
         self.tensors = tensors
         self._descriptor: int | None = None
@@ -107,7 +107,7 @@ class WeightFile:
                 self._descriptor = os.open(self.path, os.O_RDONLY)
             return self._descriptor
 
-    def _spaced(self, stored: Stored) -> np.ndarray:
+    def _spaced(self, stored: StoredTensor) -> np.ndarray:
         """A view of mapped pages, which go as soon as the view does."""
         storage = STORAGE[stored.dtype]
         ((position, length),) = stored.ranges
@@ -122,7 +122,7 @@ class WeightFile:
             self._descriptor = None
 
 
-def safetensors_tensors(path: Path) -> dict[str, Stored]:
+def safetensors_tensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a .safetensors file, from its header.
 
     Raises:
@@ -149,11 +149,11 @@ def safetensors_tensors(path: Path) -> dict[str, Stored]:
     return tensors
 
 
-def _entry(name: str, entry: Mapping[str, Any], begin: int) -> Stored:
+def _entry(name: str, entry: Mapping[str, Any], begin: int) -> StoredTensor:
     start, stop = entry["data_offsets"]
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     if not isinstance(dtype, str):
         raise ValueError(f"{name} has the dtype {dtype!r}")
     if any(type(number) is not int or number < 0 for number in (start, stop, *shape)) or stop < start:
         raise ValueError(f"{name} lies at bytes {start} to {stop} and has the shape {list(shape)}")
-    return Stored(dtype, shape, ((begin + start, stop - start),))
+    return StoredTensor(dtype, shape, ((begin + start, stop - start),))

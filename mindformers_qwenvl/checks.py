@@ -1,0 +1,134 @@
+"""Checks of numbers that people write in YAMLs, commands and calls. Plain Python.
+
+A bool is an int in Python, so `batch_size: True` would pass as 1; NaN passes most comparisons. None of it passes here.
+`is_whole` and `is_number` answer; the others raise an error that names the argument, the range and the value.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from numbers import Integral, Real
+from typing import Any
+
+__all__ = ["byte_count", "is_number", "is_whole", "number", "switch", "whole"]
+
+
+def is_whole(value: Any, least: int | None = None, most: int | None = None) -> bool:
+    """Whether `value` is a whole number (int or numpy integer, not bool) of `least` to `most`; None: no limit."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        return False
+    return (least is None or value >= least) and (most is None or value <= most)
+
+
+def is_number(
+    value: Any,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> bool:
+    """Whether `value` is a finite real number (not bool, NaN or infinity) within the limits that are given."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        if not math.isfinite(value):
+            return False
+    except OverflowError:  # a whole number too large for a float
+        return False
+    return (
+        (least is None or value >= least)
+        and (most is None or value <= most)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    )
+
+
+def whole(
+    name: str, value: Any, least: int | None = 1, most: int | None = None, *, optional: bool = False, note: str = ""
+) -> Any:
+    """`value`, which must be a whole number of `least` to `most`.
+
+    Args:
+        name: what errors call it, such as `top_k` or `image_policy: max_bytes`.
+        optional: None is accepted too.
+        note: added to the message in brackets, such as `0 turns it off`.
+
+    Raises:
+        ValueError: it is not; names the argument, the range and the value.
+    """
+    if (value is None and optional) or is_whole(value, least, most):
+        return value
+    raise ValueError(_message(name, "a whole number", _range(least, most), optional, note, value))
+
+
+def number(
+    name: str,
+    value: Any,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    optional: bool = False,
+    note: str = "",
+) -> Any:
+    """`value`, which must be a finite number within the limits that are given; arguments as those of `whole`.
+
+    Args:
+        least, most: limits that are allowed themselves.
+        above, below: limits that are not.
+
+    Raises:
+        ValueError: it is not; names the argument, the range and the value.
+    """
+    if (value is None and optional) or is_number(value, least, most, above=above, below=below):
+        return value
+    raise ValueError(_message(name, "a number", _range(least, most, above, below), optional, note, value))
+
+
+def switch(name: str, value: Any) -> bool:
+    """`value`, which must be True or False.
+
+    Raises:
+        ValueError: it is not; names the argument and the value.
+    """
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def byte_count(name: str, text: Any, *, unit: int = 1000) -> int:
+    """`5GB`, `57.5 gb`, `500MB`, `2GiB` or a plain number of bytes -> bytes.
+
+    Args:
+        unit: what K, M, G and T are powers of, 1000 or 1024. With an i (GiB) it is 1024 in any case.
+
+    Raises:
+        ValueError: it is not a size, or is zero.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(text), re.IGNORECASE | re.ASCII)
+    if match:
+        size = int(float(match[1]) * (1024 if match[3] else unit) ** " KMGT".index(match[2].upper() or " "))
+        if size > 0:
+            return size
+    raise ValueError(f"{name} must be a size such as 500MB or 64GB, got {text!r}")
+
+
+def _message(name: str, kind: str, limits: str, optional: bool, note: str, value: Any) -> str:
+    left_out = ", or left out" if optional else ""
+    return f"{name} must be {kind}{limits}{left_out}{f' ({note})' if note else ''}, got {value!r}"
+
+
+def _range(
+    least: float | None, most: float | None = None, above: float | None = None, below: float | None = None
+) -> str:
+    """In words, with a leading space: ` from 0 to 1`, ` of 1 or more`, ` above 0 and below 100`."""
+    if least is not None and most is not None:
+        return f" from {least} to {most}"
+    low = f" of {least} or more" if least is not None else f" above {above}" if above is not None else ""
+    high = f" of {most} or less" if most is not None else f" below {below}" if below is not None else ""
+    if low and high:
+        return f"{low} and{' at most ' + str(most) if most is not None else high}"
+    return low or high
