@@ -67,7 +67,7 @@ def language_layer(job: Job) -> Layer:
 
 def _inputs(job: Job) -> tuple[int, int, int, int]:
     """What a decoder layer keeps for the gradients of its weights: inputs of q, k, v and of the MLP's branches; that of
-    wo; that of w2; and ranks of adapters. Of a layer with an adapter A needs the input; with dropout each has its own."""
+    wo; that of w2; and ranks of adapters. A of an adapter needs the layer's input; with dropout each has its own."""
     if job.adapter is None:
         return (0, 0, 0, 0) if job.freeze_llm else (2, 1, 1, 0)
     modules = [f"transformer.h.0.{end}" for end in ("attn.c_attn", "mlp.w1", "mlp.w2", "attn.c_proj", "mlp.c_proj")]
