@@ -35,6 +35,9 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         help="float32, float16 or bfloat16 (fp32, fp16, bf16); default: what config.json says, on a CPU float32 for "
         "bfloat16",
     )
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="LoRA adapter in peft's format to answer with, beside the weights"
+    )
     parser.add_argument("--system", metavar="TEXT", help='system message (default: "You are a helpful assistant.")')
     pictures = parser.add_argument_group(
         "pictures from addresses", "Of any public host; addresses that are not public are refused."
@@ -125,6 +128,9 @@ class Loaded:
 
         if not args.model.is_dir():
             raise FileNotFoundError(f"--model {args.model}: no such directory")
+        self.adapter = getattr(args, "adapter", None)
+        if self.adapter is not None and not self.adapter.exists():
+            raise FileNotFoundError(f"--adapter {self.adapter}: no such directory")
         self.args = args
         self.config = QwenVLConfig.from_pretrained(str(args.model))
         self.processor = QwenVLProcessor.from_pretrained(str(args.model))
@@ -152,5 +158,7 @@ class Loaded:
             say("the weights are bfloat16, which a CPU cannot compute with: using float32")
             dtype = "float32"
         types = {} if dtype is None else {"compute_dtype": dtype, "param_init_type": dtype}
+        if self.adapter is not None:
+            types["adapter"] = str(self.adapter)
         network = QwenVL.from_pretrained(str(self.args.model), use_past=True, num_blocks=num_blocks, **types)
         return network.set_train(False)
