@@ -1,4 +1,4 @@
-"""`predict --adapter`, `chat --adapter` and from_pretrained on Int4 weights: the answers are those of merged weights."""
+"""`predict --adapter`, `chat --adapter` and Int4 weights: the answers are those of merged weights."""
 
 from __future__ import annotations
 

@@ -12,9 +12,11 @@ from safetensors.numpy import load_file, save_file
 
 from mindformers_qwenvl.adapters.convert import Merging
 from mindformers_qwenvl.weights.convert import transfer
-from mindformers_qwenvl.weights.convert.convert import convert, load_original, opened
+from mindformers_qwenvl.weights.convert.convert import convert
 from mindformers_qwenvl.weights.formats.gptq import GptqCheckpoint
+from mindformers_qwenvl.weights.load import load_original
 from mindformers_qwenvl.weights.names import to_ours
+from mindformers_qwenvl.weights.opening import opened
 from tests.support import lora
 from tests.support.golden import GOLDEN, draw_checkpoint, golden_set
 
