@@ -14,6 +14,7 @@ from mindformers_qwenvl.adapters.convert import Merging
 from mindformers_qwenvl.weights.convert import transfer
 from mindformers_qwenvl.weights.convert.convert import convert
 from mindformers_qwenvl.weights.formats.gptq import GptqCheckpoint
+from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.load import load_original
 from mindformers_qwenvl.weights.names import to_ours
 from mindformers_qwenvl.weights.opening import opened
@@ -235,3 +236,9 @@ def test_one_packed_matrix_at_a_time(int4):
         for name in checkpoint.tensors:
             checkpoint.read(name)
             assert len(checkpoint._packed) <= 2
+
+
+def test_load_checkpoint_of_a_yaml_says_what_to_do(int4):
+    """MindFormers would load what it knows by name, and train on with random matrices."""
+    with pytest.raises(ValueError, match="quantised weights; make plain ones with `mindformers-qwenvl convert-weight"):
+        refuse_incomplete(str(int4))
