@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.demo import pictures, shapes
-from mindformers_qwenvl.demo.score import Score, score
+from mindformers_qwenvl.demo.score import Mark, Score, mark, score
 from mindformers_qwenvl.registration import yaml_dir
 from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
 
@@ -46,16 +46,19 @@ def run(workdir: Path, pictures_to_train: int = TRAINING_PICTURES) -> Score:
 
     print("3. Asking it about pictures it has not seen, with yaml/predict_qwenvl_tiny.yaml")
     answers = _predict(_yaml("predict_qwenvl_tiny", workdir), workdir, checkpoint, held_out)
-    result = score(held_out, answers)
+    marks = [mark(record, answer) for record, answer in zip(held_out, answers, strict=True)]
+    result = score(held_out, marks)
 
     pictures.save_loss_curve(losses, workdir / "loss.png")
-    pictures.save_answers(held_out, answers, workdir / "answers")
+    pictures.save_answers(held_out, answers, marks, workdir / "answers.png")
+    _write_answers(held_out, answers, marks, workdir / "answers.jsonl")
     print(f"\n{result}\n{'PASSED' if result.passed else 'MISSED'} after {time.perf_counter() - start:.0f} s\n")
     example = held_out[2]
     print(
-        f"loss curve            {workdir / 'loss.png'}\n"
-        f"answers, with boxes   {workdir / 'answers'}\n"
-        f"checkpoint            {checkpoint}\n\n"
+        f"loss curve                   {workdir / 'loss.png'}\n"
+        f"pictures with answers        {workdir / 'answers.png'}\n"
+        f"all {len(answers)} answers, JSON Lines  {workdir / 'answers.jsonl'}\n"
+        f"checkpoint                   {checkpoint}\n\n"
         "The same with the script of a MindFormers checkout:\n"
         f"  python run_mindformer.py --config {workdir / 'finetune_qwenvl_tiny.yaml'}\n"
         f"  python run_mindformer.py --config {workdir / 'predict_qwenvl_tiny.yaml'} \\\n"
@@ -63,6 +66,14 @@ def run(workdir: Path, pictures_to_train: int = TRAINING_PICTURES) -> Score:
         f"      --predict_data {example['image']} {example['text']!r} --modal_type image text"
     )
     return result
+
+
+def _write_answers(records: list[dict[str, Any]], answers: list[str], marks: list[Mark], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for record, answer, found in zip(records, answers, marks, strict=True):
+            line = {"image": record["image"], "question": record["text"], "answer": answer}
+            line |= {"expected": record["answer"], "right": found.right, "iou": found.box_iou}
+            file.write(json.dumps({key: value for key, value in line.items() if value is not None}) + "\n")
 
 
 def _quiet() -> None:
@@ -108,7 +119,8 @@ def _trainer(yaml_file: Path, **changes: Any) -> Any:
     from mindformers.core.context import build_context
     from mindformers.tools.register import MindFormerConfig
     from mindformers.trainer import Trainer
-    from mindformers.utils.file_utils import set_output_path
+
+    from mindformers_qwenvl.host.moved import set_output_path
 
     config = MindFormerConfig(str(yaml_file))
     set_output_path(config.output_dir)

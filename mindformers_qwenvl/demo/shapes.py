@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mindformers_qwenvl.text.tags import box_text, ref_text
+
 __all__ = [
     "COLOURS",
     "KINDS",
@@ -84,8 +86,8 @@ def ask(shape: Shape, topic: str) -> Question:
     if topic == "shape":
         return Question(topic, f"Which shape is {shape.colour}?", shape.kind)
     name = f"{shape.colour} {shape.kind}"
-    x1, y1, x2, y2 = (min(round(v * GRID / SIZE), GRID - 1) for v in shape.box)
-    return Question(topic, "Find the shape.", f"<ref>{name}</ref><box>({x1},{y1}),({x2},{y2})</box>")
+    corners = [min(round(v * GRID / SIZE), GRID - 1) for v in shape.box]
+    return Question(topic, "Find the shape.", ref_text(name) + box_text(corners))
 
 
 def write_dataset(

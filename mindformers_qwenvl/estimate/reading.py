@@ -1,4 +1,4 @@
-"""Reading a YAML into a `Job`: which key stands where, what is checked of it."""
+"""Reading a YAML into a `Job`: where each key is, and what is checked."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from mindformers_qwenvl.weights.shapes import original_shapes
 
 __all__ = ["read_job"]
 
-# MindFormers' optimizers whose state is two float32 moments for each number that learns.
+# Optimizers whose state is two float32 moments for each trained number.
 OPTIMIZERS = ("AdamW", "QwenVLAdamW", "FP32StateAdamWeightDecay")
-# Of MindFormers' parallel modes those that know parallel_config; in the others each card has everything.
+# Whether a parallel mode of MindFormers uses parallel_config; in the others each card holds everything.
 MODES = {0: False, 1: True, 2: True, "semi": True, "auto": True, "data": False, "stand_alone": False, "hybrid": False}
 MODES |= {"semi_auto_parallel": True, "auto_parallel": True, "data_parallel": False}
 
@@ -59,7 +59,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     predict = top.choice("run_mode", None, ["train", "finetune", "predict"]) == "predict"
     runner, context = top.section("runner_config"), top.section("context")
     template = top.section("train_dataset").section("modal_to_text_transform")
-    # In semi_auto_parallel MindFormers multiplies the batch by it, and parts of batch_size are under way at once.
+    # In semi_auto_parallel MindFormers multiplies the batch by it.
     interleaved = top.number("micro_batch_interleave_num", 1)
     rows = llm.batch_size if predict else runner.number("batch_size") * (interleaved if parallel.sharded else 1)
     images = 1 if predict else template.section("model_transform_template").number("modal_content_padding_size", 1)
@@ -195,11 +195,11 @@ def _parallel(top: Section) -> Parallel:
     sharded = top.switch("use_parallel") & MODES[mode.choice("parallel_mode", 1, MODES)]
     for key in ("context_parallel", "expert_parallel"):
         if given.number(key, 1) > 1 and sharded:
-            raise given.error(key, "1 (Qwen-VL knows no other)")
+            raise given.error(key, "1 (Qwen-VL does not support more)")
     cards = {key: given.number(key, 1) for key in ("data_parallel", "model_parallel", "pipeline_stage")}
     micro_batches = given.number("micro_batch_num", 1)
     optimizer = mode.section("parallel_optimizer_config")
-    # Made in any case: a key that has no effect here is known all the same.
+    # Read in any case: keys without effect in this mode count as known.
     parallel = Parallel(
         **cards,
         micro_batch_num=micro_batches if cards["pipeline_stage"] > 1 else 1,  # without stages MindFormers sets it to 1
@@ -222,7 +222,7 @@ def _recompute(given: Section, stages: int) -> Recompute:
     else:
         layers = given.switch("recompute")
     select = given.get("select_recompute")
-    if isinstance(select, (list, dict)):  # patterns of operators: of ours the default pattern alone is counted
+    if isinstance(select, (list, dict)):  # patterns of operators: only the default one is counted
         select = any(str(pattern).replace("\\", "") == "feed_forward.mul" for pattern in select)
     else:
         select = given.switch("select_recompute")
@@ -257,7 +257,9 @@ def _check(job: Job, path: Path) -> None:
     if not job.predict:
         _check_training(job, path)
     if job.device_memory is not None and job.device_memory < GB // 1024:
-        raise SettingsError(f"{path}: context.max_device_memory is less than a megabyte; write it with its unit, 57GB")
+        raise SettingsError(
+            f"{path}: context.max_device_memory is less than a megabyte; write it with its unit, such as 57GB"
+        )
 
 
 def _check_training(job: Job, path: Path) -> None:

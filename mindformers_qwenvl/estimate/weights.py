@@ -1,4 +1,4 @@
-"""Every parameter of the network: shape, bytes, whether it learns, and what of it a card holds."""
+"""Every parameter of the network: shape, bytes, whether it is trained, and what a card holds of it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Weight:
 
     @property
     def whole(self) -> int:
-        """Numbers that a card needs at hand to compute."""
+        """Numbers that a card needs to compute."""
         return self.size // self.cuts
 
     @property
@@ -58,7 +58,7 @@ class Weight:
 
 
 def original_config(job: Job) -> dict:
-    """The sizes as the original's config.json names them, for weights/shapes.py."""
+    """The sizes under the names of the original's config.json, for weights/shapes.py."""
     return config_of(job.vision, job.llm)
 
 
@@ -83,7 +83,7 @@ def config_of(vision: VisionSettings, llm: LanguageSettings) -> dict:
 
 
 def weights_of(job: Job) -> Iterator[Weight]:
-    """All parameters, without the optimizer's and without the cache of prediction."""
+    """All parameters, without the optimizer's states and the cache of prediction."""
     for name, shape in our_shapes(original_config(job)).items():
         yield _weight(job, name, shape, place_of(name))
         if job.adapter is not None:
@@ -109,7 +109,7 @@ def is_target(tensor: str, adapter: AdapterSettings) -> bool:
 
 
 def _learns(job: Job, name: str, place: Place) -> bool:
-    if job.predict or name.endswith("attn_pool.pos_embed"):  # the sine/cosine table never learns
+    if job.predict or name.endswith("attn_pool.pos_embed"):  # the sine/cosine table is never trained
         return False
     if job.adapter is not None:
         return is_saved(to_original(name).name, job.adapter.modules_to_save)
@@ -123,7 +123,7 @@ def _weight(job: Job, name: str, shape: tuple[int, ...], place: Place, of_adapte
     item = DTYPE_BYTES["float32" if of_adapter else kept]
     axis = model_parallel_axis(name, parallel.vocab_emb_dp)
     cuts = 1 if axis is None else parallel.model_parallel
-    # The embedding is looked up first and cast then.
+    # The embedding is looked up first, then cast.
     as_it_is = norm or name.endswith("embedding_weight")
     return Weight(
         name=name,

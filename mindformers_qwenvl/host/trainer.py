@@ -68,13 +68,13 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
             )
         super().set_train_dataset(dataset)
 
-    def create_optimizer_scheduler(self, network: Any, model_params: set) -> Any:
+    def create_optimizer_scheduler(self, network: Any, *args: Any, **kwargs: Any) -> Any:  # 1.7: layer_scale too
         if not network.trainable_params():  # MindSpore's words: parameters must not be empty
             raise ValueError(
                 "model_config: all parameters are frozen, and nothing would learn: of freeze_vision, freeze_resampler "
                 "and freeze_llm, set one to False"
             )
-        return super().create_optimizer_scheduler(network, model_params)
+        return super().create_optimizer_scheduler(network, *args, **kwargs)
 
     def _check_grad_accumulation_steps(self) -> None:
         runner, wrapper = self.config.runner_config, self.config.runner_wrapper or {}

@@ -247,6 +247,57 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
 
         return chat_stream(self, tokenizer, query, history, system, stop_words_ids, generation_config, **changes)
 
+    def score(
+        self,
+        prompts: Any,
+        options: Any,
+        tokenizer: Any = None,
+        *,
+        images: Any = None,
+        chat_format: str = "raw",
+        batch_size: int = 8,
+    ) -> list[Any]:
+        """How well each option continues its prompt, as the original's multiple-choice benchmarks ask.
+
+        Args:
+            prompts: texts with <img>path</img>, queries in list form, or token ids [L] each.
+            options: texts such as [" A", " B"], the same for all prompts; or a list for each prompt, of texts or ids.
+            tokenizer: a `QwenVLTokenizer` or `QwenVLProcessor`; only token ids do without.
+            images: of prompts of token ids, a list for each: what `open_image` takes, or float32 [3, H, W], normalised.
+            chat_format: "raw": the prompt as it is; "chatml": in the frame of a chat.
+            batch_size: prompts that are computed at once; the result is the same.
+
+        Returns:
+            Of each prompt an array float32 [options]: -log p of an option's tokens after the prompt, their mean. The
+            smallest is the network's choice.
+
+        Raises:
+            ValueError: prompts, options and images do not fit each other or the network.
+            FileNotFoundError, ImageError: names the picture and says why.
+        """
+        from mindformers_qwenvl.chat.likelihood import score
+
+        return score(self, prompts, options, tokenizer, images=images, chat_format=chat_format, batch_size=batch_size)
+
+    def ground(self, tokenizer: Any, image: Any, text: str, **changes: Any) -> Any:
+        """Where in a picture is what `text` says? With the prompt of the original's RefCOCO benchmarks.
+
+        Args:
+            tokenizer: a `QwenVLTokenizer`; or a `QwenVLProcessor`, whose rules for pictures then apply.
+            image: anything `open_image` takes.
+            text: such as "the red shape".
+            **changes: of the generation configuration, as in `chat`; the defaults are those of the benchmark.
+
+        Returns:
+            A `grounding.Found`, whose `boxes` have the label `text`; there are none if the network wrote none.
+
+        Raises:
+            ValueError, FileNotFoundError, ImageError: as `chat`.
+        """
+        from mindformers_qwenvl.chat.ground import ground
+
+        return ground(self, tokenizer, image, text, **changes)
+
     # The host's hooks for `load_checkpoint: <original directory>` with `load_ckpt_format: safetensors`.
     convert_name = staticmethod(hooks.convert_name)
     convert_weight_dict = staticmethod(hooks.convert_weight_dict)

@@ -50,14 +50,14 @@ def convert(
     Args:
         input_path: folder or file to read: safetensors, PyTorch, or MindSpore .ckpt; or the `rank_*` folders of a
             distributed training, which become one checkpoint, of our layout or with `reverse` of the original. Either
-            may also be of the port that was in MindFormers' tree, see in_tree.py.
+            may also be of the port in MindFormers' own tree, see in_tree.py.
         output_path: a `.safetensors` or `.ckpt` file, or a folder for shards of `max_shard_size` bytes.
         dtype: `fp16`, `bf16`, `fp32`; None keeps each tensor's own.
         verify: read the result back and compare it with the source.
-        config: the original config.json or its folder, where it does not lie beside the input.
+        config: the original config.json or its folder, if it is not beside the input.
         strategy: for `rank_*` folders, how their weights were cut: see `Checkpoint`.
         overlay: gives a view of the checkpoint to be converted instead, such as one with an adapter merged into it.
-        progress: called once with the bytes to be written; what it returns is called while they are.
+        progress: called once with the bytes to be written; the function it returns is called as they are written.
 
     Raises:
         ValueError, FileNotFoundError: see `Checkpoint`, `make_plan` and `WorkFolder`; or the output
@@ -198,7 +198,7 @@ def _forget_quantisation(path: Path) -> None:
 def _verify(checkpoint: Readable, targets: Sequence[Target], output: Path) -> None:
     with Checkpoint(output) as written:
         if written.tensors.keys() != {target.entry.name for target in targets}:
-            raise ValueError(f"{output} was verified and does not hold the tensors it should")
+            raise ValueError(f"{output} failed verification: it does not hold the tensors it should")
         wrong = compare(checkpoint, targets, written, lambda name, count: None)
     if wrong:
-        raise ValueError(f"{output} was verified and differs from its source in: {listed(wrong)}")
+        raise ValueError(f"{output} failed verification: it differs from its source in: {listed(wrong)}")
