@@ -33,6 +33,7 @@ class Merging:
         self.path = None if adapter is None else Path(adapter)
         self.settings = settings
         self.merged: Merged | None = None
+        self._idle: list[str] | None = None
 
     def __call__(self, checkpoint: Readable, config: dict[str, Any], dtype: str | None) -> Readable:
         """The checkpoint with the adapter merged; the checkpoint itself where there is none.
@@ -63,7 +64,7 @@ class Merging:
             return []
         adapter = self.merged.adapter
         found = list(adapter.warnings)
-        idle = adapter.idle()
+        idle = self._idle = adapter.idle() if self._idle is None else self._idle  # reads all factors
         if idle and len(idle) == len(adapter.targets) and not adapter.saved:
             found.append(f"{adapter.path} changes nothing: its product B A is zero everywhere. Was it trained at all?")
         elif idle:

@@ -19,16 +19,17 @@ __all__ = ["add_adapters", "freeze_base", "low_rank_parameters", "network_shapes
 
 
 def add_adapters(cell: nn.Cell, name: str, config: Any) -> None:
-    """Give the layers in `cell` that config.pet_config names their adapters; nothing where there is no pet_config.
+    """Give the layers in `cell` that config.lora names their adapters; see `QwenVLConfig.make_room`, which sets it.
 
     Args:
         cell: a part of the network that is built already, but has no place in its parent yet.
         name: the name it will have in `QwenVL`.
     """
-    if not config.pet_config:
+    lora = getattr(config, "lora", None)
+    if not lora:
         return
-    settings = from_pet_config(config.pet_config)
-    dtype = convert_mstype(config.pet_config.get("param_init_type") or "float32")
+    settings = from_pet_config(lora)
+    dtype = convert_mstype(lora.get("param_init_type") or "float32")
 
     def arguments(module: str) -> tuple[int, float, float, Any]:
         return settings.rank_of(module), settings.scale(module), settings.dropout, dtype

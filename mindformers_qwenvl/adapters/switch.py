@@ -142,16 +142,20 @@ class AdapterSwitch:
                 numbers = adapter.read_saved(tensor)
                 loaded.saved |= dict(zip(parts, np.split(numbers, len(parts)), strict=True))
             warnings = list(adapter.warnings)
-        state = self._adapter_state()
+        state, parameters = self._adapter_state(), self._by_name()
+        for warning in warnings:
+            logger.warning("%s", warning)
+        if training:  # nobody will switch back: no copy is kept
+            for values in (loaded.factors, loaded.saved):
+                for tensor, numbers in values.items():
+                    _set(parameters[tensor], numbers)
+            return warnings
         if state.active == name:
             self.set_adapter(None)
-        parameters = self._by_name()
         for tensor in loaded.saved:
             if tensor not in state.base:
                 state.base[tensor] = _numbers(parameters[tensor])
         state.loaded[name] = loaded
-        for warning in warnings:
-            logger.warning("%s", warning)
         if active:
             self.set_adapter(name)
         return warnings

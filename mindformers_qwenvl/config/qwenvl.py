@@ -119,7 +119,7 @@ class QwenVLConfig(PretrainedConfig):
 
     def make_room(self, pet_config: dict[str, Any]) -> None:
         """Have a network of this configuration built with adapters; for the keys see adapters/settings.py."""
-        self.pet_config = self.vision.pet_config = self.llm.pet_config = DictConfig(**pet_config)
+        self.pet_config = self.vision.lora = self.llm.lora = DictConfig(**pet_config)
 
     @property
     def vision(self) -> QwenVLVisionConfig:

@@ -165,9 +165,11 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
                 of them are listed.
         """
         directory = Path(kwargs.pop("pretrained_model_name_or_path", None) or pretrained_model_name_or_dir)
-        if not (directory / "config.json").is_file():
-            return super().from_pretrained(str(pretrained_model_name_or_dir), *args, **kwargs)
         adapter = kwargs.pop("adapter", None)
+        if not (directory / "config.json").is_file():
+            if adapter is not None:
+                raise ValueError(f"adapter={adapter!r}: expected a model directory with config.json, got {directory}")
+            return super().from_pretrained(str(pretrained_model_name_or_dir), *args, **kwargs)
         config = kwargs.pop("config", None) or QwenVLConfig.from_pretrained(str(directory), **kwargs)
         if adapter is not None:
             config.adapter = named(adapter)
@@ -191,7 +193,8 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
     def from_pretrained_experimental_mode(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> QwenVL:
         """Where `AutoModel.from_pretrained(directory)` comes in, with the configuration it has read."""
         if (Path(pretrained_model_name_or_path) / "config.json").is_file():
-            return cls.from_pretrained(pretrained_model_name_or_path, config=kwargs.get("config"))
+            given = {name: kwargs[name] for name in ("config", "adapter") if name in kwargs}
+            return cls.from_pretrained(pretrained_model_name_or_path, **given)
         return super().from_pretrained_experimental_mode(pretrained_model_name_or_path, *args, **kwargs)
 
     def chat(
