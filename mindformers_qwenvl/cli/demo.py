@@ -16,6 +16,9 @@ exit code: 0 if at least 90% of the colour and shape questions are right and the
 examples:
   mindformers-qwenvl demo
   mindformers-qwenvl demo --workdir /tmp/shapes
+
+  # an adapter on the model of that folder, or, if it is not there yet, on a new one
+  mindformers-qwenvl demo --lora --workdir /tmp/shapes
 """
 
 __all__ = ["EPILOG", "NEEDS_HOST", "add_arguments", "run"]
@@ -28,8 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workdir", type=Path, default=Path("qwenvl_demo"), help="folder for all files (default: ./qwenvl_demo)"
     )
 
+    parser.add_argument(
+        "--lora",
+        action="store_true",
+        help="then teach the model a new colour by a LoRA adapter, and show base, adapter and merged answers",
+    )
+
 
 def run(args: argparse.Namespace) -> int:
+    if args.lora:
+        from mindformers_qwenvl.demo.adapter import run as run_adapter
+
+        return 0 if run_adapter(args.workdir).passed else 1
     from mindformers_qwenvl.demo.demonstration import run as run_demo
 
     return 0 if run_demo(args.workdir).passed else 1

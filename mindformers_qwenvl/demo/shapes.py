@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,9 +12,22 @@ from PIL import Image, ImageDraw
 
 from mindformers_qwenvl.text.tags import box_text, ref_text
 
-__all__ = ["COLOURS", "KINDS", "SIZE", "TOPICS", "Question", "Shape", "ask", "draw_shape", "paint", "write_dataset"]
+__all__ = [
+    "COLOURS",
+    "KINDS",
+    "NEW_COLOURS",
+    "SIZE",
+    "TOPICS",
+    "Question",
+    "Shape",
+    "ask",
+    "draw_shape",
+    "paint",
+    "write_dataset",
+]
 
 COLOURS = {"red": (214, 40, 40), "green": (30, 150, 60), "blue": (40, 70, 215), "yellow": (240, 205, 20)}
+NEW_COLOURS = {"purple": (140, 40, 190)}  # what an adapter learns
 KINDS = ("square", "ring", "triangle")
 TOPICS = ("colour", "shape", "box")
 OFTEN = (0.1, 0.35, 0.55)  # of the topics in training; a box takes the longest to learn, and its answer names the rest
@@ -41,19 +55,19 @@ class Question:
     answer: str
 
 
-def draw_shape(rng: np.random.Generator) -> Shape:
+def draw_shape(rng: np.random.Generator, colours: Iterable[str] = tuple(COLOURS)) -> Shape:
     """A shape of two or three cells a side, anywhere in the picture."""
     cells, cell = int(rng.integers(2, 4)), SIZE // CELLS
     x, y = (int(rng.integers(0, CELLS + 1 - cells)) * cell for _ in range(2))
     side = cells * cell
-    return Shape(str(rng.choice(KINDS)), str(rng.choice(list(COLOURS))), (x, y, x + side, y + side))
+    return Shape(str(rng.choice(KINDS)), str(rng.choice(list(colours))), (x, y, x + side, y + side))
 
 
 def paint(shape: Shape, rng: np.random.Generator) -> Image.Image:
     """The picture, RGB: a grey background with some noise, a colour that varies a little."""
     picture = Image.new("RGB", (SIZE * OVERSAMPLED,) * 2, tuple(int(c) for c in rng.integers(117, 123, 3)))
     pen = ImageDraw.Draw(picture)
-    fill = tuple(int(np.clip(c + rng.integers(-15, 16), 0, 255)) for c in COLOURS[shape.colour])
+    fill = tuple(int(np.clip(c + rng.integers(-15, 16), 0, 255)) for c in (COLOURS | NEW_COLOURS)[shape.colour])
     x1, y1, x2, y2 = (v * OVERSAMPLED for v in shape.box)
     if shape.kind == "ring":
         pen.ellipse((x1, y1, x2 - 1, y2 - 1), outline=fill, width=(x2 - x1) // 5)
@@ -76,7 +90,13 @@ def ask(shape: Shape, topic: str) -> Question:
     return Question(topic, "Find the shape.", ref_text(name) + box_text(corners))
 
 
-def write_dataset(folder: Path, samples: int, seed: int, topics: tuple[str, ...] | None = None) -> Path:
+def write_dataset(
+    folder: Path,
+    samples: int,
+    seed: int,
+    topics: tuple[str, ...] | None = None,
+    colours: Iterable[str] = tuple(COLOURS),
+) -> Path:
     """Paint `samples` pictures into `folder` and write `folder`.json beside it; returns the JSON file.
 
     `topics`: asked in turn; None: drawn as in training. Besides id and conversations each record has the keys topic,
@@ -86,7 +106,7 @@ def write_dataset(folder: Path, samples: int, seed: int, topics: tuple[str, ...]
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for index in range(samples):
-        shape = draw_shape(rng)
+        shape = draw_shape(rng, colours)
         topic = topics[index % len(topics)] if topics else str(rng.choice(TOPICS, p=OFTEN))
         question = ask(shape, topic)
         image = folder / f"{index:05d}.png"
