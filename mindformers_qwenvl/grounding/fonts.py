@@ -36,8 +36,8 @@ class FontWarning(UserWarning):
 def font_for(text: str, size: int, font: str | os.PathLike[str] | None = None) -> ImageFont.FreeTypeFont:
     """A font of `size` pixels that has the characters of `text`.
 
-    It is `font`, else the file that MINDFORMERS_QWENVL_FONT names, whatever they lack. Without either it is Pillow's own
-    font if that has every character, else the first one that has, of the installed packages of fonts and of the
+    It is `font`, else the file that MINDFORMERS_QWENVL_FONT names, whatever they lack. Without either it is Pillow's
+    own font if that has every character, else the first one that has, of the installed packages of fonts and of the
     machine, else Pillow's own. If characters are missing, a `FontWarning` says so, once per process.
 
     Raises:
