@@ -16,7 +16,7 @@ _PUBLIC = {
     "QwenVLTokenizer": "data.tokenizer",
     "QwenVLContentTransformTemplate": "data.template",
     "QwenVLProcessor": "data.processor",
-    "QwenVLImageProcessor": "data.processor",
+    "QwenVLImageProcessor": "data.image_processor",
     "QwenVLDataLoader": "datasets.loader",
 }
 
@@ -25,7 +25,15 @@ __all__ = ["__version__", *_PUBLIC]
 
 def __getattr__(name: str):
     if name in _PUBLIC:
-        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+        try:
+            module = importlib.import_module(f"{__name__}.{_PUBLIC[name]}")
+        except ModuleNotFoundError as error:
+            if error.name in ("mindformers", "mindspore"):
+                from mindformers_qwenvl.hosts import require_host
+
+                require_host()  # says what is missing and how to install it
+            raise
+        return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,17 +1,17 @@
-"""Checks of numbers that people type into YAMLs, commands and calls. Plain Python.
+"""Checks of numbers that people write in YAMLs, commands and calls. Plain Python.
 
 A bool is an int in Python, so `batch_size: True` would pass as 1; NaN passes most comparisons. None of it passes here.
-`is_whole` and `is_number` answer; `whole`, `number` and `switch` raise an error that names the argument, the range and
-the value, and return the value as it was given.
+`is_whole` and `is_number` answer; the others raise an error that names the argument, the range and the value.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["is_number", "is_whole", "number", "switch", "whole"]
+__all__ = ["byte_count", "is_number", "is_whole", "number", "switch", "whole"]
 
 
 def is_whole(value: Any, least: int | None = None, most: int | None = None) -> bool:
@@ -97,6 +97,23 @@ def switch(name: str, value: Any) -> bool:
     if isinstance(value, bool):
         return value
     raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def byte_count(name: str, text: Any, *, unit: int = 1000) -> int:
+    """`5GB`, `57.5 gb`, `500MB`, `2GiB` or a plain number of bytes -> bytes.
+
+    Args:
+        unit: what K, M, G and T are powers of, 1000 or 1024. With an i (GiB) it is 1024 in any case.
+
+    Raises:
+        ValueError: it is not a size, or is zero.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(text), re.IGNORECASE | re.ASCII)
+    if match:
+        size = int(float(match[1]) * (1024 if match[3] else unit) ** " KMGT".index(match[2].upper() or " "))
+        if size > 0:
+            return size
+    raise ValueError(f"{name} must be a size such as 500MB or 64GB, got {text!r}")
 
 
 def _message(name: str, kind: str, limits: str, optional: bool, note: str, value: Any) -> str:

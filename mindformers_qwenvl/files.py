@@ -1,27 +1,43 @@
-"""Files that are there whole or not at all."""
+"""Files that are whole or not there at all, and locks. Plain Python.
+
+A file is written under a temporary name beside its own, NAME.PID-N.tmp, and gets its name when it is complete. While it
+is written it is locked: a temporary file without a lock was left by a process that was killed, and the next one that
+writes NAME removes it. Nothing waits for the disk (no fsync): a process may die at any moment, but what was written
+shortly before the power fails may be lost.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import itertools
+import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-__all__ = ["check_output", "replacing"]
+__all__ = ["check_output", "copy_file", "lock_file", "locked", "remove_leftovers", "replacing", "write_json"]
+
+# What a file system without locks answers.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 def check_output(path: str | os.PathLike[str], *needed: str | os.PathLike[str] | None) -> None:
-    """Refuse a file that could not be written, or would overwrite one of the files `needed`, before the work is begun.
+    """Refuse a file that cannot be written, or that would overwrite one of the files `needed`, before any work is done.
 
     Raises:
         ValueError: it is one of them, under whatever name.
-        OSError: it is a folder, or the folder it should be in is not there or not writable.
+        OSError: it is a folder, or its folder is missing or not writable.
     """
     path = Path(path)
     for given in needed:
         if given and _are_same(path, Path(given)):
-            raise ValueError(f"{path} would overwrite {given}, which is needed: give it another name")
+            raise ValueError(f"{path} would overwrite {given}, which is needed: give another name")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the name of a file in it")
     folder = Path(os.path.realpath(path)).parent
@@ -42,13 +58,14 @@ def _is_device(path: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO]:
-    """A file to write; it gets the name `path` when the block ends, and goes away if the block raises.
+def replacing(path: str | os.PathLike[str], mode: str = "wb", buffering: int = -1) -> Iterator[IO]:
+    """A file to write, which gets the name `path` when the block ends, and is removed if the block raises.
 
     Args:
-        path: the final name; a file that has it is replaced, and so is the file that a link of this name leads to.
-            /dev/stdout, a pipe and the like, which nothing can take the place of, are written to.
+        path: the final name. A file of that name is replaced; if it is a link, the file it leads to is. /dev/stdout, a
+            pipe and the like, which cannot be replaced, are written to.
         mode: "w" for text in UTF-8, "wb" for bytes.
+        buffering: as for `open`.
     """
     path = Path(path)
     encoding = None if "b" in mode else "utf-8"
@@ -57,10 +74,111 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO]:
             yield file
         return
     path = Path(os.path.realpath(path))
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    remove_leftovers(path)
+    descriptor, unfinished = _create_unfinished(path)
     try:
-        with unfinished.open(mode, encoding=encoding) as file:
+        with os.fdopen(os.dup(descriptor), mode, buffering, encoding=encoding) as file:
             yield file
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+        os.close(descriptor)  # the lock goes last: until then nobody takes the file for a leftover
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON, whole or not at all."""
+    with replacing(path, "w") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of a file, whole or not at all."""
+    with source.open("rb") as original, replacing(target) as copy:
+        shutil.copyfileobj(original, copy)
+
+
+def remove_leftovers(path: Path) -> list[Path]:
+    """Remove the temporary files of `path` that killed processes left; those being written stay.
+
+    Returns:
+        What was removed. Where the file system has no locks nothing is: there is no telling.
+    """
+    pattern = re.compile(rf"{re.escape(path.name)}(\.\d+(-\d+)?)?\.tmp")
+    removed = []
+    for file in sorted(path.parent.iterdir()) if path.parent.is_dir() else ():
+        if not pattern.fullmatch(file.name) or not file.is_file():
+            continue
+        with contextlib.suppress(OSError):  # gone already, or of another user
+            descriptor = os.open(file, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.unlink()
+                removed.append(file)
+            finally:
+                os.close(descriptor)
+    return removed
+
+
+def _create_unfinished(path: Path) -> tuple[int, Path]:
+    """A new temporary file of `path`, open for writing and locked."""
+    for number in itertools.count():
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}-{number}.tmp")
+        try:
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            continue
+        with contextlib.suppress(BlockingIOError):  # somebody is removing it as a leftover
+            if _lock(descriptor, unfinished):
+                return descriptor, unfinished
+        os.close(descriptor)
+    raise AssertionError("unreachable")
+
+
+def lock_file(path: Path) -> Path:
+    """The file for `locked` that stands for `path`: a hidden one beside it."""
+    return path.parent.resolve() / f".{path.name}.lock"
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Be the only process, and the only block of this one, that holds the lock file `path`; it is removed at the end.
+
+    A process that dies lets go of it. Where the file system has no locks, nobody is kept out.
+
+    Args:
+        busy: the message of the error: what is in use, and what to do.
+
+    Raises:
+        ValueError: another one holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if _lock(descriptor, path):
+                break
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ValueError(busy) from None
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    """Lock an open file; False if `path` is another file by now, as its last holder has removed it: try again.
+
+    Raises:
+        BlockingIOError: another one has locked it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from mindformers_qwenvl import host
 from mindformers_qwenvl.discovery.hookspec import hookimpl
+from mindformers_qwenvl.hosts import HostError, hidden, installed, require_host
 from mindformers_qwenvl.recipes import yaml_dir
 
 __all__ = ["FAMILY", "NAME", "TASK", "mindformers_register", "register", "yaml_dir"]
@@ -11,6 +18,29 @@ NAME = "qwenvl_9.6b"  # what `Trainer`, `pipeline` and the Auto classes take for
 FAMILY = "qwenvl"  # NAME up to the first `_`: the host's key for it
 TASK = "multi_modal_to_text_generation"
 
+CONFIGS = ("config:QwenVLConfig", "config:QwenVLVisionConfig", "config:QwenConfig")
+MODELS = ("model.qwenvl:QwenVL", "model.vision:QwenVLVisionModel", "model.language:QwenForCausalLM")
+# Class, kind of `MindFormerModuleType`, name if it is not that of the class. Without these there is no Qwen-VL.
+ESSENTIALS = (
+    ("data.tokenizer:QwenVLTokenizer", "TOKENIZER", None),
+    ("data.processor:QwenVLProcessor", "PROCESSOR", None),
+    ("data.processor:QwenVLImageProcessor", "PROCESSOR", None),
+    ("data.template:QwenVLContentTransformTemplate", "TRANSFORMS", None),
+    ("data.normalise:QwenVLBatchNormalize", "TRANSFORMS", None),
+    ("datasets.loader:QwenVLDataLoader", "DATASET_LOADER", None),
+    ("training.step:QwenVLTrainOneStepCell", "WRAPPER", None),
+)
+# These may be missing where MindFormers has nothing that they can be built on.
+OTHERS = (
+    ("training.optimizer:QwenVLAdamW", "OPTIMIZER", None),
+    ("training.monitor:QwenVLMonitor", "CALLBACK", None),
+    ("host.old_names:FP32StateAdamWeightDecay", "OPTIMIZER", None),
+    ("host.old_names:ObsMonitor", "CALLBACK", None),
+    ("host.trainer:FullConfigTrainer", "TRAINER", "MultiModalToTextGenerationTrainer"),
+    ("host.trainer:FullConfigTrainer", "TRAINER", "ImageToTextGenerationTrainer"),  # in old YAMLs
+    ("host.pipeline:ProcessorPipeline", "PIPELINE", TASK),
+)
+
 
 @hookimpl
 def mindformers_register() -> None:
@@ -18,82 +48,136 @@ def mindformers_register() -> None:
 
 
 def register() -> None:
-    """Add Qwen-VL to MindFormers, and mend what stands in its way. A second call changes nothing."""
+    """Add Qwen-VL to MindFormers, and mend what stands in its way. A second call changes nothing.
+
+    What MindFormers lacks for a work-around, or for one of OTHERS, is lost in words, and the rest stays; see
+    `host.states()`.
+
+    Raises:
+        HostError: MindFormers is too old, or lacks what Qwen-VL cannot do without. Nothing has been added then.
+    """
+    require_host()
+    try:
+        additions = [*_classes(), *_tables(), *_auto_classes()]
+    except (ImportError, AttributeError, TypeError) as error:
+        reason = f"Qwen-VL cannot run on {_host()}: {type(error).__name__}: {error}"
+        raise HostError(". ".join(filter(None, [reason, _shadow()]))) from error
+    for add in additions:
+        add()
+    _report([*_others(), *_work_arounds()])
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(f"{__package__}.{module}"), name)
+
+
+def _classes() -> list[Callable[[], Any]]:
+    """What adds the classes without which there is no Qwen-VL; all are imported before one is added."""
     from mindformers.tools.register import MindFormerModuleType as Kind
     from mindformers.tools.register import MindFormerRegister
 
-    from mindformers_qwenvl import config
-    from mindformers_qwenvl.data import normalise, processor, template, tokenizer
-    from mindformers_qwenvl.datasets import loader
-    from mindformers_qwenvl.host import old_names, resume, threads
-    from mindformers_qwenvl.host import workarounds as host
-    from mindformers_qwenvl.model import language, qwenvl, vision
-    from mindformers_qwenvl.training import monitor, optimizer
-    from mindformers_qwenvl.training import step as train
-
-    configs = (config.QwenVLConfig, config.QwenVLVisionConfig, config.QwenConfig)
-    models = (qwenvl.QwenVL, vision.QwenVLVisionModel, language.QwenForCausalLM)
-    others = {
-        tokenizer.QwenVLTokenizer: Kind.TOKENIZER,
-        processor.QwenVLProcessor: Kind.PROCESSOR,
-        processor.QwenVLImageProcessor: Kind.PROCESSOR,
-        template.QwenVLContentTransformTemplate: Kind.TRANSFORMS,
-        normalise.QwenVLBatchNormalize: Kind.TRANSFORMS,
-        loader.QwenVLDataLoader: Kind.DATASET_LOADER,
-        train.QwenVLTrainOneStepCell: Kind.WRAPPER,
-        optimizer.QwenVLAdamW: Kind.OPTIMIZER,
-        old_names.FP32StateAdamWeightDecay: Kind.OPTIMIZER,
-        old_names.ObsMonitor: Kind.CALLBACK,
-        monitor.QwenVLMonitor: Kind.CALLBACK,
-    }
+    add, additions = MindFormerRegister.register_cls, []
+    configs, models = [_load(path) for path in CONFIGS], [_load(path) for path in MODELS]
     for legacy in (True, False):  # the YAML's `use_legacy`, which has names of its own for configurations and models
         for cls in configs:
-            MindFormerRegister.register_cls(cls, Kind.CONFIG, legacy=legacy, search_names=cls.model_type)
+            additions.append(partial(add, cls, Kind.CONFIG, legacy=legacy, search_names=cls.model_type))
         for cls in models:
-            MindFormerRegister.register_cls(cls, Kind.MODELS, legacy=legacy)
-    for cls, kind in others.items():
-        MindFormerRegister.register_cls(cls, kind)
-    for alias in ("MultiModalToTextGenerationTrainer", "ImageToTextGenerationTrainer"):  # the latter in old YAMLs
-        MindFormerRegister.register_cls(host.FullConfigTrainer, Kind.TRAINER, alias=alias)
-    MindFormerRegister.register_cls(host.ProcessorPipeline, Kind.PIPELINE, alias=TASK)
-
-    _tables()
-    _auto_classes()
-    host.accept_old_auto_register({cls.__name__ for cls in (*configs, *models, *others)})
-    host.prefer_this_package()
-    threads.separate_threads()
-    resume.barrier_on_cpu()
-    resume.resume_in_data_parallel()
-    host.find_config_by_name({NAME: str(yaml_dir() / f"predict_{NAME}.yaml")})
+            additions.append(partial(add, cls, Kind.MODELS, legacy=legacy))
+    for path, kind, alias in ESSENTIALS:
+        additions.append(partial(add, _load(path), getattr(Kind, kind), alias=alias))
+    return additions
 
 
-def _tables() -> None:
-    """Names and tasks, in the host's tables. They are changed in place, for other modules hold them too."""
+def _others() -> list[str]:
+    """Add the other classes; what could not be added, in words."""
+    from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+
+    lost = []
+    for path, kind, alias in OTHERS:
+        try:
+            cls = _load(path)
+            MindFormerRegister.register_cls(cls, getattr(MindFormerModuleType, kind), alias=alias)
+            if kind == "PIPELINE":
+                _register_pipeline(cls)
+        except Exception as error:
+            lost.append(f"{alias or path.partition(':')[2]}: not available on {_host()}: {_words(error)}")
+    return lost
+
+
+def _work_arounds() -> list[str]:
+    """Put the index of `host` into effect; what is not available, in words."""
+    classes = [path.partition(":")[2] for path in (*CONFIGS, *MODELS, *(path for path, *_ in (*ESSENTIALS, *OTHERS)))]
+    arguments = {
+        "host.names:accept_old_auto_register": (set(classes),),
+        "host.names:find_config_by_name": ({NAME: str(yaml_dir() / f"predict_{NAME}.yaml")},),
+    }
+    states = [host.install(row, *arguments.get(row.where, ())) for row in host.WORK_AROUNDS]
+    return [state.sentence(_host()) for state in states if state.state == host.NOT_AVAILABLE]
+
+
+def _report(sentences: list[str]) -> None:
+    from mindformers.tools.logger import logger
+
+    for sentence in filter(None, [_shadow(), *sentences]):
+        logger.warning("mindformers-qwenvl: %s", sentence)
+
+
+def _host() -> str:
+    found = installed("mindformers")
+    return f"MindFormers {found.version}".rstrip() if found else "MindFormers"
+
+
+def _shadow() -> str:
+    """That another MindFormers than the installed one is imported, from a checkout in the current folder."""
+    found, behind = installed("mindformers"), hidden("mindformers")
+    if found is None or behind is None or found.version == behind.version:
+        return ""
+    return (
+        f"`import mindformers` takes {found.folder}, version {found.version or 'unknown'}, which hides the installed "
+        f"MindFormers {behind.version} in {behind.folder}; check out the installed version, or start in another folder"
+    )
+
+
+def _words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _tables() -> list[Callable[[], Any]]:
+    """What adds names and tasks to the host's tables. They are changed in place, for other modules hold them too."""
     from mindformers.mindformer_book import MindFormerBook as Book
     from mindformers.trainer import trainer
     from mindformers.wrapper.build_wrapper import WRAPPERS_MINDFORMERS_DEFINED
 
-    for table, use in (
-        (Book.get_trainer_support_task_list(), "finetune"),
-        (Book.get_pipeline_support_task_list(), "predict"),
-    ):
-        task = table.setdefault(TASK, type(table)(common=table["text_generation"]["common"]))
-        task[NAME] = task[FAMILY] = str(yaml_dir() / f"{use}_{NAME}.yaml")
-    trainer.SUPPORT_MODEL_NAMES.update((NAME, FAMILY))  # a copy, taken at import
-    for support_list in (
+    tasks = ((Book.get_trainer_support_task_list(), "finetune"), (Book.get_pipeline_support_task_list(), "predict"))
+    common = [table["text_generation"]["common"] for table, _ in tasks]
+    names, to_processor = (
+        trainer.SUPPORT_MODEL_NAMES,
+        Book.get_tokenizer_name_to_processor(),
+    )  # names: a copy of its own
+    support_lists = (
         Book.get_config_support_list(),
         Book.get_model_support_list(),
         Book.get_tokenizer_support_list(),
         Book.get_processor_support_list(),
-    ):
-        support_list[FAMILY] = [NAME]
-    Book.get_tokenizer_name_to_processor()["QwenVLTokenizer"] = "QwenVLProcessor"
-    if "QwenVLTrainOneStepCell" not in WRAPPERS_MINDFORMERS_DEFINED:
-        WRAPPERS_MINDFORMERS_DEFINED.append("QwenVLTrainOneStepCell")
+    )
+
+    def add() -> None:
+        for (table, use), usual in zip(tasks, common, strict=True):
+            task = table.setdefault(TASK, type(table)(common=usual))
+            task[NAME] = task[FAMILY] = str(yaml_dir() / f"{use}_{NAME}.yaml")
+        names.update((NAME, FAMILY))
+        for support_list in support_lists:
+            support_list[FAMILY] = [NAME]
+        to_processor["QwenVLTokenizer"] = "QwenVLProcessor"
+        if "QwenVLTrainOneStepCell" not in WRAPPERS_MINDFORMERS_DEFINED:
+            WRAPPERS_MINDFORMERS_DEFINED.append("QwenVLTrainOneStepCell")
+
+    return [add]
 
 
-def _auto_classes() -> None:
-    """AutoConfig and friends, and `pipeline(TASK, directory)`."""
+def _auto_classes() -> list[Callable[[], Any]]:
+    """What adds the classes to AutoConfig and friends."""
     from mindformers import (
         AutoConfig,
         AutoImageProcessor,
@@ -102,27 +186,29 @@ def _auto_classes() -> None:
         AutoProcessor,
         AutoTokenizer,
     )
+
+    from mindformers_qwenvl.host.auto import OriginalConfig, QWenTokenizer
+
+    config, vision_config, llm_config = [_load(path) for path in CONFIGS]
+    network, _, llm = [_load(path) for path in MODELS]
+    rows = [
+        *((AutoConfig, cls.model_type, cls) for cls in (config, vision_config, OriginalConfig)),
+        *((auto, config, network) for auto in (AutoModel, AutoModelForCausalLM)),
+        *((auto, llm_config, llm) for auto in (AutoModel, AutoModelForCausalLM)),
+        (AutoTokenizer, config, _load("data.tokenizer:QwenVLTokenizer")),
+        (AutoTokenizer, OriginalConfig, QWenTokenizer),
+        (AutoProcessor, config, _load("data.processor:QwenVLProcessor")),
+        # Not under QwenVLConfig: `pipeline` would then insist on a file that the original's directories do not have.
+        (AutoImageProcessor, vision_config, _load("data.processor:QwenVLImageProcessor")),
+    ]
+    return [partial(auto.register, key, cls, exist_ok=True) for auto, key, cls in rows]
+
+
+def _register_pipeline(cls: type) -> None:
+    """`pipeline(TASK, directory)`."""
     from mindformers.pipeline.registry_constant import PIPELINE_REGISTRY
 
-    from mindformers_qwenvl import config
-    from mindformers_qwenvl.data.processor import QwenVLImageProcessor, QwenVLProcessor
-    from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
-    from mindformers_qwenvl.host import auto
-    from mindformers_qwenvl.host import workarounds as host
-    from mindformers_qwenvl.model import language, qwenvl
+    from mindformers_qwenvl.host.auto import PipelineModel
 
-    AutoConfig.register(config.QwenVLConfig.model_type, config.QwenVLConfig, exist_ok=True)
-    AutoConfig.register(config.QwenVLVisionConfig.model_type, config.QwenVLVisionConfig, exist_ok=True)
-    AutoConfig.register(auto.OriginalConfig.model_type, auto.OriginalConfig, exist_ok=True)
-    for auto_model in (AutoModel, AutoModelForCausalLM):
-        auto_model.register(config.QwenVLConfig, qwenvl.QwenVL, exist_ok=True)
-        auto_model.register(config.QwenConfig, language.QwenForCausalLM, exist_ok=True)
-    AutoTokenizer.register(config.QwenVLConfig, QwenVLTokenizer, exist_ok=True)
-    AutoTokenizer.register(auto.OriginalConfig, auto.QWenTokenizer, exist_ok=True)
-    AutoProcessor.register(config.QwenVLConfig, QwenVLProcessor, exist_ok=True)
-    # Not under QwenVLConfig: `pipeline` would then insist on a file that the original's directories do not have.
-    AutoImageProcessor.register(config.QwenVLVisionConfig, QwenVLImageProcessor, exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(
-            TASK, host.ProcessorPipeline, ms_model=(auto.PipelineModel,), task_type="multimodal"
-        )
+        PIPELINE_REGISTRY.register_pipeline(TASK, cls, ms_model=(PipelineModel,), task_type="multimodal")

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mindformers_qwenvl.checks import is_number, is_whole, number, switch, whole
+from mindformers_qwenvl.checks import byte_count, is_number, is_whole, number, switch, whole
 
 
 @pytest.mark.parametrize("value", [0, 7, -3, np.int64(5), 10**400])
@@ -77,3 +77,22 @@ def test_switch():
     for value in (1, 0, None, "true", np.bool_(True)):
         with pytest.raises(ValueError, match="csv must be True or False, got"):
             switch("csv", value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("5GB", 5 * 10**9), ("500mb", 5 * 10**8), ("2GiB", 2**31), (" 1.5 K ", 1500), ("123", 123), (123, 123)],
+)
+def test_byte_counts(text, size):
+    assert byte_count("size", text) == size
+
+
+@pytest.mark.parametrize(("text", "size"), [("64GB", 2**36), ("57.5 gb", 57.5 * 2**30), ("1GiB", 2**30), ("7", 7)])
+def test_byte_counts_in_powers_of_1024(text, size):
+    assert byte_count("size", text, unit=1024) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "5XB", "-1GB", "0", "0.1", "5 G B", None, "\u0665GB"])
+def test_what_is_not_a_byte_count(text):
+    with pytest.raises(ValueError, match=r"^--size must be a size such as 500MB or 64GB, got "):
+        byte_count("--size", text)

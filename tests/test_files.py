@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from mindformers_qwenvl.files import check_output, replacing
+from mindformers_qwenvl.files import (
+    check_output,
+    copy_file,
+    lock_file,
+    locked,
+    remove_leftovers,
+    replacing,
+    write_json,
+)
 
 
 def test_the_name_is_given_at_the_end(tmp_path):
@@ -53,6 +64,104 @@ def test_what_is_no_file_is_written_to():
     with replacing("/dev/null") as file:
         file.write(b"gone")
     assert not Path("/dev/null").is_file()
+
+
+WRITE_AND_WAIT = """
+import sys, time
+from mindformers_qwenvl.files import replacing
+with replacing(sys.argv[1], "w") as file:
+    file.write("half")
+    file.flush()
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def writer(path: Path) -> subprocess.Popen:
+    """A process in the middle of writing `path`."""
+    process = subprocess.Popen([sys.executable, "-c", WRITE_AND_WAIT, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "writing\n"
+    return process
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    path = tmp_path / "a.txt"
+    process = writer(path)
+    (unfinished,) = tmp_path.iterdir()
+    assert remove_leftovers(path) == [] and unfinished.read_text() == "half"  # it is being written
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    others = [tmp_path / "b.txt.1-0.tmp", tmp_path / "a.txt.tmp.txt", tmp_path / "aXtxt.1-0.tmp"]
+    for other in others:
+        other.touch()
+    with replacing(path, "w") as file:
+        assert not unfinished.exists()
+        file.write("whole")
+    assert path.read_text() == "whole"
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+
+
+@pytest.mark.parametrize("name", ["a.txt.tmp", "a.txt.77.tmp", "a.txt.77-3.tmp"])
+def test_names_of_leftovers(tmp_path, name):
+    (tmp_path / name).touch()
+    (tmp_path / "a.txt").touch()
+    assert remove_leftovers(tmp_path / "a.txt") == [tmp_path / name]
+    assert remove_leftovers(tmp_path / "nowhere/a.txt") == []
+
+
+def test_two_writers_of_one_name_do_not_meet(tmp_path):
+    path = tmp_path / "a.txt"
+    with replacing(path, "w") as one, replacing(path, "w") as other:
+        one.write("one")
+        other.write("other")
+    assert path.read_text() == "one"  # its block ended last
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_and_copies(tmp_path):
+    write_json(tmp_path / "a.json", {"é": [1]})
+    copy_file(tmp_path / "a.json", tmp_path / "b.json")
+    assert json.loads((tmp_path / "b.json").read_text(encoding="utf-8")) == {"é": [1]}
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"a": object()})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"é": [1]}
+
+
+def test_a_lock_keeps_others_out_and_goes_with_its_block(tmp_path):
+    lock = lock_file(tmp_path / "a.txt")
+    assert lock == tmp_path.resolve() / ".a.txt.lock"
+    with locked(lock, "busy"):
+        with pytest.raises(ValueError, match="a is in use"), locked(lock, "a is in use"):
+            pass
+        assert lock.exists()
+    assert not lock.exists()
+    with locked(lock, "busy"):
+        pass
+
+
+def test_a_lock_of_a_dead_process_keeps_nobody_out(tmp_path):
+    lock = tmp_path / "a.lock"
+    script = (
+        "import os, pathlib, sys\nfrom mindformers_qwenvl.files import locked\n"
+        "with locked(pathlib.Path(sys.argv[1]), 'busy'): os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(lock)], check=True)
+    assert lock.exists()
+    with locked(lock, "busy"):
+        pass
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    """Nobody is kept out, and nothing is taken for a leftover."""
+
+    def flock(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / "a.txt.1-0.tmp").touch()
+    with locked(tmp_path / "a.lock", "busy"), replacing(tmp_path / "a.txt", "w") as file:
+        file.write("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "a.txt.1-0.tmp"]
 
 
 class TestCheckOutput:

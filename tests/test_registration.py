@@ -7,22 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mindformers_qwenvl import registration
-from mindformers_qwenvl.registration import FAMILY, NAME, TASK
-
-NAMES = {
-    "config": ("QwenVLConfig", "QwenVLVisionConfig", "QwenConfig"),
-    "models": ("QwenVL", "QwenVLVisionModel", "QwenForCausalLM"),
-    "tokenizer": ("QwenVLTokenizer",),
-    "processor": ("QwenVLProcessor", "QwenVLImageProcessor"),
-    "transforms": ("QwenVLContentTransformTemplate",),
-    "dataset_loader": ("QwenVLDataLoader",),
-    "wrapper": ("QwenVLTrainOneStepCell",),
-    "optimizer": ("FP32StateAdamWeightDecay",),
-    "callback": ("ObsMonitor",),
-    "trainer": ("MultiModalToTextGenerationTrainer", "ImageToTextGenerationTrainer"),
-    "pipeline": (TASK,),
-}
+from mindformers_qwenvl import host, registration
+from mindformers_qwenvl.registration import CONFIGS, ESSENTIALS, FAMILY, MODELS, NAME, OTHERS, TASK
+from tests.support.replaced import replaced_in_host
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +28,18 @@ def use_legacy(monkeypatch):
     return lambda value: monkeypatch.setattr(register, "is_legacy_model", lambda: value)
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in NAMES.items() for name in names])
 @pytest.mark.parametrize("legacy", [True, False])
-def test_type_names(registered, use_legacy, kind, name, legacy):
+def test_every_class_is_found_by_its_name(registered, use_legacy, legacy):
     use_legacy(legacy)
-    cls = registered.get_cls(kind, name)
-    assert cls.__module__.startswith("mindformers_qwenvl.")
+    named = [(kind, alias or path.partition(":")[2], path) for path, kind, alias in (*ESSENTIALS, *OTHERS)]
+    named += [("CONFIG", path.partition(":")[2], path) for path in CONFIGS]
+    named += [("MODELS", path.partition(":")[2], path) for path in MODELS]
+    for kind, name, path in named:
+        module, _, cls = path.partition(":")
+        found = registered.get_cls(kind.lower(), name)
+        assert (found.__module__, found.__name__) == (f"mindformers_qwenvl.{module}".rstrip("."), cls) or (
+            kind == "CONFIG" and found.__name__ == cls
+        )
 
 
 def test_public_names_are_the_registered_classes(registered):
@@ -65,7 +58,7 @@ def test_configs_by_model_type(registered, use_legacy, legacy):
 
 
 def test_twice_changes_nothing(registered):
-    from mindformers import AutoConfig
+    """Neither the host's tables nor any function that a work-around of the index has replaced."""
     from mindformers.mindformer_book import MindFormerBook
     from mindformers.models.auto import auto_factory, configuration_auto, modeling_auto, tokenization_auto
     from mindformers.pipeline.registry_constant import PIPELINE_REGISTRY
@@ -86,12 +79,12 @@ def test_twice_changes_nothing(registered):
             dict(PIPELINE_REGISTRY.supported_tasks),
             set(trainer.SUPPORT_MODEL_NAMES),
             list(WRAPPERS_MINDFORMERS_DEFINED),
-            registered.auto_register.__func__,
-            AutoConfig.get_config_origin_mode.__func__,
-            configuration_auto.resolve_trust_remote_code,
+            {path: id(new) for path, new in replaced_in_host().items()},
+            host.states(),
         ]
 
     before = state()
+    assert before[-2]
     registration.register()
     assert state() == before
 

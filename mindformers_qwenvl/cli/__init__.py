@@ -1,4 +1,4 @@
-"""The command `mindformers-qwenvl`: one module a command, imported only when it is the one asked for."""
+"""The command `mindformers-qwenvl`: one module per command, imported only when that command is run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from mindformers_qwenvl import __version__
+from mindformers_qwenvl.hosts import HostError, require_host
 
 __all__ = ["main"]
 
@@ -25,7 +26,7 @@ def _summary(path: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command.
+    """Run one command; one whose module says NEEDS_HOST = True, only where there is MindFormers with MindSpore.
 
     Returns the exit code: 0 done, 1 failed, 2 bad usage (argparse exits with 2 itself), 130 interrupted by Ctrl-C.
     """
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="mindformers-qwenvl",
         description="Qwen-VL for MindFormers.",
-        epilog="`mindformers-qwenvl COMMAND --help` shows a command's options and examples.",
+        epilog="`mindformers-qwenvl COMMAND --help` shows the options and examples of a command.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -50,16 +51,18 @@ def main(argv: list[str] | None = None) -> int:
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
             module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run)
+            subparser.set_defaults(run=module.run, needs_host=getattr(module, "NEEDS_HOST", False))
         else:
             subparsers.add_parser(name, help=_summary(path))
     args = parser.parse_args(argv)
     try:
+        if args.needs_host:
+            require_host()
         return args.run(args)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HostError) as error:
         # Expected faults (a missing file, bad input) carry a message written for people; anything else keeps its trace.
         print(f"mindformers-qwenvl {args.command}: {error}", file=sys.stderr)
         return 1

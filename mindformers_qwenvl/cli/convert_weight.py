@@ -6,25 +6,25 @@ import argparse
 import sys
 from pathlib import Path
 
+from mindformers_qwenvl.checks import byte_count
 from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
 from mindformers_qwenvl.weights.convert.convert import DEFAULT_SHARD, Progress, convert
 from mindformers_qwenvl.weights.convert.dtypes import CODES
-from mindformers_qwenvl.weights.convert.writer import parse_size
 
 EPILOG = """examples:
   # one file for `load_checkpoint:` in a YAML
   mindformers-qwenvl convert-weight --model qwenvl --input_path Qwen-VL-Chat --output_path qwenvl.ckpt --dtype fp16
 
-  # a folder of shards; needs neither MindSpore nor much memory
+  # a folder of shards (needs neither MindSpore nor much memory)
   mindformers-qwenvl convert-weight --input_path Qwen-VL-Chat --output_path qwenvl_ms --dtype bf16 --verify
 
   # a finetuned checkpoint back to the original layout
   mindformers-qwenvl convert-weight --reverse --input_path finetuned.ckpt --config Qwen-VL-Chat --output_path mine
 
-  # a checkpoint of the Qwen-VL that was part of MindFormers up to 1.5
+  # a checkpoint of the Qwen-VL in MindFormers' own tree (up to 1.5)
   mindformers-qwenvl convert-weight --input_path old.ckpt --config Qwen-VL-Chat --output_path new.ckpt
 
-  # the last step of a training on many cards: as one checkpoint, or back to the original layout
+  # the last step of a training on many cards, as one checkpoint or back in the original layout
   mindformers-qwenvl convert-weight --input_path output/checkpoint --config Qwen-VL-Chat --output_path one.safetensors
   mindformers-qwenvl convert-weight --reverse --input_path output/checkpoint --strategy output/strategy \\
       --config Qwen-VL-Chat --output_path mine
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="original HuggingFace folder (safetensors or .bin shards) or file; with --reverse, one of ours; or the "
-        "folder with the rank_* folders of a training; or a checkpoint of MindFormers' own Qwen-VL, up to 1.5",
+        "folder with the rank_* folders of a training; or a checkpoint of the Qwen-VL in MindFormers' tree (up to 1.5)",
     )
     parser.add_argument(
         "--output_path",
@@ -58,13 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_shard_size",
         default=str(DEFAULT_SHARD),
         metavar="SIZE",
-        help="size of a shard when the output is a folder: 5GB (default), 500MB, 2GiB ...",
+        help="largest size of a shard when the output is a folder: 5GB (default), 500MB, 2GiB ...",
     )
     parser.add_argument(
         "--config",
         type=Path,
         metavar="PATH",
-        help="the original config.json, or its folder, when it is not beside the input",
+        help="the original config.json, or its folder, if it is not beside the input",
     )
     parser.add_argument(
         "--strategy",
@@ -77,14 +77,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @unwound_by_sigterm()
 def run(args: argparse.Namespace) -> int:
-    """Convert, print the report; returns 0. Faults in the input are raised as ValueError or OSError."""
+    """Convert, print the report; returns 0. Errors in the input are raised as ValueError or OSError."""
     report = convert(
         args.input_path,
         args.output_path,
         dtype=args.dtype,
         reverse=args.reverse,
         verify=args.verify,
-        max_shard_size=parse_size(args.max_shard_size),
+        max_shard_size=byte_count("--max_shard_size", args.max_shard_size),
         config=args.config,
         strategy=args.strategy,
         progress=_progress_bar,

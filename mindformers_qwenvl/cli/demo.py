@@ -20,7 +20,9 @@ examples:
   mindformers-qwenvl demo --workdir /tmp/shapes
 """
 
-__all__ = ["EPILOG", "add_arguments", "run"]
+__all__ = ["EPILOG", "NEEDS_HOST", "add_arguments", "run"]
+
+NEEDS_HOST = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,9 @@ examples:
   {ONLY}=qwenvl mindformers-qwenvl plugins
 """
 
-__all__ = ["EPILOG", "add_arguments", "run"]
+__all__ = ["EPILOG", "NEEDS_HOST", "add_arguments", "run"]
+
+NEEDS_HOST = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,25 @@
-"""Configuration of Qwen-VL: the YAML keys of the old in-tree version, and the original config.json."""
+"""Configuration of Qwen-VL: the YAML keys of the old in-tree version, and the original config.json.
+
+The classes are MindFormers configurations and are imported when they are first asked for, so that
+`config.original` needs no MindFormers.
+"""
 
 from __future__ import annotations
 
-from mindformers_qwenvl.config.language import QwenConfig
-from mindformers_qwenvl.config.qwenvl import QwenVLConfig
-from mindformers_qwenvl.config.vision import QwenVLVisionConfig
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mindformers_qwenvl.config.language import QwenConfig
+    from mindformers_qwenvl.config.qwenvl import QwenVLConfig
+    from mindformers_qwenvl.config.vision import QwenVLVisionConfig
 
 __all__ = ["QwenConfig", "QwenVLConfig", "QwenVLVisionConfig"]
+
+_MODULES = {"QwenConfig": "language", "QwenVLConfig": "qwenvl", "QwenVLVisionConfig": "vision"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -7,27 +7,33 @@ from mindformers.models.configuration_utils import PretrainedConfig
 from mindformers.models.utils import convert_mstype
 from mindformers.modules.transformer import TransformerOpParallelConfig
 
-from mindformers_qwenvl.config.checks import as_parallel_config, require_split
+from mindformers_qwenvl.config.parallel import as_parallel_config
+from mindformers_qwenvl.sizes import SPELLINGS, check_language, check_split, language_split
+from mindformers_qwenvl.sizes import LanguageSettings as Default
 
 __all__ = ["QwenConfig"]
 
 
 class QwenConfig(PretrainedConfig):
-    """The language model, Qwen-7B (original file: configuration_qwen.py)."""
+    """The language model, Qwen-7B (original file: configuration_qwen.py). Sizes and their defaults: see sizes.py.
+
+    Raises:
+        ValueError: sizes do not fit together, or cannot be shared by the cards of model_parallel.
+    """
 
     model_type = "qwen"
 
     def __init__(
         self,
-        batch_size: int = 1,
-        seq_length: int = 2048,  # longest sequence this network is built for
-        train_seq_length: int = 2048,  # length the weights were trained on: dynamic NTK and logn begin beyond it
-        hidden_size: int = 4096,
-        num_layers: int = 32,
-        num_heads: int = 32,
-        kv_channels: int = 128,  # size of a head
-        intermediate_size: int = 11008,  # width of one of the two MLP branches: half of the original config.json's
-        vocab_size: int = 151936,
+        batch_size: int = Default.batch_size,
+        seq_length: int = Default.seq_length,
+        train_seq_length: int = 2048,  # length of the training; dynamic NTK and logn begin beyond it
+        hidden_size: int = Default.hidden_size,
+        num_layers: int = Default.num_layers,
+        num_heads: int = Default.num_heads,
+        kv_channels: int = Default.kv_channels,
+        intermediate_size: int = Default.intermediate_size,
+        vocab_size: int = Default.vocab_size,
         rms_norm_eps: float = 1e-6,
         rotary_emb_base: float = 10000.0,
         rotary_pct: float = 1.0,
@@ -39,17 +45,17 @@ class QwenConfig(PretrainedConfig):
         bos_token_id: int | None = None,
         ignore_token_id: int = -100,
         initializer_range: float = 0.02,
-        compute_dtype: str = "float16",
-        param_init_type: str = "float16",
-        softmax_compute_type: str = "float32",
-        layernorm_compute_type: str = "float32",
-        rotary_dtype: str = "float32",
-        use_flash_attention: bool = False,
-        use_past: bool = False,
+        compute_dtype: str = Default.compute_dtype,
+        param_init_type: str = Default.param_init_type,
+        softmax_compute_type: str = Default.softmax_compute_type,
+        layernorm_compute_type: str = Default.layernorm_compute_type,
+        rotary_dtype: str = Default.rotary_dtype,
+        use_flash_attention: bool = Default.use_flash_attention,
+        use_past: bool = Default.use_past,
         is_dynamic: bool = False,
-        block_size: int = 16,
-        num_blocks: int = 512,
-        offset: int | list = 0,
+        block_size: int = Default.block_size,
+        num_blocks: int = Default.num_blocks,
+        offset: int | list = Default.offset,
         parallel_config: TransformerOpParallelConfig = default_parallel_config,
         repetition_penalty: float = 1.0,
         max_decode_length: int = 1024,
@@ -58,16 +64,14 @@ class QwenConfig(PretrainedConfig):
         do_sample: bool = False,
         **kwargs,
     ):
-        # The original names of two keys; both spellings occur in YAMLs.
-        num_layers = kwargs.pop("num_hidden_layers", num_layers)
-        num_heads = kwargs.pop("num_attention_heads", num_heads)
+        renamed = {SPELLINGS[name]: kwargs.pop(name) for name in SPELLINGS if name in kwargs}
         super().__init__(eos_token_id=eos_token_id, pad_token_id=pad_token_id, bos_token_id=bos_token_id, **kwargs)
         self.batch_size = batch_size
         self.seq_length = seq_length
         self.train_seq_length = train_seq_length
         self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.num_heads = num_heads
+        self.num_layers = renamed.get("num_layers", num_layers)
+        self.num_heads = renamed.get("num_heads", num_heads)
         self.kv_channels = kv_channels
         self.intermediate_size = intermediate_size
         self.vocab_size = vocab_size
@@ -98,19 +102,14 @@ class QwenConfig(PretrainedConfig):
         self.start_stage = 0
         self.stage_num = 0
         if emb_dropout_prob:
-            raise ValueError(f"QwenConfig: emb_dropout_prob={emb_dropout_prob}; Qwen-VL is trained without, use 0")
+            raise ValueError(f"QwenConfig: emb_dropout_prob={emb_dropout_prob}, expected 0: Qwen-VL has no dropout")
         if rotary_pct != 1.0:
-            raise ValueError(f"QwenConfig: rotary_pct={rotary_pct}; Qwen-VL rotates whole heads, use 1.0")
-        if num_heads * kv_channels != hidden_size:
-            raise ValueError(
-                f"QwenConfig: num_heads={num_heads} heads of kv_channels={kv_channels} make "
-                f"{num_heads * kv_channels}, which must equal hidden_size={hidden_size}"
+            raise ValueError(f"QwenConfig: rotary_pct={rotary_pct}, expected 1.0: Qwen-VL rotates whole heads")
+        parallel = self.parallel_config
+        try:
+            check_language(self)
+            check_split(
+                language_split(self, getattr(parallel, "vocab_emb_dp", True)), getattr(parallel, "model_parallel", 1)
             )
-        require_split(
-            self.parallel_config,
-            num_heads=num_heads,
-            hidden_size=hidden_size,
-            intermediate_size=intermediate_size,
-        )
-        if not getattr(self.parallel_config, "vocab_emb_dp", True):
-            require_split(self.parallel_config, vocab_size=vocab_size)
+        except ValueError as error:
+            raise ValueError(f"QwenConfig: {error}") from None

@@ -1,59 +1,131 @@
-"""The original's config.json, in our keys."""
+"""The original's directory and its config.json: recognised, read, and in our keys. Plain Python."""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.config.language import QwenConfig
-from mindformers_qwenvl.config.vision import QwenVLVisionConfig
+from mindformers_qwenvl.sizes import VisionSettings
 
-__all__ = ["IMAGE_START_BEHIND_END_OF_TEXT", "from_original"]
+__all__ = ["IMAGE_START_OFFSET", "is_original", "is_original_directory", "our_settings", "read_json", "read_original"]
 
-# The special ids stand behind the ranks in a fixed order: end of text, then <|im_start|>, <|im_end|>, ..., <img>.
-IMAGE_START_BEHIND_END_OF_TEXT = 214
+# The special ids follow the ranks in a fixed order: end of text, then <|im_start|>, <|im_end|>, ..., <img>.
+IMAGE_START_OFFSET = 214
 
 
-def from_original(original: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `QwenVLConfig` from the original's config.json (original file: configuration_qwen.py)."""
-    visual = original["visual"]
+def is_original(settings: Any) -> bool:
+    """Whether `settings`, the content of a config.json, are those of an original Qwen-VL.
+
+    The original's have a section `visual`. Their `model_type` is `qwen`, as of the text-only Qwen.
+    """
+    return isinstance(settings, Mapping) and "visual" in settings and settings.get("model_type", "qwen") == "qwen"
+
+
+def is_original_directory(directory: Any) -> bool:
+    """Whether `directory` is a path that holds the config.json of an original Qwen-VL. Never raises."""
+    try:
+        return is_original(read_json(Path(directory, "config.json")))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def read_original(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The original config.json at `path`: the file itself, the folder that holds it, or a weight file beside it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not JSON, or not the config.json of an original Qwen-VL.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected the original folder, or its config.json")
+    if path.suffix != ".json":
+        path = (path if path.is_dir() else path.parent) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: the original config.json says which shapes the weights must have"
+        )
+    settings = read_json(path)
+    if not is_original(settings):
+        raise ValueError(
+            f"{path} is not the config.json of an original Qwen-VL, which has model_type qwen and a section `visual`"
+        )
+    return settings
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in the JSON file `path`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def our_settings(original: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `QwenVLConfig` from the original's config.json (original file: configuration_qwen.py).
+
+    Raises:
+        ValueError: a field is missing; names it.
+    """
+    if not isinstance(original["visual"], Mapping):
+        raise ValueError(
+            f"config.json: visual must be an object with the fields of the vision tower, got {original['visual']!r}"
+        )
+    try:
+        return _our_settings(original, original["visual"])
+    except KeyError as error:
+        raise ValueError(f"config.json is not the config.json of a Qwen-VL: it has no {error.args[0]!r}") from None
+
+
+def _our_settings(original: Mapping[str, Any], visual: Mapping[str, Any]) -> dict[str, Any]:
     dtype = original.get("torch_dtype") or "float32"
-    queries = visual.get("n_queries", 256)
-    end_of_text = visual["image_start_id"] - IMAGE_START_BEHIND_END_OF_TEXT
-    vision = QwenVLVisionConfig(
-        hidden_size=visual["width"],
-        intermediate_size=int(visual["width"] * visual["mlp_ratio"]),
-        num_hidden_layers=visual["layers"],
-        num_attention_heads=visual["heads"],
-        image_size=visual["image_size"],
-        patch_size=visual["patch_size"],
-        output_dim=visual["output_dim"],
-        num_queries=queries,
-        compute_dtype=dtype,
-        param_init_type=dtype,
-    )
-    llm = QwenConfig(
-        seq_length=original["max_position_embeddings"],
-        train_seq_length=original["seq_length"],
-        hidden_size=original["hidden_size"],
-        num_layers=original["num_hidden_layers"],
-        num_heads=original["num_attention_heads"],
-        kv_channels=original["kv_channels"],
-        intermediate_size=original["intermediate_size"] // 2,
-        vocab_size=original["vocab_size"],
-        rms_norm_eps=original["layer_norm_epsilon"],
-        rotary_emb_base=original["rotary_emb_base"],
-        rotary_pct=original["rotary_pct"],
-        use_dynamic_ntk=original["use_dynamic_ntk"],
-        use_logn_attn=original["use_logn_attn"],
-        initializer_range=original["initializer_range"],
-        eos_token_id=end_of_text,
-        pad_token_id=end_of_text,
-        compute_dtype=dtype,
-        param_init_type=dtype,
-    )
+    types = {"compute_dtype": dtype, "param_init_type": dtype}
+    queries = visual.get("n_queries", VisionSettings.num_queries)
+    end_of_text = visual["image_start_id"] - IMAGE_START_OFFSET
+    vision = {
+        "hidden_size": visual["width"],
+        "intermediate_size": int(visual["width"] * visual["mlp_ratio"]),
+        "num_hidden_layers": visual["layers"],
+        "num_attention_heads": visual["heads"],
+        "image_size": visual["image_size"],
+        "patch_size": visual["patch_size"],
+        "output_dim": visual["output_dim"],
+        "num_queries": queries,
+        **types,
+    }
+    llm = {
+        "seq_length": original["max_position_embeddings"],
+        "train_seq_length": original["seq_length"],
+        "hidden_size": original["hidden_size"],
+        "num_layers": original["num_hidden_layers"],
+        "num_heads": original["num_attention_heads"],
+        "kv_channels": original["kv_channels"],
+        "intermediate_size": original["intermediate_size"] // 2,
+        "vocab_size": original["vocab_size"],
+        "rms_norm_eps": original["layer_norm_epsilon"],
+        "rotary_emb_base": original["rotary_emb_base"],
+        "rotary_pct": original["rotary_pct"],
+        "use_dynamic_ntk": original["use_dynamic_ntk"],
+        "use_logn_attn": original["use_logn_attn"],
+        "initializer_range": original["initializer_range"],
+        "eos_token_id": end_of_text,
+        "pad_token_id": end_of_text,
+        **types,
+    }
     return {
-        "vision_model": vision,
-        "llm_model": llm,
+        "vision_model": {"model_config": vision},
+        "llm_model": {"model_config": llm},
         "num_queries": queries,
         "image_start_id": visual["image_start_id"],
     }

@@ -1,10 +1,9 @@
-"""Configuration of the whole network: both parts, and the doors to its files."""
+"""Configuration of the whole network: both parts, and reading it from files."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,19 +13,20 @@ from mindformers.modules.transformer import TransformerOpParallelConfig
 from mindformers.tools.register.config import DictConfig
 from mindformers.tools.utils import calculate_pipeline_stage
 
-from mindformers_qwenvl.config.checks import as_parallel_config
 from mindformers_qwenvl.config.language import QwenConfig
-from mindformers_qwenvl.config.original import IMAGE_START_BEHIND_END_OF_TEXT, from_original
+from mindformers_qwenvl.config.original import IMAGE_START_OFFSET, is_original, our_settings, read_json
+from mindformers_qwenvl.config.parallel import as_parallel_config
 from mindformers_qwenvl.config.vision import QwenVLVisionConfig
-from mindformers_qwenvl.stages import check_layers_per_stage, check_order, stages_by_offset
+from mindformers_qwenvl.sizes import (
+    LANGUAGE_MODEL,
+    VisionSettings,
+    check_layers_per_stage,
+    check_order,
+    check_parts,
+    stages_by_offset,
+)
 
 __all__ = ["QwenVLConfig"]
-
-# Settings of the language model that may stand in the outer configuration too, where the host looks for them.
-LANGUAGE_SETTINGS = (
-    *("batch_size", "seq_length", "use_past", "is_dynamic", "block_size", "num_blocks"),
-    *("eos_token_id", "repetition_penalty", "max_decode_length", "top_k", "top_p", "do_sample"),
-)
 
 
 class QwenVLConfig(PretrainedConfig):
@@ -35,13 +35,13 @@ class QwenVLConfig(PretrainedConfig):
     Args:
         vision_model: ``{arch, model_config}`` as in the YAML, or a `QwenVLVisionConfig`. None: the published sizes.
         llm_model: ``{arch, model_config}`` as in the YAML, or a `QwenConfig`. None: the published sizes.
-        num_queries: tokens one image becomes.
+        num_queries: tokens that an image becomes.
         image_start_id: id of ``<img>``; ``</img>`` and the image pad follow it.
-        freeze_vision: the ViT is not trained; the resampler (attn_pool) still is, unless `freeze_resampler` is set.
+        freeze_vision: the ViT is not trained. The resampler (attn_pool) still is, unless `freeze_resampler` is set.
         freeze_resampler: the resampler is not trained.
         freeze_llm: the language model is not trained.
         compute_dtype, param_init_type, softmax_compute_type: passed on to both parts when given here.
-        use_past, seq_length, do_sample, ...: see LANGUAGE_SETTINGS; passed on to the language model when given here.
+        use_past, seq_length, do_sample, ... (`sizes.LANGUAGE_MODEL`): passed on to the language model when given here.
         layers_per_stage: layers of vision tower and language model together on each pipeline stage. None: each part by
             its `offset`, which must place the whole vision tower before the language model.
 
@@ -57,7 +57,7 @@ class QwenVLConfig(PretrainedConfig):
         self,
         vision_model: dict | QwenVLVisionConfig | None = None,
         llm_model: dict | QwenConfig | None = None,
-        num_queries: int = 256,
+        num_queries: int = VisionSettings.num_queries,
         proj_output_dim: int | None = None,
         image_start_id: int = 151857,
         image_pad_id: int | None = None,
@@ -77,7 +77,7 @@ class QwenVLConfig(PretrainedConfig):
         **kwargs,
     ):
         named = {"use_past": use_past, "is_dynamic": is_dynamic, "block_size": block_size, "num_blocks": num_blocks}
-        language = {name: kwargs.pop(name, named.get(name)) for name in LANGUAGE_SETTINGS}
+        language = {name: kwargs.pop(name, named.get(name)) for name in LANGUAGE_MODEL}
         super().__init__(checkpoint_name_or_path=checkpoint_name_or_path, **kwargs)
         self.parallel_config = as_parallel_config(parallel_config)
         both = {
@@ -89,11 +89,10 @@ class QwenVLConfig(PretrainedConfig):
         llm = _part(llm_model, QwenConfig, {**both, **language})
         output_dim = proj_output_dim or llm.hidden_size
         vision = _part(vision_model, QwenVLVisionConfig, {**both, "num_queries": num_queries, "output_dim": output_dim})
-        if vision.output_dim != llm.hidden_size:
-            raise ValueError(
-                f"QwenVLConfig: the resampler gives vectors of output_dim={vision.output_dim}, the language model "
-                f"takes hidden_size={llm.hidden_size}; they must be equal"
-            )
+        try:
+            check_parts(vision, llm)
+        except ValueError as error:
+            raise ValueError(f"QwenVLConfig: {error}") from None
         self.vision_model = DictConfig(arch=DictConfig(type="QwenVLVisionModel"), model_config=vision)
         self.llm_model = DictConfig(arch=DictConfig(type="QwenForCausalLM"), model_config=llm)
         self.num_queries = num_queries
@@ -127,7 +126,7 @@ class QwenVLConfig(PretrainedConfig):
     @property
     def turn_ids(self) -> tuple[int, int]:
         """<|im_end|> and <|im_start|>, which end an answer in ChatML."""
-        end_of_text = self.image_start_id - IMAGE_START_BEHIND_END_OF_TEXT
+        end_of_text = self.image_start_id - IMAGE_START_OFFSET
         return end_of_text + 2, end_of_text + 1
 
     def _spread_over_stages(self, layers_per_stage: list[int]) -> None:
@@ -147,7 +146,7 @@ class QwenVLConfig(PretrainedConfig):
     def _check_offsets(self, stages: int) -> None:
         parts = [(self.vision.num_hidden_layers, self.vision.offset), (self.llm.num_layers, self.llm.offset)]
         if any(isinstance(offset, list) and any(isinstance(more, list) for more in offset) for _, offset in parts):
-            return  # interleaved stages: the host checks them
+            return  # interleaved stages, which the host checks
         check_order(*(stages_by_offset(layers, offset, stages) for layers, offset in parts), stages)
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,13 +160,13 @@ class QwenVLConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Where `AutoConfig.from_pretrained(directory, **kwargs)` comes in with config.json, the original's or ours.
+        """`AutoConfig.from_pretrained(directory, **kwargs)` calls this with a config.json, the original's or ours.
 
-        As the host's; but settings in kwargs (use_past, seq_length, compute_dtype, ...) reach the part they are for.
-        The host sets them on the outer configuration when it is made, where neither part would see them.
+        As the host's, but settings in kwargs (use_past, seq_length, compute_dtype, ...) reach the part they are for.
+        The host would set them on the finished outer configuration, where neither part sees them.
         """
-        settings = from_original(config_dict) if "visual" in config_dict else dict(config_dict)
-        names = {*inspect.signature(cls.__init__).parameters, *LANGUAGE_SETTINGS} - {"self", "kwargs"}
+        settings = our_settings(config_dict) if is_original(config_dict) else dict(config_dict)
+        names = {*inspect.signature(cls.__init__).parameters, *LANGUAGE_MODEL} - {"self", "kwargs"}
         settings |= {name: kwargs.pop(name) for name in names & kwargs.keys()}
         return super().from_dict(settings, **kwargs)
 
@@ -180,7 +179,7 @@ class QwenVLConfig(PretrainedConfig):
             **kwargs: keys that replace those of the file.
 
         Raises:
-            FileNotFoundError: there is no such file or directory, or the directory holds no configuration.
+            FileNotFoundError: the path does not exist, or the directory holds no configuration.
             ValueError: config.json is not one of Qwen-VL.
         """
         path = Path(kwargs.pop("pretrained_model_name_or_path", None) or yaml_name_or_path)
@@ -191,16 +190,19 @@ class QwenVLConfig(PretrainedConfig):
         if path.is_dir():
             yamls = sorted(path.glob("*.yaml"))
             if not (path / "config.json").exists() and not yamls:
-                raise FileNotFoundError(f"{path}: neither config.json nor a .yaml in this directory")
+                raise FileNotFoundError(f"{path}: this directory has neither a config.json nor a .yaml")
             path = path / "config.json" if (path / "config.json").exists() else yamls[0]
         if path.suffix != ".json":
             return super().from_pretrained(str(path), **kwargs)
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_json(path)
         settings.pop("_name_or_path", None)  # where it was when it was written
-        if "visual" in settings:
-            settings = from_original(settings)
+        if is_original(settings):
+            settings = our_settings(settings)
         elif settings.get("model_type") != cls.model_type:
-            raise ValueError(f"{path}: no key `visual`, so this is not the config.json of a Qwen-VL model")
+            raise ValueError(
+                f"{path} is not the config.json of a Qwen-VL: expected the original's, with a section `visual`, or one "
+                f"of ours, with model_type {cls.model_type}"
+            )
         return cls(**{**settings, "name_or_path": str(path.parent), **kwargs})
 
 
@@ -221,5 +223,5 @@ def _part(given: Any, config_class: type, overrides: dict[str, Any]) -> Any:
 
 def _part_to_dict(part: DictConfig) -> dict[str, Any]:
     settings = part["model_config"].to_dict()
-    settings.pop("parallel_config", None)  # it stands once, in the outer configuration
+    settings.pop("parallel_config", None)  # it is kept once, in the outer configuration
     return {"arch": dict(part["arch"]), "model_config": {"type": type(part["model_config"]).__name__, **settings}}

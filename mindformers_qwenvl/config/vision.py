@@ -7,44 +7,51 @@ from mindformers.models.configuration_utils import PretrainedConfig
 from mindformers.models.utils import convert_mstype
 from mindformers.modules.transformer import TransformerOpParallelConfig
 
-from mindformers_qwenvl.config.checks import as_parallel_config, require_divisible, require_split, require_square
-from mindformers_qwenvl.sizes import RESAMPLER_HEAD_DIM, VIT_MLP_RATIO
+from mindformers_qwenvl.config.parallel import as_parallel_config
+from mindformers_qwenvl.sizes import VisionSettings as Default
+from mindformers_qwenvl.sizes import check_split, check_vision, vision_split, vit_mlp_width
 
 __all__ = ["QwenVLVisionConfig"]
 
 
 class QwenVLVisionConfig(PretrainedConfig):
-    """The vision tower: ViT-bigG with a cross-attention resampler on top (Qwen-VL paper, section 2.1)."""
+    """The vision tower: ViT-bigG with a cross-attention resampler on top (Qwen-VL paper, section 2.1).
+
+    Sizes and their defaults: see sizes.py.
+
+    Raises:
+        ValueError: sizes do not fit together, or cannot be shared by the cards of model_parallel.
+    """
 
     model_type = "qwenvl_vision"
 
     def __init__(
         self,
-        hidden_size: int = 1664,  # width of the ViT
-        intermediate_size: int | None = None,  # width of its MLP; None: int(hidden_size * 4.9231), as the original
-        num_hidden_layers: int = 48,
-        num_attention_heads: int = 16,
-        image_size: int = 448,  # pixels a side, of square images
-        patch_size: int = 14,  # pixels a side
-        output_dim: int = 4096,  # of the resampler: the hidden size of the language model
-        num_queries: int = 256,  # tokens one image becomes
+        hidden_size: int = Default.hidden_size,
+        intermediate_size: int | None = None,  # None: int(hidden_size * 4.9231), as in the original
+        num_hidden_layers: int = Default.num_hidden_layers,
+        num_attention_heads: int = Default.num_attention_heads,
+        image_size: int = Default.image_size,
+        patch_size: int = Default.patch_size,
+        output_dim: int = Default.output_dim,
+        num_queries: int = Default.num_queries,
         layer_norm_eps: float = 1e-6,
         dropout: float = 0.0,  # the original has none
         attention_dropout: float = 0.0,
         initializer_range: float = 0.02,
-        use_flash_attention: bool = False,
-        compute_dtype: str = "float16",
-        param_init_type: str = "float16",
-        softmax_compute_type: str = "float32",
-        layernorm_compute_type: str = "float32",
-        gelu_dtype: str = "float32",
+        use_flash_attention: bool = Default.use_flash_attention,
+        compute_dtype: str = Default.compute_dtype,
+        param_init_type: str = Default.param_init_type,
+        softmax_compute_type: str = Default.softmax_compute_type,
+        layernorm_compute_type: str = Default.layernorm_compute_type,
+        gelu_dtype: str = Default.gelu_dtype,
         parallel_config: TransformerOpParallelConfig = default_parallel_config,
-        offset: int | list = 0,  # layers more (or fewer) than the mean on each pipeline stage
+        offset: int | list = Default.offset,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.hidden_size = hidden_size
-        self.intermediate_size = int(hidden_size * VIT_MLP_RATIO) if intermediate_size is None else intermediate_size
+        self.intermediate_size = vit_mlp_width(hidden_size) if intermediate_size is None else intermediate_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
         self.image_size = image_size
@@ -65,21 +72,14 @@ class QwenVLVisionConfig(PretrainedConfig):
         self.stage_num = 0
         if dropout or attention_dropout:
             raise ValueError(
-                f"QwenVLVisionConfig: dropout={dropout}, attention_dropout={attention_dropout}; Qwen-VL has no dropout "
-                "in its vision tower, both must be 0"
+                f"QwenVLVisionConfig: dropout={dropout}, attention_dropout={attention_dropout}, expected 0: Qwen-VL's "
+                "vision tower has no dropout"
             )
-        require_divisible("hidden_size", hidden_size, "num_attention_heads", num_attention_heads)
-        require_divisible("image_size", image_size, "patch_size", patch_size)
-        require_divisible("output_dim", output_dim, "the head size of the resampler", RESAMPLER_HEAD_DIM)
-        require_square("num_queries", num_queries)
-        require_split(
-            self.parallel_config,
-            num_attention_heads=num_attention_heads,
-            hidden_size=hidden_size,
-            intermediate_size=self.intermediate_size,
-            output_dim=output_dim,
-            resampler_heads=output_dim // RESAMPLER_HEAD_DIM,
-        )
+        try:
+            check_vision(self)
+            check_split(vision_split(self), getattr(self.parallel_config, "model_parallel", 1))
+        except ValueError as error:
+            raise ValueError(f"QwenVLVisionConfig: {error}") from None
 
     @property
     def num_patches(self) -> int:

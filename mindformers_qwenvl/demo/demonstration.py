@@ -119,7 +119,8 @@ def _trainer(yaml_file: Path, **changes: Any) -> Any:
     from mindformers.core.context import build_context
     from mindformers.tools.register import MindFormerConfig
     from mindformers.trainer import Trainer
-    from mindformers.utils.file_utils import set_output_path
+
+    from mindformers_qwenvl.host.moved import set_output_path
 
     config = MindFormerConfig(str(yaml_file))
     set_output_path(config.output_dir)

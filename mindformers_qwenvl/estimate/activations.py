@@ -1,11 +1,11 @@
-"""What the backward pass needs of the forward pass, term by term, in bytes of one card.
+"""What the forward pass keeps for the backward pass, term by term, in bytes on one card.
 
 After Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4, for these
-networks: SwiGLU in the place of the 4 h MLP, RMSNorm, rotary positions, no dropout; a ViT with exact GELU; a
-resampler. The types are the YAML's, so a term is (bytes of its type) x (numbers). The residual stream is whole on
-every card of model_parallel; what lies between the two products of a pair is shared by them.
+networks: SwiGLU instead of the 4 h MLP, RMSNorm, rotary positions, no dropout; a ViT with exact GELU; a
+resampler. A term is (bytes of its type in the YAML) x (numbers). The residual stream is whole on
+every card of model_parallel; what is between the two products of a pair is shared by the cards.
 
-A product y = x W^T needs x for the gradient of W alone: in a frozen part x is not kept.
+A product y = x W^T keeps x only for the gradient of W: in a frozen part x is not kept.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from mindformers_qwenvl.sizes import RESAMPLER_HEAD_DIM
 
 __all__ = ["Layer", "head_and_loss", "inputs", "language_layer", "resampler", "vision_layer"]
 
-# FlashAttentionScore keeps maximum and sum of each row of scores, 8 float32 each.
+# FlashAttentionScore keeps the maximum and the sum of each row of scores, as 8 float32 each.
 FLASH_ROW = 2 * 8 * 4
-# Arrays of float32 logits that are there at once in MindFormers' CrossEntropyLoss (core/loss/loss.py): the log softmax,
+# Arrays of float32 logits that exist at once in MindFormers' CrossEntropyLoss (core/loss/loss.py): the log softmax,
 # the labels as one-hot rows, their product, its negation.
 LOSS_ARRAYS = 4
 
 
 @dataclass(frozen=True)
 class Layer:
-    """kept: for the backward pass. boundary: the input alone, from which the rest can be computed again. work: the
-    gradients of its inside that are there at once. selected: of `kept`, what select_recompute computes again."""
+    """kept: for the backward pass. boundary: the input alone, from which the rest can be recomputed. work: gradients
+    inside the layer that exist at once. selected: what select_recompute recomputes, of `kept`."""
 
     kept: int
     boundary: int
@@ -85,7 +85,7 @@ def vision_layer(job: Job) -> Layer:
 
 
 def resampler(job: Job) -> Layer:
-    """Embedding, resampler and what follows it; none of them is ever computed again."""
+    """Patch embedding, resampler and what follows it; none of them is ever recomputed."""
     vision, cards = job.vision, job.parallel.model_parallel
     compute, norm = DTYPE_BYTES[vision.compute_dtype], DTYPE_BYTES[vision.layernorm_compute_type]
     patches, queries = job.images * vision.num_patches, job.images * vision.num_queries
@@ -96,7 +96,7 @@ def resampler(job: Job) -> Layer:
         kept += norm * patches * vision.hidden_size  # ln_pre
         kept += compute * slots  # input of proj
     if job.freeze_vision and job.freeze_resampler:
-        return Layer(0, 0, 0)  # nothing behind the pictures learns
+        return Layer(0, 0, 0)  # nothing before the language model learns
     kept += norm * keys  # ln_kv
     kept += norm * slots  # ln_post
     if not job.freeze_resampler:
@@ -110,7 +110,7 @@ def resampler(job: Job) -> Layer:
 
 
 def head_and_loss(job: Job) -> tuple[int, int]:
-    """What the last norm, the head and the loss keep, and the most they need at once beside it."""
+    """What the last norm, the head and the loss keep, and the most they need at once in addition."""
     llm = job.llm
     positions = job.rows * job.tokens
     compute, norm = DTYPE_BYTES[llm.compute_dtype], DTYPE_BYTES[llm.layernorm_compute_type]
@@ -123,19 +123,19 @@ def head_and_loss(job: Job) -> tuple[int, int]:
 
 
 def inputs(job: Job) -> int:
-    """The batch: pixels float32, ids and labels. With full_batch each card reads that of all cards."""
+    """The batch: float32 pixels, ids and labels. With full_batch each card reads the batch of all cards."""
     copies = job.parallel.data_parallel if job.parallel.full_batch else 1
     pixels = 4 * job.images * 3 * job.vision.image_size**2
     return copies * job.parallel.micro_batch_num * (pixels + 2 * 4 * job.rows * (job.tokens + 1))
 
 
 def _norms(stream: int, positions: int, compute: int, norm: int, fused: bool) -> int:
-    """Two RMSNorms: what they read, in their type, and 1 / rms of each position; the plain form also keeps x / rms."""
+    """Two RMSNorms: what they read, in their type, and 1 / rms of each position; the plain form keeps x / rms too."""
     return 2 * ((1 if fused else 2) * norm * stream + 4 * positions)
 
 
 def _attention(queries: int, keys: int, rows: int, columns: int, settings, fused: bool) -> tuple[int, int]:
-    """Kept, and gradients at once: numbers in the queries and in the keys, and scores as rows x columns."""
+    """Bytes kept, and bytes of gradients at once. `queries`, `keys`: their numbers; scores are rows x columns."""
     compute, softmax = DTYPE_BYTES[settings.compute_dtype], DTYPE_BYTES[settings.softmax_compute_type]
     kept = compute * (queries + 2 * keys)  # q, k, v
     if settings.use_flash_attention and fused:

@@ -1,65 +1,18 @@
-"""What a YAML asks of the cards: sizes, types, how the work is shared out. The key names are those of yaml/."""
+"""What a YAML asks of the cards: sizes, types, how the work is shared out. Fields have the names of the YAML's keys."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Job", "Language", "Parallel", "Part", "Recompute", "Vision"]
+from mindformers_qwenvl.sizes import LanguageSettings, VisionSettings
 
-
-@dataclass(frozen=True)
-class Part:
-    """What vision tower and language model are both told; defaults are those of both configurations."""
-
-    use_flash_attention: bool = False
-    compute_dtype: str = "float16"
-    param_init_type: str = "float16"
-    softmax_compute_type: str = "float32"
-    layernorm_compute_type: str = "float32"
-    offset: Any = 0
-
-
-@dataclass(frozen=True)
-class Vision(Part):
-    """Defaults are those of `QwenVLVisionConfig`."""
-
-    hidden_size: int = 1664
-    intermediate_size: int = 8192
-    num_hidden_layers: int = 48
-    num_attention_heads: int = 16
-    image_size: int = 448
-    patch_size: int = 14
-    output_dim: int = 4096
-    num_queries: int = 256
-    gelu_dtype: str = "float32"
-
-    @property
-    def num_patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
-
-
-@dataclass(frozen=True)
-class Language(Part):
-    """Defaults are those of `QwenConfig`."""
-
-    batch_size: int = 1
-    seq_length: int = 2048
-    hidden_size: int = 4096
-    num_layers: int = 32
-    num_heads: int = 32
-    kv_channels: int = 128
-    intermediate_size: int = 11008
-    vocab_size: int = 151936
-    rotary_dtype: str = "float32"
-    use_past: bool = False
-    block_size: int = 16
-    num_blocks: int = 512
+__all__ = ["Job", "Parallel", "Recompute"]
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """All ones on a single card, and where each card has everything (`parallel_mode: 0`)."""
+    """All ones on a single card, and where each card holds everything (`parallel_mode: 0`)."""
 
     data_parallel: int = 1
     model_parallel: int = 1
@@ -80,7 +33,7 @@ class Parallel:
 
 @dataclass(frozen=True)
 class Recompute:
-    """`layers`: True, False, or how many layers of each part on each stage."""
+    """`layers`: True, False, or how many layers of each part on each pipeline stage."""
 
     layers: Any = False
     select: bool = False
@@ -90,12 +43,12 @@ class Recompute:
 
 @dataclass(frozen=True)
 class Job:
-    """A training, or with `predict` a prediction. rows, images: of one card and one micro batch."""
+    """A training, or with `predict` a prediction. `rows` and `images` are those of one card and one micro batch."""
 
     name: str
     predict: bool
-    vision: Vision
-    llm: Language
+    vision: VisionSettings
+    llm: LanguageSettings
     freeze_vision: bool
     freeze_resampler: bool
     freeze_llm: bool
@@ -104,9 +57,9 @@ class Job:
     rows: int
     tokens: int
     images: int
-    accumulation: int  # parts of a batch that the graph adds up before the update (runner_config)
+    accumulation: int  # parts of a batch that the graph accumulates before the update (runner_config)
     accumulation_steps: int  # parts of a batch in QwenVLTrainOneStepCell
-    swapped: bool  # optimizer states live in the host's memory
+    swapped: bool  # optimizer states are in the host's memory
     fused: bool  # the operators of Ascend
     updated_in_place: bool  # QwenVLAdamW on a CPU, with float32 weights
     layers_per_stage: tuple[int, ...] | None

@@ -1,24 +1,39 @@
-"""Reading a YAML into a `Job`: which key stands where, what is checked of it."""
+"""Reading a YAML into a `Job`: where each key is, and what is checked."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.estimate.job import Job, Language, Parallel, Part, Recompute, Vision
-from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, parse_memory, read_yaml, refuse_unknown
-from mindformers_qwenvl.sizes import RESAMPLER_HEAD_DIM, VIT_MLP_RATIO
-from mindformers_qwenvl.stages import check_layers_per_stage
+from mindformers_qwenvl.estimate.job import Job, Parallel, Recompute
+from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, memory_size, read_yaml, refuse_unknown
+from mindformers_qwenvl.host.accumulation import check_accumulation
+from mindformers_qwenvl.sizes import (
+    BOTH_PARTS,
+    LANGUAGE_MODEL,
+    SPELLINGS,
+    LanguageSettings,
+    PartSettings,
+    VisionSettings,
+    check_language,
+    check_layers_per_stage,
+    check_parts,
+    check_split,
+    check_vision,
+    language_split,
+    vision_split,
+    vit_mlp_width,
+)
 from mindformers_qwenvl.weights.parts import rate_factors
 
 __all__ = ["read_job"]
 
-# MindFormers' optimizers whose state is two float32 moments for each number that learns.
+# Optimizers whose state is two float32 moments for each trained number.
 OPTIMIZERS = ("AdamW", "QwenVLAdamW", "FP32StateAdamWeightDecay")
-# Of MindFormers' parallel modes those that know parallel_config; in the others each card has everything.
+# Whether a parallel mode of MindFormers uses parallel_config; in the others each card holds everything.
 MODES = {0: False, 1: True, 2: True, "semi": True, "auto": True, "data": False, "stand_alone": False, "hybrid": False}
 MODES |= {"semi_auto_parallel": True, "auto_parallel": True, "data_parallel": False}
 
@@ -27,8 +42,8 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     """The job that the YAML at `path` describes; `changes`: see `read_yaml`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        IsADirectoryError: it is a folder.
+        FileNotFoundError, IsADirectoryError, PermissionError: the YAML or one of its bases cannot be opened.
+        RecipeError: it is not a YAML with sections, or a change is malformed.
         SettingsError: a key is missing, unknown in its value, or sizes do not fit together; or a change is of a key
             that is neither in the YAML nor read here.
     """
@@ -41,7 +56,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     predict = top.choice("run_mode", None, ["train", "finetune", "predict"]) == "predict"
     runner, context = top.section("runner_config"), top.section("context")
     template = top.section("train_dataset").section("modal_to_text_transform")
-    # In semi_auto_parallel MindFormers multiplies the batch by it, and parts of batch_size are under way at once.
+    # In semi_auto_parallel MindFormers multiplies the batch by it.
     interleaved = top.number("micro_batch_interleave_num", 1)
     rows = llm.batch_size if predict else runner.number("batch_size") * (interleaved if parallel.sharded else 1)
     images = 1 if predict else template.section("model_transform_template").number("modal_content_padding_size", 1)
@@ -70,7 +85,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
         fused=fused,
         updated_in_place=optimizer.get("type") == "QwenVLAdamW" and float32 and not fused,
         layers_per_stage=_stages(model, parallel.pipeline_stage, vision.num_hidden_layers + llm.num_layers),
-        device_memory=parse_memory(context.get("max_device_memory"), f"{context.where}.max_device_memory")
+        device_memory=memory_size(context.name_of("max_device_memory"), context.get("max_device_memory"))
         if context.has("max_device_memory")
         else None,
     )
@@ -80,12 +95,12 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
 
 
 def _part(
-    section: Section, defaults: type[Part], outer: Section, shared: Sequence[str], **values: Any
+    section: Section, defaults: type[PartSettings], outer: Section, shared: Sequence[str], **values: Any
 ) -> dict[str, Any]:
-    """The keys of a part; those in `shared` may stand in the outer section too, which goes first.
+    """The keys of a part. Those in `shared` may also be in the outer section, which takes precedence.
 
     Args:
-        values: of keys that are not to be read here.
+        values: of keys that have been read already.
     """
     for field in fields(defaults):
         if field.name in values:
@@ -102,54 +117,38 @@ def _part(
     return values
 
 
-def _language(model: Section, part: Section) -> Language:
+def _language(model: Section, part: Section) -> LanguageSettings:
     part.choice("type", "QwenConfig", ["QwenConfig"])
-    renamed = {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"}  # the original's names
-    content = {**part.content, **{ours: part.get(name) for name, ours in renamed.items() if part.has(name)}}
+    content = {**part.content, **{ours: part.get(name) for name, ours in SPELLINGS.items() if part.has(name)}}
     part = Section(content, part.where, part.known)
-    shared = ("compute_dtype", "param_init_type", "softmax_compute_type")
-    shared += ("batch_size", "seq_length", "use_past", "block_size", "num_blocks")
-    values = _part(part, Language, model, shared)
-    if values["num_heads"] * values["kv_channels"] != values["hidden_size"]:
-        raise SettingsError(
-            f"{part.where}: num_heads={values['num_heads']} times kv_channels={values['kv_channels']} must be "
-            f"hidden_size={values['hidden_size']}"
-        )
-    return Language(**values)
+    llm = LanguageSettings(**_part(part, LanguageSettings, model, (*BOTH_PARTS, *LANGUAGE_MODEL)))
+    with _named(part.where):
+        check_language(llm)
+    return llm
 
 
-def _vision(model: Section, part: Section, llm: Language) -> Vision:
+def _vision(model: Section, part: Section, llm: LanguageSettings) -> VisionSettings:
     part.choice("type", "QwenVLVisionConfig", ["QwenVLVisionConfig"])
-    shared = ("compute_dtype", "param_init_type", "softmax_compute_type")
-    width = int(part.number("hidden_size", Vision.hidden_size) * VIT_MLP_RATIO)
+    width = part.number("hidden_size", VisionSettings.hidden_size)
     values = {
         "output_dim": model.number("proj_output_dim", llm.hidden_size),
-        "num_queries": model.number("num_queries", 256),
-        "intermediate_size": part.number("intermediate_size", width),
+        "num_queries": model.number("num_queries", VisionSettings.num_queries),
+        "intermediate_size": part.number("intermediate_size", vit_mlp_width(width)),
     }
-    vision = Vision(**_part(part, Vision, model, shared, **values))
-    for name, by in (("image_size", "patch_size"), ("hidden_size", "num_attention_heads")):
-        if getattr(vision, name) % getattr(vision, by):
-            raise SettingsError(
-                f"{part.where}: {name}={getattr(vision, name)} must be divisible by {by}={getattr(vision, by)}"
-            )
-    _check_resampler(model, vision, llm)
+    vision = VisionSettings(**_part(part, VisionSettings, model, BOTH_PARTS, **values))
+    with _named(part.where):
+        check_vision(vision)
+        check_parts(vision, llm)
     return vision
 
 
-def _check_resampler(model: Section, vision: Vision, llm: Language) -> None:
-    if math.isqrt(vision.num_queries) ** 2 != vision.num_queries:
-        raise model.error("num_queries", "a square number (the queries stand on a square grid)")
-    if vision.output_dim % RESAMPLER_HEAD_DIM:
-        raise SettingsError(
-            f"{model.where}: output_dim={vision.output_dim} (proj_output_dim, or else the language model's "
-            f"hidden_size) must be divisible by {RESAMPLER_HEAD_DIM} (the head size of the resampler)"
-        )
-    if vision.output_dim != llm.hidden_size:
-        raise SettingsError(
-            f"{model.where}: proj_output_dim={vision.output_dim} must be the language model's "
-            f"hidden_size={llm.hidden_size}; leave it out"
-        )
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Errors of the checks in sizes.py say where in the YAML the values are."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError(f"{where}: {error}") from None
 
 
 def _check_vision_lr_decay(optimizer: Section) -> None:
@@ -167,11 +166,11 @@ def _parallel(top: Section) -> Parallel:
     sharded = top.switch("use_parallel") & MODES[mode.choice("parallel_mode", 1, MODES)]
     for key in ("context_parallel", "expert_parallel"):
         if given.number(key, 1) > 1 and sharded:
-            raise given.error(key, "1 (Qwen-VL knows no other)")
+            raise given.error(key, "1 (Qwen-VL does not support more)")
     cards = {key: given.number(key, 1) for key in ("data_parallel", "model_parallel", "pipeline_stage")}
     micro_batches = given.number("micro_batch_num", 1)
     optimizer = mode.section("parallel_optimizer_config")
-    # Made in any case: a key that has no effect here is known all the same.
+    # Read in any case: keys without effect in this mode count as known.
     parallel = Parallel(
         **cards,
         micro_batch_num=micro_batches if cards["pipeline_stage"] > 1 else 1,  # without stages MindFormers sets it to 1
@@ -194,7 +193,7 @@ def _recompute(given: Section, stages: int) -> Recompute:
     else:
         layers = given.switch("recompute")
     select = given.get("select_recompute")
-    if isinstance(select, (list, dict)):  # patterns of operators: of ours the default pattern alone is counted
+    if isinstance(select, (list, dict)):  # patterns of operators: only the default one is counted
         select = any(str(pattern).replace("\\", "") == "feed_forward.mul" for pattern in select)
     else:
         select = given.switch("select_recompute")
@@ -210,32 +209,17 @@ def _stages(model: Section, stages: int, layers: int) -> tuple[int, ...] | None:
     given = model.get("layers_per_stage")
     if given is None:
         return None
-    try:
+    with _named(model.where):
         check_layers_per_stage(given, stages, layers)
-    except ValueError as error:
-        raise SettingsError(f"{model.where}.{error}") from None
     return tuple(given)
 
 
 def _check(job: Job, path: Path) -> None:
-    parallel, vision, llm = job.parallel, job.vision, job.llm
-    cuts = {
-        "num_attention_heads": vision.num_attention_heads,
-        "vision hidden_size": vision.hidden_size,
-        "vision intermediate_size": vision.intermediate_size,
-        "output_dim": vision.output_dim,
-        "resampler heads": vision.output_dim // RESAMPLER_HEAD_DIM,
-        "num_heads": llm.num_heads,
-        "hidden_size": llm.hidden_size,
-        "intermediate_size": llm.intermediate_size,
-    }
-    if not parallel.vocab_emb_dp:
-        cuts["vocab_size"] = llm.vocab_size
-    wrong = [f"{name}={size}" for name, size in cuts.items() if size % parallel.model_parallel]
-    if wrong:
-        raise SettingsError(
-            f"{path}: parallel_config.model_parallel={parallel.model_parallel} cards cannot share {', '.join(wrong)}"
-        )
+    parallel = job.parallel
+    with _named(f"{path}: llm_model"):
+        check_split(language_split(job.llm, parallel.vocab_emb_dp), parallel.model_parallel)
+    with _named(f"{path}: vision_model"):
+        check_split(vision_split(job.vision), parallel.model_parallel)
     if parallel.micro_batch_num < parallel.pipeline_stage:
         raise SettingsError(
             f"{path}: parallel_config.micro_batch_num={parallel.micro_batch_num} must be at least "
@@ -244,32 +228,21 @@ def _check(job: Job, path: Path) -> None:
     if not job.predict:
         _check_training(job, path)
     if job.device_memory is not None and job.device_memory < GB // 1024:
-        raise SettingsError(f"{path}: context.max_device_memory is less than a megabyte; write it with its unit, 57GB")
+        raise SettingsError(
+            f"{path}: context.max_device_memory is less than a megabyte; write it with its unit, such as 57GB"
+        )
 
 
 def _check_training(job: Job, path: Path) -> None:
     if job.freeze_vision and job.freeze_resampler and job.freeze_llm:
         raise SettingsError(f"{path}: freeze_vision, freeze_resampler and freeze_llm are all True: nothing would learn")
-    _check_accumulation(job, path)
-
-
-def _check_accumulation(job: Job, path: Path) -> None:
-    """MindFormers adds up in semi_auto_parallel without stages, QwenVLTrainOneStepCell where each card has all."""
-    steps, parts = job.accumulation, job.accumulation_steps
-    if steps > 1 and (not job.parallel.sharded or job.parallel.pipeline_stage > 1):
-        raise SettingsError(
-            f"{path}: runner_config.gradient_accumulation_steps={steps} is for semi_auto_parallel without pipeline "
-            f"stages; on one card and in data parallel set runner_wrapper.accumulation_steps={steps} (type "
-            "QwenVLTrainOneStepCell) and multiply runner_config.batch_size by it, with pipeline stages set "
-            "parallel_config.micro_batch_num"
+    try:
+        check_accumulation(
+            sharded=job.parallel.sharded,
+            pipeline_stages=job.parallel.pipeline_stage,
+            gradient_accumulation_steps=job.accumulation,
+            accumulation_steps=job.accumulation_steps,
+            batch_size=job.rows,
         )
-    if parts > 1 and job.parallel.sharded:
-        raise SettingsError(
-            f"{path}: runner_wrapper.accumulation_steps={parts} is for one card and data parallel; in "
-            "semi_auto_parallel use runner_config.gradient_accumulation_steps, with pipeline stages "
-            "parallel_config.micro_batch_num"
-        )
-    if job.rows % parts:
-        raise SettingsError(
-            f"{path}: runner_wrapper.accumulation_steps={parts} must divide runner_config.batch_size={job.rows}"
-        )
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}") from None

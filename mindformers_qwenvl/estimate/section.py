@@ -1,110 +1,64 @@
-"""Typed reading of a YAML's keys, with errors that name file, key, what was given and what is expected."""
+"""Typed reading of a YAML's keys. Errors name the file, the key, what was expected and what was given."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from mindformers_qwenvl.checks import byte_count, is_whole
+from mindformers_qwenvl.recipes import RecipeError, has_key, key_of, read
 
-__all__ = ["DTYPE_BYTES", "GB", "Section", "SettingsError", "parse_memory", "read_yaml"]
+__all__ = ["DTYPE_BYTES", "GB", "Section", "SettingsError", "memory_size", "read_yaml"]
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 GB = 1024**3  # as MindSpore's max_device_memory and the data sheets of the cards have it
-_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": GB, "T": 1024 * GB}
 
 
-class SettingsError(ValueError):
+class SettingsError(RecipeError):
     """The YAML, or an option, does not say what it should."""
 
 
-def parse_memory(text: Any, where: str = "memory") -> int:
+def memory_size(name: str, text: Any) -> int:
     """`64GB`, `57.5 GB`, `800MB` -> bytes; units are powers of 1024.
 
     Raises:
-        SettingsError: it is no size.
+        SettingsError: it is not a size.
     """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)I?B?\s*", str(text), re.IGNORECASE)
-    if match is None or float(match[1]) <= 0:
-        raise SettingsError(f"{where}: a size such as 64GB is expected, got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    try:
+        return byte_count(name, text, unit=1024)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def read_yaml(path: Path, changes: Sequence[str] = ()) -> Section:
-    """The YAML at `path`, with `changes` such as `parallel_config.data_parallel=16` made to it.
+    """The YAML at `path`, with its bases, and with `changes` such as `parallel_config.data_parallel=16` made to it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        IsADirectoryError: it is a folder.
-        SettingsError: it is no YAML with sections, or a change is malformed.
+        OSError, RecipeError: see `recipes.read`.
     """
-    if path == Path():  # what an empty path is, too
-        raise IsADirectoryError("the YAML's path is empty, or a folder (.); the path of a YAML file is expected")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: a folder; the YAML of a training or a prediction in it is expected")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; the YAML of a training or a prediction is expected")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path}: sections such as `model:` are expected, got {type(content).__name__}")
-    top = Section(content, str(path))
-    top.known.update(top.name_of(keys) for keys in map(_keys, changes) if _holds(content, keys))
-    for change in changes:
-        _apply(content, change)
+    top = Section(read(path, changes), str(path))
+    own = read(path) if changes else {}
+    top.known.update(top.name_of(key) for key in map(key_of, changes) if has_key(own, key))
     return top
 
 
 def refuse_unknown(top: Section, changes: Sequence[str]) -> None:
-    """To be asked when all has been read. A change of another key changes no number, and is likely misspelt.
+    """To be called when all has been read. A change of another key changes no number, and is likely misspelt.
 
     Raises:
-        SettingsError: a change is of a key that the YAML does not have and that nobody has asked for.
+        SettingsError: a change is of a key that the YAML does not have and that the estimate did not ask for.
     """
-    for change in changes:
-        if top.name_of(_keys(change)) not in top.known:
+    for key, change in zip(map(key_of, changes), changes, strict=True):
+        if top.name_of(key) not in top.known:
             raise SettingsError(
-                f"--set {change}: {_keys(change)} is neither a key of {top.where} nor one that the estimate depends "
-                "on; check its spelling and its sections"
+                f"--set {change}: {key} is neither a key of {top.where} nor one that the estimate depends on; check "
+                "its spelling and its sections"
             )
 
 
-def _keys(change: str) -> str:
-    return change.partition("=")[0]
-
-
-def _holds(content: Any, keys: str) -> bool:
-    for key in keys.split("."):
-        if not isinstance(content, dict) or key not in content:
-            return False
-        content = content[key]
-    return True
-
-
-def _apply(content: dict[str, Any], change: str) -> None:
-    keys, equals, value = change.partition("=")
-    *above, last = keys.split(".")
-    if not equals or not all([*above, last]):
-        raise SettingsError(f"--set {change}: KEY=VALUE is expected, such as parallel_config.data_parallel=16")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise SettingsError(f"--set {change}: {value!r} is no YAML value") from None
-    for key in above:
-        if content.get(key) is None:
-            content[key] = {}
-        content = content[key]
-        if not isinstance(content, dict):
-            raise SettingsError(f"--set {change}: {key} is a value in the YAML, not a section")
-    content[last] = parsed
-
-
 class Section:
-    """A section of a YAML. A key that is missing, or null, gives the default.
+    """A section of a YAML. A missing key, or null, gives the default.
 
     `known`: names of all keys asked for so far, shared by the sections of a YAML.
     """
@@ -132,8 +86,8 @@ class Section:
 
     def number(self, key: str, default: int | None = None, least: int = 1) -> int:
         value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise self.error(key, f"a whole number, {least} or more")
+        if not is_whole(value, least):
+            raise self.error(key, f"a whole number of {least} or more")
         return value
 
     def switch(self, key: str, default: bool = False) -> bool:

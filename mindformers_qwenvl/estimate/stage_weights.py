@@ -1,51 +1,51 @@
-"""Which pipeline stage a layer is on, and what is computed again there, as MindFormers' LayerSetting has it."""
+"""Which pipeline stage a layer is on and whether it is recomputed, as MindFormers' LayerSetting places it."""
 
 from __future__ import annotations
 
 from mindformers_qwenvl.estimate.job import Job
 from mindformers_qwenvl.estimate.section import SettingsError
 from mindformers_qwenvl.estimate.weights import Weight
-from mindformers_qwenvl.stages import check_order, stages_by_offset
+from mindformers_qwenvl.sizes import check_order, stages_by_offset
+from mindformers_qwenvl.weights.parts import LANGUAGE, VISION
 
 __all__ = ["Stages"]
 
 
 class Stages:
-    """`vision[i]` and `llm[i]`: the stage of layer i. `recomputed(part, i)`: the whole layer is computed again."""
+    """`vision[i]` and `llm[i]`: the stage of layer i. `recomputed(part, i)`: the whole layer is recomputed."""
 
     def __init__(self, job: Job):
         self.count = job.parallel.pipeline_stage
         self.recompute = job.recompute
-        sizes = {"vision": job.vision.num_hidden_layers, "llm": job.llm.num_layers}
-        offsets = {"vision": job.vision.offset, "llm": job.llm.offset}
+        sizes = {VISION: job.vision.num_hidden_layers, LANGUAGE: job.llm.num_layers}
+        offsets = {VISION: job.vision.offset, LANGUAGE: job.llm.offset}
         if job.layers_per_stage is None:
             try:
                 placed = {part: stages_by_offset(sizes[part], offsets[part], self.count) for part in sizes}
-                check_order(placed["vision"], placed["llm"], self.count)
+                check_order(placed[VISION], placed[LANGUAGE], self.count)
             except ValueError as error:
                 raise SettingsError(str(error)) from error
         else:
             # The tower's layers first, the language model's in what is left.
             order = [stage for stage, layers in enumerate(job.layers_per_stage) for _ in range(layers)]
-            placed = {"vision": order[: sizes["vision"]], "llm": order[sizes["vision"] :]}
-        self.vision, self.llm = placed["vision"], placed["llm"]
+            placed = {VISION: order[: sizes[VISION]], LANGUAGE: order[sizes[VISION] :]}
+        self.vision, self.llm = placed[VISION], placed[LANGUAGE]
 
     def of(self, weight: Weight) -> int:
-        """What has no layer is beside the layer it follows: the resampler at the tower's end, the head at the end."""
-        if weight.layer is not None:
-            return (self.llm if weight.part == "llm" else self.vision)[weight.layer]
-        if weight.name.endswith("wte.embedding_weight"):
-            return self.llm[0]
-        if weight.part == "llm":
+        """The stage of its layer. What is in no layer is with the first or last one, the head on the last stage."""
+        part, layer, after_layers = weight.place
+        stages = self.llm if part == LANGUAGE else self.vision
+        if layer is not None:
+            return stages[layer]
+        if part == LANGUAGE and after_layers:
             return self.count - 1
-        behind = weight.part == "resampler" or ".ln_post." in weight.name or weight.name.endswith("vision_encoder.proj")
-        return self.vision[-1] if behind else self.vision[0]
+        return stages[-1] if after_layers else stages[0]
 
     def layers(self, part: str, stage: int) -> list[int]:
         return [layer for layer, place in enumerate(getattr(self, part)) if place == stage]
 
     def recomputed(self, part: str, layer: int) -> bool:
-        """A list in the YAML says how many layers of a stage are; the first ones are taken."""
+        """A list in the YAML says how many layers of each stage are recomputed: the first ones."""
         wanted = self.recompute.layers
         if isinstance(wanted, bool):
             return wanted

@@ -16,9 +16,9 @@ from PIL import Image, ImageColor, ImageDraw
 from mindformers_qwenvl.grounding.boxes import Box, Quad
 from mindformers_qwenvl.grounding.fonts import visible
 from mindformers_qwenvl.grounding.labels import Label, place, text_size
-from mindformers_qwenvl.grounding.parse import parse, tagged
+from mindformers_qwenvl.grounding.parse import parse
 from mindformers_qwenvl.pictures.images import ImagePolicy, open_image
-from mindformers_qwenvl.text.vocabulary import Tags
+from mindformers_qwenvl.text.tags import Tags, tag_pairs
 
 __all__ = ["COLOURS", "draw", "draw_on_latest_picture", "latest_picture"]
 
@@ -110,7 +110,7 @@ def latest_picture(response: Any, history: Sequence[Sequence[Any]] | None = None
     """
     for query in [response, *(exchange[0] for exchange in reversed(history or ()))]:
         if isinstance(query, str):
-            images = [pair.content for pair in tagged(query, tags) if pair.kind == "image" and pair.content]
+            images = [pair.content for pair in tag_pairs(query, tags) if pair.kind == "image" and pair.content]
         else:
             images = [element["image"] for element in query or () if "image" in element]
         if images:

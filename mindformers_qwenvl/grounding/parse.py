@@ -8,13 +8,13 @@ in a text; a model makes some, so here they are skipped and reported.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mindformers_qwenvl.grounding.boxes import Box, Quad, Span
-from mindformers_qwenvl.text.vocabulary import Tags
+from mindformers_qwenvl.text.tags import Tags, box_text, quad_text, ref_text, tag_pairs
 
-__all__ = ["Found", "Problem", "parse", "tagged", "to_text"]
+__all__ = ["Found", "Problem", "parse", "to_text"]
 
 NUMBER = re.compile(r"[+-]?\d{1,9}")
 
@@ -50,42 +50,6 @@ class Found:
         return tuple(found for found in self.objects if isinstance(found, Quad))
 
 
-@dataclass(frozen=True)
-class Tagged:
-    """A tag pair in a text: `kind` (image, ref, box, quad), what is between the tags (None: never closed), and the
-    whole's place."""
-
-    kind: str
-    content: str | None
-    span: Span
-
-
-def tagged(text: str, tags: Tags | None = None) -> Iterator[Tagged]:
-    """The tag pairs of `text` in order. A pair whose end tag comes only after another start tag, or never, is not
-    closed; the other one is read all the same. What stands between image tags is not looked into."""
-    tags = tags or Tags()
-    kinds = {
-        tags.image_start: ("image", tags.image_end),
-        tags.ref_start: ("ref", tags.ref_end),
-        tags.box_start: ("box", tags.box_end),
-        tags.quad_start: ("quad", tags.quad_end),
-    }
-    starts = re.compile("|".join(map(re.escape, kinds)))
-    begin = starts.search(text)
-    while begin:
-        kind, end_tag = kinds[begin.group()]
-        following = starts.search(text, begin.end())
-        limit = following.start() if following and kind != "image" else len(text)
-        end = text.find(end_tag, begin.end(), limit)
-        if end < 0:
-            yield Tagged(kind, None, (begin.start(), following.start() if following else len(text)))
-            begin = following
-        else:
-            stop = end + len(end_tag)
-            yield Tagged(kind, text[begin.end() : end], (begin.start(), stop))
-            begin = starts.search(text, stop)
-
-
 def parse(text: str, tags: Tags | None = None) -> Found:
     """Boxes and quads of `text`, with the labels they belong to.
 
@@ -99,8 +63,8 @@ def parse(text: str, tags: Tags | None = None) -> Found:
     problems: list[Problem] = []
     label: str | None = None
     continues, position = False, 0
-    for pair in tagged(text, tags):
-        start, stop = pair.span
+    for pair in tag_pairs(text, tags):
+        start, stop = span = pair.start, pair.stop
         if text[position:start].strip():
             label, continues = None, False
         position = stop
@@ -108,7 +72,7 @@ def parse(text: str, tags: Tags | None = None) -> Found:
             label, continues = None, False
             continue
         if pair.content is None:
-            problems.append(Problem(pair.span, text[start:stop], f"the {pair.kind} tag is not closed"))
+            problems.append(Problem(span, text[start:stop], f"the {pair.kind} tag is not closed"))
             label, continues = None, False
             continue
         if pair.kind == "ref":
@@ -118,10 +82,10 @@ def parse(text: str, tags: Tags | None = None) -> Found:
         count = 4 if pair.kind == "box" else 8
         if numbers is None or len(numbers) != count:
             reason = f"a {pair.kind} takes {count} whole numbers, (x,y) {'twice' if count == 4 else 'four times'}"
-            problems.append(Problem(pair.span, text[start:stop], reason))
+            problems.append(Problem(span, text[start:stop], reason))
             continue
         make = Box.of if pair.kind == "box" else Quad.of
-        objects.append(make(numbers, label, continues, pair.span))
+        objects.append(make(numbers, label, continues, span))
         continues = label is not None
     return Found(tuple(objects), tuple(problems))
 
@@ -148,11 +112,7 @@ def to_text(objects: Iterable[Box | Quad], tags: Tags | None = None) -> str:
         elif found.label != label or not found.continues:
             if any(tag in found.label for tag in tags):
                 raise ValueError(f"a label must not hold tags, got {found.label!r}")
-            pieces.append(f"{tags.ref_start}{found.label}{tags.ref_end}")
+            pieces.append(ref_text(found.label, tags))
         label = found.label
-        if isinstance(found, Box):
-            pieces.append(f"{tags.box_start}({found.x1},{found.y1}),({found.x2},{found.y2}){tags.box_end}")
-        else:
-            corners = ",".join(f"({x},{y})" for x, y in found.points)
-            pieces.append(f"{tags.quad_start}{corners}{tags.quad_end}")
+        pieces.append(box_text(found.coordinates, tags) if isinstance(found, Box) else quad_text(found.points, tags))
     return "".join(pieces)

@@ -7,6 +7,7 @@ from typing import Any
 from mindformers import AutoConfig, AutoModel
 
 from mindformers_qwenvl.config import QwenConfig, QwenVLConfig
+from mindformers_qwenvl.config.original import is_original
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
 
 __all__ = ["OriginalConfig", "PipelineModel", "QWenTokenizer"]
@@ -18,7 +19,7 @@ class OriginalConfig(QwenConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """A `QwenVLConfig` from an original config.json, a `QwenConfig` from one of ours (and the unused kwargs)."""
-        if "visual" in config_dict:
+        if is_original(config_dict):
             return QwenVLConfig.from_dict(config_dict, **kwargs)
         return QwenConfig.from_dict(config_dict, **kwargs)
 

@@ -1,4 +1,4 @@
-"""A work-around of a fault of MindFormers that mixes samples up when a dataset maps with several threads."""
+"""A work-around of samples that get mixed up when a dataset maps with several threads."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 from mindformers.models.multi_modal import base_multi_modal_processor
 from mindformers.models.multi_modal.utils import DataRecord
 
+from mindformers_qwenvl.host.replacing import Replacements
+
 __all__ = ["ThreadRecord", "separate_threads"]
 
 
 class ThreadRecord(DataRecord):
-    """A record with contents of its own in every thread."""
+    """A record whose contents each thread has to itself."""
 
     def __init__(self) -> None:
         self._by_thread: dict[int, dict[str, Any]] = {}
@@ -32,7 +34,9 @@ def separate_threads() -> None:
 
     Host: mindformers/models/multi_modal/base_multi_modal_processor.py, BaseXModalToTextTransform. One record, emptied
     for each sample, serves all threads, so with `num_parallel_workers` above 1 and `python_multiprocessing: False` a
-    sample ends with columns of another one, or in an error. Seen in 1.9. Can go when the transform makes a record for
-    each call: tests/data/test_stock_dataset.py, test_stock_record_is_shared.
+    sample gets columns of another one, or ends in an error. Seen in 1.7-2.1. Can go when the transform makes a record
+    for each call.
     """
-    base_multi_modal_processor.DataRecord = ThreadRecord
+    replacements = Replacements()
+    replacements.add(base_multi_modal_processor, "DataRecord", lambda stock: ThreadRecord)
+    replacements.apply()

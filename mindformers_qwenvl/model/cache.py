@@ -16,7 +16,7 @@ from mindspore import ops as P
 from mindspore.common.initializer import initializer
 
 from mindformers_qwenvl.model.layers import MergeHeads, SplitHeads
-from mindformers_qwenvl.model.ops import on_ascend
+from mindformers_qwenvl.model.ops import fused_or_plain
 
 __all__ = ["cached_attention", "kv_cache"]
 
@@ -31,7 +31,7 @@ def kv_cache(config) -> nn.Cell:
     Outputs:
         the filled cache, for `cached_attention`.
     """
-    return PagedCache(config) if on_ascend() else PlainCache(config)
+    return fused_or_plain(PagedCache, PlainCache)(config)
 
 
 def cached_attention(config, cache: nn.Cell) -> nn.Cell:
@@ -46,7 +46,7 @@ def cached_attention(config, cache: nn.Cell) -> nn.Cell:
     Outputs:
         [B, 1, N * D].
     """
-    return PagedAttention(cache) if on_ascend() else PlainCachedAttention(config)
+    return fused_or_plain(PagedAttention, PlainCachedAttention)(config, cache)
 
 
 class PagedCache(nn.Cell):
@@ -73,7 +73,7 @@ class PagedCache(nn.Cell):
 class PagedAttention(nn.Cell):
     """PagedAttention, through the manager of the same layer's cache."""
 
-    def __init__(self, cache: PagedCache):
+    def __init__(self, config, cache: PagedCache):
         super().__init__(auto_prefix=False)
         self.paged = cache.paged
 
@@ -134,7 +134,7 @@ class CachedHeads(nn.Cell):
 class PlainCachedAttention(nn.Cell):
     """Gather the rows, then attention with a mask over what lies beyond each row's length."""
 
-    def __init__(self, config):
+    def __init__(self, config, _cache: PlainCache):
         super().__init__()
         self.heads, self.head_dim = config.num_heads, config.kv_channels
         self.softmax_type = config.softmax_compute_type

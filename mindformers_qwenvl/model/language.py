@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import mindspore as ms
-from mindformers.models.modeling_utils import PreTrainedModel
 from mindspore import Parameter, Tensor, nn
 from mindspore import ops as P
 from mindspore.common.initializer import Normal, initializer
 
 from mindformers_qwenvl.config import QwenConfig
-from mindformers_qwenvl.generation.inputs import GenerationInputs
-from mindformers_qwenvl.generation.sampling import Sampling
-from mindformers_qwenvl.host.workarounds import OwnGenerationConfig, SaveParameters
+from mindformers_qwenvl.model.base import QwenPreTrainedModel
 from mindformers_qwenvl.model.cache import cached_attention, kv_cache
 from mindformers_qwenvl.model.layers import MergeHeads, SplitHeads, column_linear, row_linear, stack
-from mindformers_qwenvl.model.ops import Attention, RMSNorm, Rotary, RotaryTables, greedy_argmax
+from mindformers_qwenvl.model.ops import Attention, RMSNorm, Rotary, RotaryTables
 from mindformers_qwenvl.model.positions import inverse_frequencies, log_n_scale, ntk_limits
 
 __all__ = ["QwenForCausalLM", "QwenModel"]
@@ -236,7 +233,7 @@ class QwenModel(nn.Cell):
         return self.ln_f(x)
 
 
-class QwenForCausalLM(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, PreTrainedModel):
+class QwenForCausalLM(QwenPreTrainedModel):
     """Qwen-7B with its head; alone, or as the language model of `QwenVL`.
 
     Inputs:
@@ -251,7 +248,6 @@ class QwenForCausalLM(SaveParameters, OwnGenerationConfig, GenerationInputs, Sam
 
     config_class = QwenConfig
     base_model_prefix = "llm_model"
-    _support_list: ClassVar[list[str]] = []
 
     def __init__(self, config: QwenConfig, **kwargs):
         super().__init__(config, **kwargs)
@@ -271,8 +267,6 @@ class QwenForCausalLM(SaveParameters, OwnGenerationConfig, GenerationInputs, Sam
         self.last_token = LastToken(dp)
         self.sub = P.Sub().shard(((dp,), ()))
         self.reshape = P.Reshape()
-        self.argmax = greedy_argmax()
-        self.use_past = config.use_past
         self.load_checkpoint(config)  # the host's: `checkpoint_name_or_path`, if there is one
 
     def construct(

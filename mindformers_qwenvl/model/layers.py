@@ -5,11 +5,10 @@ from __future__ import annotations
 from mindformers.modules.layers import LayerNorm, Linear
 from mindformers.parallel_core.training_graph.transformer.utils import LayerSetting
 from mindspore import Tensor, nn
-from mindspore import dtype as mstype
 from mindspore import ops as P
 from mindspore.common.initializer import Initializer, Normal
 
-from mindformers_qwenvl.model.ops import BiasAdd, row_norm, unsharded
+from mindformers_qwenvl.model.ops import bias_add, row_norm
 from mindformers_qwenvl.model.positions import resize_matrix
 
 __all__ = ["MergeHeads", "Norm", "ResizedTable", "SplitHeads", "column_linear", "row_linear", "stack"]
@@ -55,11 +54,9 @@ def _linear(
 
 
 def _shard(linear: Linear, of_product: Strategy, of_bias: Strategy) -> Linear:
-    if linear.has_bias:
-        linear.bias_add = P.BiasAdd()  # the host's P.Add takes twice as long on a CPU
     linear.shard(strategy_matmul=of_product, strategy_bias=of_bias if linear.has_bias else None)
-    if linear.has_bias and unsharded() and linear.dtype == mstype.float32:
-        linear.bias_add = BiasAdd()
+    if linear.has_bias:
+        linear.bias_add = bias_add(linear.dtype, of_bias)
     return linear
 
 
@@ -82,13 +79,13 @@ class Norm(LayerNorm):
         self.shard((strategy,))
         self.compute_type = config.layernorm_compute_type
         self.cast = P.Cast()
-        self.rows = row_norm(dim, config.layer_norm_eps, self.compute_type, centred=True)
+        self.row_norm = row_norm(dim, config.layer_norm_eps, self.compute_type, centred=True)
 
     def construct(self, x):
         dtype = x.dtype
         x = self.cast(x, self.compute_type)
-        if self.rows is not None:
-            normed = self.rows(x, self.gamma, self.beta)
+        if self.row_norm is not None:
+            normed = self.row_norm(x, self.gamma, self.beta)
         else:
             normed, _, _ = self.layer_norm(x, self.gamma, self.beta)
         return self.cast(normed, dtype)

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from mindformers.models.modeling_utils import PreTrainedModel
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
 from mindformers_qwenvl.config import QwenVLConfig
-from mindformers_qwenvl.generation.inputs import GenerationInputs
-from mindformers_qwenvl.generation.sampling import Sampling
+from mindformers_qwenvl.config.original import is_original_directory
 from mindformers_qwenvl.generation.settings import generation_config_of
-from mindformers_qwenvl.host.workarounds import OwnGenerationConfig, SaveParameters
+from mindformers_qwenvl.model.base import QwenPreTrainedModel
 from mindformers_qwenvl.model.language import QwenForCausalLM
-from mindformers_qwenvl.model.loss import LabelLoss, LabelTokens
-from mindformers_qwenvl.model.ops import greedy_argmax, unsharded
+from mindformers_qwenvl.model.ops import LabelLoss, LabelTokens
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.weights import hooks
-from mindformers_qwenvl.weights.convert.convert import load_original
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
+from mindformers_qwenvl.weights.load import load_original
+from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, part_of
 
 __all__ = ["QwenVL"]
 
@@ -68,7 +65,7 @@ class ImageMerge(nn.Cell):
         return self.add(kept, self.place(here, images))
 
 
-class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, PreTrainedModel):
+class QwenVL(QwenPreTrainedModel):
     """The whole network.
 
     Inputs:
@@ -89,19 +86,14 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
 
     config_class = QwenVLConfig
     base_model_prefix = "qwenvl"
-    _support_list: ClassVar[list[str]] = []
 
     def __init__(self, config: QwenVLConfig, **kwargs):
         super().__init__(config, **kwargs)
         self.vision_encoder = QwenVLVisionModel(config.vision)
         self.llm_model = QwenForCausalLM(config.llm)
         self.merge = ImageMerge(config.parallel_config.data_parallel)
-        self.learns_few = unsharded()
-        if self.learns_few:
-            self.label_tokens = LabelTokens(config.ignore_token_id)
+        self.label_tokens = LabelTokens(config.ignore_token_id)
         self.loss = LabelLoss(config)
-        self.argmax = greedy_argmax()
-        self.use_past = config.use_past
         self.reshape = P.Reshape()
         self.slice = P.StridedSlice().shard(((config.parallel_config.data_parallel, 1),))
         self._freeze(config)
@@ -110,12 +102,9 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
         self.load_checkpoint(config)  # the host's: `checkpoint_name_or_path`, if there is one
 
     def _freeze(self, config: QwenVLConfig) -> None:
-        for parameter in self.vision_encoder.trainable_params():
-            resampler = ".attn_pool." in f".{parameter.name}"
-            if config.freeze_resampler if resampler else config.freeze_vision:
-                parameter.requires_grad = False
-        if config.freeze_llm:
-            for parameter in self.llm_model.trainable_params():
+        frozen = {VISION: config.freeze_vision, RESAMPLER: config.freeze_resampler, LANGUAGE: config.freeze_llm}
+        for parameter in self.trainable_params():
+            if frozen[part_of(parameter.name)]:
                 parameter.requires_grad = False
 
     def construct(
@@ -140,9 +129,7 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
             x = self.merge(x, vectors, image_context_pos)
         if labels is None:
             return self.llm_model(input_ids, x, prompt_length, batch_valid_length, block_tables, slot_mapping)
-        positions = None
-        if self.learns_few:
-            positions, labels = self.label_tokens(labels)
+        positions, labels = self.label_tokens(labels)
         return self.loss(self.llm_model(input_ids, x, prompt_length, positions=positions), labels)
 
     def prepare_inputs_for_predict_layout(self, input_ids: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -171,7 +158,7 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
         if not (directory / "config.json").is_file():
             return super().from_pretrained(str(pretrained_model_name_or_dir), *args, **kwargs)
         config = kwargs.pop("config", None) or QwenVLConfig.from_pretrained(str(directory), **kwargs)
-        if "visual" not in json.loads((directory / "config.json").read_text(encoding="utf-8")):
+        if not is_original_directory(directory):
             # Not the original's config.json, but the one of `save_pretrained(directory, save_json=True)`.
             network = super().from_pretrained_experimental_mode(str(directory), *args, config=config)
         else:
@@ -242,6 +229,57 @@ class QwenVL(SaveParameters, OwnGenerationConfig, GenerationInputs, Sampling, Pr
         from mindformers_qwenvl.chat.answer import chat_stream
 
         return chat_stream(self, tokenizer, query, history, system, stop_words_ids, generation_config, **changes)
+
+    def score(
+        self,
+        prompts: Any,
+        options: Any,
+        tokenizer: Any = None,
+        *,
+        images: Any = None,
+        chat_format: str = "raw",
+        batch_size: int = 8,
+    ) -> list[Any]:
+        """How well each option continues its prompt, as the original's multiple-choice benchmarks ask.
+
+        Args:
+            prompts: texts with <img>path</img>, queries in list form, or token ids [L] each.
+            options: texts such as [" A", " B"], the same for all prompts; or a list for each prompt, of texts or ids.
+            tokenizer: a `QwenVLTokenizer` or `QwenVLProcessor`; only token ids do without.
+            images: of prompts of token ids, a list for each: what `open_image` takes, or float32 [3, H, W], normalised.
+            chat_format: "raw": the prompt as it is; "chatml": in the frame of a chat.
+            batch_size: prompts that are computed at once; the result is the same.
+
+        Returns:
+            Of each prompt an array float32 [options]: -log p of an option's tokens after the prompt, their mean. The
+            smallest is the network's choice.
+
+        Raises:
+            ValueError: prompts, options and images do not fit each other or the network.
+            FileNotFoundError, ImageError: names the picture and says why.
+        """
+        from mindformers_qwenvl.chat.likelihood import score
+
+        return score(self, prompts, options, tokenizer, images=images, chat_format=chat_format, batch_size=batch_size)
+
+    def ground(self, tokenizer: Any, image: Any, text: str, **changes: Any) -> Any:
+        """Where in a picture is what `text` says? With the prompt of the original's RefCOCO benchmarks.
+
+        Args:
+            tokenizer: a `QwenVLTokenizer`; or a `QwenVLProcessor`, whose rules for pictures then apply.
+            image: anything `open_image` takes.
+            text: such as "the red shape".
+            **changes: of the generation configuration, as in `chat`; the defaults are those of the benchmark.
+
+        Returns:
+            A `grounding.Found`, whose `boxes` have the label `text`; there are none if the network wrote none.
+
+        Raises:
+            ValueError, FileNotFoundError, ImageError: as `chat`.
+        """
+        from mindformers_qwenvl.chat.ground import ground
+
+        return ground(self, tokenizer, image, text, **changes)
 
     # The host's hooks for `load_checkpoint: <original directory>` with `load_ckpt_format: safetensors`.
     convert_name = staticmethod(hooks.convert_name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from typing import Any
@@ -14,6 +13,8 @@ from mindformers.tools.utils import get_output_root_path, get_real_group_size, g
 from mindformers.utils.tensorboard import get_tensorboard_writer
 from mindspore.train.callback import Callback
 
+from mindformers_qwenvl.checks import number, switch, whole
+from mindformers_qwenvl.host.callbacks import loss_parts, steps_before
 from mindformers_qwenvl.model.qwenvl import QwenVL
 from mindformers_qwenvl.training.flops import step_flops
 from mindformers_qwenvl.training.steps_file import StepsFile, rewind_other_ranks, steps_file_name
@@ -54,14 +55,11 @@ class QwenVLMonitor(Callback):
         peak_tflops: float | None = None,
     ):
         super().__init__()
-        if isinstance(per_print_times, bool) or not isinstance(per_print_times, int) or per_print_times < 0:
-            raise ValueError(f"QwenVLMonitor: per_print_times must be a number of steps or 0, got {per_print_times!r}")
-        if not isinstance(csv, bool):
-            raise ValueError(f"QwenVLMonitor: csv must be True or False, got {csv!r}")
+        whole("QwenVLMonitor: per_print_times", per_print_times, 0, note="0: no lines")
+        switch("QwenVLMonitor: csv", csv)
         if directory is not None and not isinstance(directory, str | os.PathLike):
             raise ValueError(f"QwenVLMonitor: directory must be the path of a folder or left out, got {directory!r}")
-        if peak_tflops is not None and not _is_positive(peak_tflops):
-            raise ValueError(f"QwenVLMonitor: peak_tflops must be a number above 0 or left out, got {peak_tflops!r}")
+        number("QwenVLMonitor: peak_tflops", peak_tflops, above=0, optional=True)
         self.per_print_times = per_print_times
         self.csv = csv
         self.directory = directory
@@ -81,7 +79,7 @@ class QwenVLMonitor(Callback):
     def _start(self, params: Any) -> None:
         self.steps_before = _steps_before(params)
         network = params.train_network
-        self.loss_parts = _loss_parts(network)
+        self.loss_parts = loss_parts(network)
         self.config = next((cell.config for _, cell in network.cells_and_names() if isinstance(cell, QwenVL)), None)
         self.copies = _copies(self.config)
         self.ended = self.began
@@ -105,6 +103,14 @@ class QwenVLMonitor(Callback):
         self.ended, self.last_step = now, params.cur_step_num
         row |= {"step": self.steps_before + params.cur_step_num, "epoch": params.cur_epoch_num}
         row |= {"seconds": seconds, "waited": waited, **self._rates(params, seconds)}
+        self._show(row, params)
+
+    def reports(self) -> bool:
+        """Whether this process is the first of those that have the loss."""
+        return get_real_rank() == _ranks_with_loss()[0]
+
+    def _show(self, row: dict[str, Any], params: Any) -> None:
+        """Write the measurements of a step where they belong. `mindformers-qwenvl run` has a bar in its place."""
         if self.file is not None:
             self.file.append(row)
         if self.per_print_times and params.cur_step_num % self.per_print_times == 0:
@@ -143,19 +149,12 @@ class QwenVLMonitor(Callback):
 
 def _steps_before(params: Any) -> int:
     """Steps of the run that this one resumes, 0 if it begins anew."""
-    # The host tells its own callbacks alone: without the MFLossMonitor the CheckpointMonitor, without both nobody. Then
-    # it is the optimizer's count, which leaves out steps that overflowed.
-    told = [getattr(callback, "initial_step", None) for callback in params.list_callback]
-    saved = [getattr(callback, "_append_step_num", None) for callback in params.list_callback]
-    known = [int(steps) for steps in (params.get("initial_step"), *told, *saved) if steps is not None]
-    if known:
-        return max(known)
+    told = steps_before(params)
+    if told is not None:
+        return told
+    # Without MFLossMonitor and CheckpointMonitor the optimizer's count is left, which leaves out steps that overflowed.
     counted = getattr(getattr(params.train_network, "optimizer", None), "global_step", None)
     return 0 if counted is None else int(_number(counted))
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _number(value: Any) -> float | None:
@@ -195,15 +194,6 @@ def _ranks_with_loss() -> range:
     stages = ms.get_auto_parallel_context("pipeline_stages")
     a_stage = max(1, get_real_group_size() // stages)
     return range(a_stage * (stages - 1), a_stage * stages)
-
-
-def _loss_parts(network: Any) -> int:
-    """The host's wrappers add up the losses of the parts of a batch: into how many they cut it."""
-    network, parts = network.network, 1  # what is inside of the train step
-    while hasattr(network, "network") or hasattr(network, "_backbone"):
-        parts *= int(getattr(network, "micro_size", 1)) * int(getattr(network, "interleave_num", 1))
-        network = network.network if hasattr(network, "network") else network._backbone
-    return parts
 
 
 def _sentence(row: dict[str, float | None]) -> str:

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from mindformers.core.optim.adamw import AdamW, _adamw_opt
-from mindspore import dtype as mstype
+from mindformers.core.optim.adamw import AdamW
 from mindspore import ops
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
-from mindformers_qwenvl.model.ops import unsharded
-from mindformers_qwenvl.weights.parts import rate_factors
+from mindformers_qwenvl.host.optimizer import adamw_step
+from mindformers_qwenvl.model.ops import can_update_in_place, update_in_place
+from mindformers_qwenvl.weights.parts import is_rms_norm, rate_factors
 
 __all__ = ["QwenVLAdamW", "decay_rms_norms"]
 
-RMS_NORM = re.compile(r"(^|\.)(attention_norm|ffn_norm|ln_f)\.weight$")
-
-_adam = ops.Adam()
-_shrink = ops.ApplyGradientDescent()
 _update = C.MultitypeFuncGraph("update")
-_update_in_place = C.MultitypeFuncGraph("update_in_place")
 
 
 @_update.register(*["Tensor"] * 5, "Number", *["Tensor"] * 5, "Bool")
 def _update_as_host(beta1, beta2, epsilon, step, rate, factor, decay, weight, gradient, mean, square, chosen):
     """The host's step of one weight, at `rate * factor`."""
-    return _adamw_opt(beta1, beta2, epsilon, step, rate * factor, decay, weight, gradient, mean, square, chosen)
-
-
-@_update_in_place.register("Number", "Number", *["Tensor"] * 4, "Number", *["Tensor"] * 5)
-def _update_weight(beta1, beta2, power1, power2, epsilon, rate, factor, decay, weight, gradient, mean, square):
-    """AdamW step of one weight at `rate * factor`; `power1`, `power2`: the betas to the power of the step."""
-    rate = rate * factor
-    _shrink(weight, rate * decay, weight)  # weight -= rate * decay * weight
-    _adam(weight, mean, square, power1, power2, rate, beta1, beta2, epsilon, gradient)
-    return True
+    return adamw_step(beta1, beta2, epsilon, step, rate * factor, decay, weight, gradient, mean, square, chosen)
 
 
 class QwenVLAdamW(AdamW):
@@ -53,7 +38,7 @@ class QwenVLAdamW(AdamW):
     Args:
         decay_rms_norm: False: as the host's AdamW.
         vision_lr_decay: factor of the learning rate from each layer of the vision tower to the one below, see
-            `layer_decay.rate_factors`. The paper's stages 1 and 2 have 0.95.
+            `weights.parts.rate_factors`. The paper's stages 1 and 2 have 0.95.
         others: see `mindformers.core.optim.AdamW`.
 
     Raises:
@@ -79,12 +64,12 @@ class QwenVLAdamW(AdamW):
         self.betas = tuple(betas)
         # Not rates of MindSpore's groups: those are a tensor for each weight, and 9.6B then takes 20 GB to compile.
         self.factors = rate_factors([parameter.name for parameter in self.parameters], vision_lr_decay)
-        self.alike = all(factor == 1 for factor in self.factors)
-        self.in_place = unsharded() and not swap and all(p.dtype == mstype.float32 for p in self.parameters)
+        self.one_rate = all(factor == 1 for factor in self.factors)
+        self.in_place = not swap and can_update_in_place(self.parameters)
 
     def construct(self, gradients):
         """Update the weights by `gradients`, a tuple with one tensor for each of them."""
-        if not self.in_place and self.alike:
+        if not self.in_place and self.one_rate:
             return super().construct(gradients)
         decay, rate = self.get_weight_decay(), self.get_lr()
         self.assignadd(self.global_step, self.global_step_increase_tensor)
@@ -97,9 +82,9 @@ class QwenVLAdamW(AdamW):
             epsilon = self.eps.reshape(()) * ops.sqrt(1 - power2)
             # One partial each: MindSpore knows no partial of a partial, and none of (*constants).
             if self.is_group_lr:
-                update = F.partial(_update_in_place, beta1, beta2, power1, power2, epsilon)
+                update = F.partial(update_in_place, beta1, beta2, power1, power2, epsilon)
                 return self.hyper_map(update, rate, self.factors, decay, *states)
-            update = F.partial(_update_in_place, beta1, beta2, power1, power2, epsilon, rate)
+            update = F.partial(update_in_place, beta1, beta2, power1, power2, epsilon, rate)
             return self.hyper_map(update, self.factors, decay, *states)
         if self.is_group_lr:
             update = F.partial(_update, self.beta1, self.beta2, self.eps, self.global_step)
@@ -119,8 +104,8 @@ def decay_rms_norms(groups: Sequence[Any], weight_decay: float) -> list[Any]:
         if not isinstance(group, dict) or "params" not in group:
             regrouped.append(group)
             continue
-        norms = [parameter for parameter in group["params"] if RMS_NORM.search(parameter.name)]
-        others = [parameter for parameter in group["params"] if not RMS_NORM.search(parameter.name)]
+        norms = [parameter for parameter in group["params"] if is_rms_norm(parameter.name)]
+        others = [parameter for parameter in group["params"] if not is_rms_norm(parameter.name)]
         if others:
             regrouped.append({**group, "params": others})
         if norms:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-import numpy as np
 from mindformers.wrapper import MFTrainOneStepCell
 from mindspore import dtype as mstype
 from mindspore import nn, ops
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
-from mindformers_qwenvl.model.ops import on_ascend, unsharded
+from mindformers_qwenvl.checks import switch, whole
+from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
+from mindformers_qwenvl.model.ops import NotFinite, count_not_finite, has_overflow_register, square_sum
 
 __all__ = ["QwenVLTrainOneStepCell"]
 
 IGNORED = -100  # label of what is not learnt
-# Settings of the host's step that the short one does not have.
-OF_THE_HOST = (
+# Settings of the host's step that the one-pass step does not have.
+HOST_ONLY = (
     "calculate_per_token_loss",
     "dump_device_local_norm",
     "if_dump",
@@ -28,30 +29,6 @@ OF_THE_HOST = (
     "use_grouped_lr",
     "use_skip_data_by_global_norm",
 )
-
-_WIDTH = 16
-_product = ops.MatMul(transpose_a=True)
-_identity = ms.Tensor(np.eye(_WIDTH, dtype=np.float32))
-_square_sum = C.MultitypeFuncGraph("square_sum")
-
-
-@_square_sum.register("Tensor")
-def _square_sum_of(gradient):
-    gradient = ops.cast(gradient, mstype.float32)
-    if gradient.size % _WIDTH:
-        return ops.square(gradient).sum().reshape((1,))
-    # The trace of X^T X, for X of few columns: a CPU reads the gradient once, in all threads, and writes no squares.
-    columns = gradient.reshape((-1, _WIDTH))
-    return (_product(columns, columns) * _identity).sum().reshape((1,))
-
-
-_not_finite = C.MultitypeFuncGraph("not_finite")
-
-
-@_not_finite.register("Tensor")
-def _count_not_finite(gradient):
-    return ops.cast(ops.logical_not(ops.isfinite(gradient)), mstype.float32).sum()
-
 
 _scale = C.MultitypeFuncGraph("scale_gradient")
 
@@ -102,45 +79,41 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         **kwargs: Any,
     ):
         super().__init__(network, optimizer, **kwargs)
-        self.stock_check = on_ascend()
-        if not isinstance(weigh_cards, bool):
-            raise ValueError(f"runner_wrapper: weigh_cards must be True or False, got {weigh_cards!r}")
-        if isinstance(accumulation_steps, bool) or not isinstance(accumulation_steps, int) or accumulation_steps < 1:
-            raise ValueError(f"runner_wrapper: accumulation_steps must be 1 or more, got {accumulation_steps!r}")
-        mode = ms.get_auto_parallel_context("parallel_mode")
-        if accumulation_steps > 1 and mode in ("semi_auto_parallel", "auto_parallel"):
-            raise ValueError(
-                f"runner_wrapper: accumulation_steps={accumulation_steps} is for one card and data parallel; in {mode} "
-                "use runner_config.gradient_accumulation_steps, with pipeline stages parallel_config.micro_batch_num"
-            )
+        self.has_overflow_register = has_overflow_register()
+        self.not_finite = NotFinite()
+        switch("runner_wrapper: weigh_cards", weigh_cards)
+        whole("runner_wrapper: accumulation_steps", accumulation_steps)
+        sharded = is_sharded(ms.get_auto_parallel_context("parallel_mode"))
+        check_accumulation(sharded=sharded, accumulation_steps=accumulation_steps)
         self.accumulation_steps = accumulation_steps
-        self.whole_gradients = unsharded()
         self.max_grad_norm = float(kwargs.get("max_grad_norm", 1.0))
-        self.short = self.whole_gradients and self.use_legacy and not any(getattr(self, name) for name in OF_THE_HOST)
+        self.square_sum = square_sum()
+        host_only = [name for name in HOST_ONLY if getattr(self, name, False)]  # a host may not have all of them
+        self.one_pass = self.square_sum is not None and getattr(self, "use_legacy", True) and not host_only
         self.cards = self.degree if weigh_cards and self.reducer_flag else 1  # that share a batch
         if self.reducer_flag and not weigh_cards and not self.mean:
             raise ValueError(
                 "runner_wrapper: weigh_cards: False takes the mean of the cards' gradients, and "
                 "parallel.gradients_mean: False their sum; set parallel.gradients_mean: True"
             )
-        self.divided = self.cards if self.cards > 1 and self.mean else 1  # by that the reducer divides their sum
+        self.reducer_divisor = self.cards if self.cards > 1 and self.mean else 1  # of the sum over the cards
 
     def construct(self, *inputs):
         """See `MFTrainOneStepCell`. Off Ascend one product takes the loss scale out of the gradients and clips them,
         where the host writes all of them once more.
         """
-        if not self.short:
+        if not self.one_pass:
             return super().construct(*inputs)
         scale = self.scale_sense
         loss, gradients, _ = self.grads_for_legacy(scale, *inputs)
         gradients = self.grad_reducer(gradients)
         unscale = ops.reciprocal(scale)  # before process_loss_scale changes it for the next step
         norm, factor = None, unscale
-        square_sum = ops.addn(self.hyper_map(_square_sum, gradients))
+        squares = self.square_sum(gradients)
         if self.use_clip_grad:
-            norm = ops.sqrt(square_sum) * factor
+            norm = ops.sqrt(squares) * factor
             factor = factor * ops.minimum(self.max_grad_norm / (norm + 1e-6), 1.0)  # as torch's clip_grad_norm_
-        overflow = self.process_loss_scale(self._on_any_rank(_count_not_finite(square_sum)))
+        overflow = self.process_loss_scale(self._on_any_rank(count_not_finite(squares)))
         gradients = self.hyper_map(F.partial(_scale, factor), gradients)
         rate = self.learning_rate
         if self.optimizer.dynamic_lr:
@@ -161,8 +134,8 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         rows = rows // self.accumulation_steps
         tokens = self._label_tokens(inputs[-1])
         if self.cards > 1:  # over all of them
-            tokens = self.allreduce(tokens) / self.divided
-        tokens = ops.maximum(tokens, ops.scalar_to_tensor(1.0 / self.divided))
+            tokens = self.allreduce(tokens) / self.reducer_divisor
+        tokens = ops.maximum(tokens, ops.scalar_to_tensor(1.0 / self.reducer_divisor))
         loss = ops.scalar_to_tensor(0.0)
         gradients = ()
         for part in range(self.accumulation_steps):
@@ -178,7 +151,7 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
             loss = loss + loss_of_part * share
             gradients = of_part if part == 0 else self.hyper_map(_add, gradients, of_part)
         if self.cards > 1:
-            loss = self.allreduce(loss) / self.divided
+            loss = self.allreduce(loss) / self.reducer_divisor
         return loss, gradients, self.grad_scale_factor
 
     def _label_tokens(self, labels):
@@ -187,11 +160,9 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
 
     def get_overflow_status(self, status, compute_output):
         """Whether a gradient is not finite, a bool scalar, the same on every rank. `compute_output`: the gradients."""
-        if self.stock_check:
+        if self.has_overflow_register:
             return super().get_overflow_status(status, compute_output)
-        if self.whole_gradients:
-            return self._on_any_rank(_count_not_finite(ops.addn(self.hyper_map(_square_sum, compute_output))))
-        return self._on_any_rank(ops.addn(self.hyper_map(_not_finite, compute_output)))
+        return self._on_any_rank(self.not_finite(compute_output))
 
     def _on_any_rank(self, count):
         """Whether the float32 `count` is 1 or more on some rank."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["TABLE", "Part", "is_training_state", "layout", "to_original", "to_ours"]
+__all__ = ["TABLE", "Part", "is_dropped", "is_training_state", "layout", "to_original", "to_ours"]
 
 _LANGUAGE: dict[str, str | tuple[str, ...]] = {
     "wte.weight": "wte.embedding_weight",
@@ -79,7 +79,7 @@ TABLE: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Part:
-    """Where one of our parameters lives in the original: rows `index/of .. (index+1)/of` of tensor `name`."""
+    """Where one of our parameters is in the original: rows `index/of .. (index+1)/of` of tensor `name`."""
 
     name: str
     index: int
@@ -92,7 +92,7 @@ _INVERSE: dict[str, Part] = {
 
 _LAYER = re.compile(r"(?<=\.)(0|[1-9][0-9]*)(?=\.)")
 
-# What MindSpore and MindFormers store beside the weights when they save a training: it has no place in the original.
+# What MindSpore and MindFormers save beside the weights of a training; the original has no such tensors.
 _TRAINING_PREFIX = (
     "adam_m.",
     "adam_v.",
@@ -138,7 +138,7 @@ def to_ours(name: str) -> tuple[str, ...]:
     """
     pattern, layer = _pattern(name)
     if pattern not in TABLE or (layer is None) == ("{}" in pattern):
-        raise ValueError(f"{name!r} is no tensor of an original Qwen-VL checkpoint")
+        raise ValueError(f"{name!r} is not a tensor of an original Qwen-VL checkpoint")
     return tuple(target.replace("{}", layer or "") for target in TABLE[pattern])
 
 
@@ -150,9 +150,17 @@ def to_original(name: str) -> Part:
     """
     pattern, layer = _pattern(name)
     if pattern not in _INVERSE or (layer is None) == ("{}" in pattern):
-        raise ValueError(f"{name!r} is no parameter of this Qwen-VL")
+        raise ValueError(f"{name!r} is not a parameter of this Qwen-VL")
     part = _INVERSE[pattern]
     return Part(part.name.replace("{}", layer or ""), part.index, part.of)
+
+
+def is_dropped(name: str) -> bool:
+    """Whether `name` is an original tensor without a place in this network: a buffer of old exports."""
+    try:
+        return not to_ours(name)
+    except ValueError:
+        return False
 
 
 def is_training_state(name: str) -> bool:
@@ -161,10 +169,10 @@ def is_training_state(name: str) -> bool:
 
 
 def layout(names: Iterable[str], where: str) -> str:
-    """`"original"` or `"ours"`, by which of the two more of `names` belong to.
+    """`"original"` or `"ours"`: the layout that more of `names` belong to.
 
     Raises:
-        ValueError: none of them is known to either; the message says `where` they come from.
+        ValueError: neither layout has any of them. The message says `where` they come from.
     """
     names = list(names)
     theirs = sum(_pattern(name)[0] in TABLE for name in names)

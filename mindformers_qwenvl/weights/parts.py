@@ -1,36 +1,99 @@
-"""How fast each weight of the vision tower learns. Plain Python."""
+"""Which part of the network a parameter belongs to, by its name; and what follows from that. Plain Python.
+
+Names may have a prefix, such as that of a training wrapper, and may be those of one part alone.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
-__all__ = ["rate_factors"]
+from mindformers_qwenvl.checks import number
 
-VISION_LAYER = re.compile(r"(?:^|\.)transformer\.resblocks\.(\d+)\.")
-BELOW_VISION_LAYERS = re.compile(r"(?:^|\.)(?:conv1\.weight|positional_embedding|ln_pre\.(?:gamma|beta))$")
+__all__ = ["LANGUAGE", "RESAMPLER", "VISION", "Place", "is_norm", "is_rms_norm", "part_of", "place_of", "rate_factors"]
+
+VISION, RESAMPLER, LANGUAGE = "vision", "resampler", "llm"
+
+
+class Place(NamedTuple):
+    """Where a parameter is.
+
+    Attributes:
+        part: VISION, RESAMPLER or LANGUAGE.
+        layer: number of the layer, from 0; None for what is in none.
+        after_layers: it comes after the layers: the tower's last norm and projection, the resampler, the head.
+    """
+
+    part: str
+    layer: int | None = None
+    after_layers: bool = False
+
+
+_LAYERS = ((VISION, r"transformer\.resblocks\.(\d+)\."), (LANGUAGE, r"transformer\.layers\.(\d+)\."))
+_LAYERS = tuple((part, re.compile(rf"(?:^|\.){pattern}")) for part, pattern in _LAYERS)
+_OTHERS = (
+    (Place(RESAMPLER, after_layers=True), r"attn_pool\."),
+    (Place(VISION), r"(?:conv1\.weight|positional_embedding|ln_pre\.(?:gamma|beta))$"),
+    (Place(VISION, after_layers=True), r"(?:ln_post\.(?:gamma|beta)|proj)$"),
+    (Place(LANGUAGE), r"wte\.embedding_weight$"),
+    (Place(LANGUAGE, after_layers=True), r"(?:ln_f|lm_head)\.weight$"),
+)
+_OTHERS = tuple((place, re.compile(rf"(?:^|\.){pattern}")) for place, pattern in _OTHERS)
+
+_RMS_NORM = re.compile(r"(?:^|\.)(?:attention_norm|ffn_norm|ln_f)\.weight$")
+_LAYER_NORM = re.compile(r"\.(?:gamma|beta)$")
+
+
+def place_of(name: str) -> Place | None:
+    """Where the parameter `name` is; None if it is not one of Qwen-VL."""
+    for part, pattern in _LAYERS:
+        if match := pattern.search(name):
+            return Place(part, int(match[1]))
+    return next((place for place, pattern in _OTHERS if pattern.search(name)), None)
+
+
+def part_of(name: str) -> str:
+    """VISION, RESAMPLER or LANGUAGE.
+
+    Raises:
+        ValueError: it is not a parameter of Qwen-VL.
+    """
+    place = place_of(name)
+    if place is None:
+        raise ValueError(f"{name!r} is not a parameter of Qwen-VL")
+    return place.part
+
+
+def is_rms_norm(name: str) -> bool:
+    """Whether `name` is the weight of an RMSNorm: the language model has no other norms."""
+    return _RMS_NORM.search(name) is not None
+
+
+def is_norm(name: str) -> bool:
+    """Whether `name` belongs to an RMSNorm or a LayerNorm, which are kept in `layernorm_compute_type`."""
+    return is_rms_norm(name) or _LAYER_NORM.search(name) is not None
 
 
 def rate_factors(names: Sequence[str], decay: float) -> tuple[float, ...]:
-    """For each weight, by its name, the factor of the learning rate.
+    """The factor of the learning rate of each parameter in `names`.
 
-    Layer l (from 0) of the L of the vision tower has decay ** (L - l), what lies below them decay ** (L + 1). All else
-    has 1: the language model, and what follows the tower's layers, the resampler first. That is BEiT's form of it
-    (arXiv 2106.08254, optim_factory.py); Qwen-VL's Table 8 gives the number alone.
+    Layer l (from 0) of the L layers of the vision tower has decay ** (L - l), what comes before them decay ** (L + 1).
+    All else has 1: the language model, and what follows the tower's layers, such as the resampler. This is BEiT's form
+    of layer-wise decay (arXiv 2106.08254, optim_factory.py); Qwen-VL's Table 8 gives the number alone.
 
     Raises:
         ValueError: decay is not above 0 and at most 1.
     """
-    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay <= 1:
-        raise ValueError(f"optimizer: vision_lr_decay must be above 0 and at most 1, got {decay!r}")
-    numbers = [_layer(name) for name in names]
-    layers = max((number for number in numbers if number is not None), default=-1) + 1
-    return tuple(1.0 if number is None else float(decay) ** (layers - number) for number in numbers)
+    number("optimizer: vision_lr_decay", decay, above=0, most=1)
+    depths = [_vision_depth(name) for name in names]
+    layers = max((depth for depth in depths if depth is not None), default=-1) + 1
+    return tuple(1.0 if depth is None else float(decay) ** (layers - depth) for depth in depths)
 
 
-def _layer(name: str) -> int | None:
-    """Layer of the vision tower, -1 for what lies below them, None for everything else."""
-    found = VISION_LAYER.search(name)
-    if found:
-        return int(found[1])
-    return -1 if BELOW_VISION_LAYERS.search(name) else None
+def _vision_depth(name: str) -> int | None:
+    """Layer of the vision tower, -1 for what comes before the layers, None for everything else."""
+    place = place_of(name)
+    if place is None or place.part != VISION or place.after_layers:
+        return None
+    return -1 if place.layer is None else place.layer

@@ -33,7 +33,7 @@ def test_the_yaml_says_what_it_has_to_fit_in(capsys):
     assert "fits in 57.0 GB" in capsys.readouterr().out
     assert main(["estimate", "--yaml", STAGE_3, "--set", "context.max_device_memory=10GB"]) == 1
     assert main(["estimate", "--yaml", "finetune_qwenvl_tiny"]) == 0  # says nothing
-    assert "--device-memory 64GB says whether that fits" in capsys.readouterr().out
+    assert "--device-memory 64GB tells whether that fits" in capsys.readouterr().out
 
 
 def test_a_name_instead_of_a_path(capsys):
@@ -68,8 +68,8 @@ def test_json(capsys):
     ("content", "words"),
     [
         (None, "no such file"),
-        ("a: [", "not a YAML file"),
-        ("- 1\n- 2\n", "sections such as `model:` are expected, got list"),
+        ("a: [", "not valid YAML"),
+        ("- 1\n- 2\n", "sections such as `model:` are expected, got a list"),
         ("run_mode: finetune\n", "model: a section with keys is expected, there is none"),
         ("model: {model_config: {type: Other}}\n", "QwenVLConfig is expected, got 'Other'"),
     ],
@@ -84,18 +84,34 @@ def test_malformed(content, words, capsys):
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [("", "the YAML's path is empty"), (".", "or a folder (.)"), ("mine", "mine: a folder; the YAML of a training")],
+    [
+        ("", "an empty path or the current folder"),
+        (".", "or the current folder"),
+        ("mine", "mine is a folder; the"),
+    ],
 )
-def test_a_folder_in_the_place_of_a_yaml(given, words, capsys):
+def test_a_folder_instead_of_a_yaml(given, words, capsys):
     Path("mine").mkdir()
     assert main(["estimate", "--yaml", given]) == 2
     error = capsys.readouterr().err
     assert words in error and "no such file" not in error
 
 
+def test_a_yaml_that_builds_on_another(capsys):
+    Path("mine.yaml").write_text(
+        f"base_config: {STAGE_3}\nparallel_config:\n  data_parallel: 4\nrunner_config:\n  batch_size: 2\n"
+    )
+    assert main(["estimate", "--yaml", "mine.yaml", "--device-memory", "100GB"]) == 0
+    said = capsys.readouterr().out
+    assert "4 cards = data_parallel 4 x model_parallel 1" in said and "2 x 2,048 tokens" in said
+    Path("mine.yaml").write_text("base_config: absent.yaml\n")
+    assert main(["estimate", "--yaml", "mine.yaml"]) == 2
+    assert "mine.yaml: its base_config: absent.yaml: no such file" in capsys.readouterr().err
+
+
 def test_bad_options(usage_error, capsys):
     assert main(["estimate", "--yaml", STAGE_3, "--device-memory", "plenty"]) == 2
-    assert "--device-memory: a size such as 64GB is expected, got 'plenty'" in capsys.readouterr().err
+    assert "--device-memory must be a size such as 500MB or 64GB, got 'plenty'" in capsys.readouterr().err
     assert main(["estimate", "--yaml", STAGE_3, "--set", "runner_config.batch_size=many"]) == 2
     assert main(["estimate", "--yaml", STAGE_3, "--set", "runner_config.bach_size=2"]) == 2
     assert "runner_config.bach_size is neither" in capsys.readouterr().err

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import MISSING, fields
-
 import pytest
 import yaml
 
 from mindformers_qwenvl.estimate import estimate, read_job
-from mindformers_qwenvl.estimate.job import Language, Vision
 from mindformers_qwenvl.estimate.weights import weights_of
 from mindformers_qwenvl.registration import yaml_dir
 
@@ -70,37 +66,14 @@ def test_a_network_that_is_built(changes):
     assert card.gradients == sum(parameter.nbytes for parameter in network.trainable_params())
 
 
-def test_defaults_are_those_of_the_configurations():
-    from mindformers_qwenvl import QwenConfig, QwenVLVisionConfig
-
-    for ours, theirs in ((Vision, QwenVLVisionConfig), (Language, QwenConfig)):
-        defaults = inspect.signature(theirs.__init__).parameters
-        for field in fields(ours):
-            assert field.default is not MISSING
-            expected = defaults[field.name].default
-            if expected is not None:  # intermediate_size: see below
-                assert field.default == expected, field.name
-    assert QwenVLVisionConfig().intermediate_size == Vision().intermediate_size
-
-
-def test_the_model_parallel_table_is_that_of_the_compiled_network():
-    """tests/sharding compiles the network and holds its layouts to this table."""
-    from tests.sharding.test_compile import expected
-
-    job = read_job(yaml_dir() / "finetune_qwenvl_9.6b_stage2.yaml")
-    for weight in weights_of(job):
-        pieces = expected(weight.name, list(weight.shape), 2)
-        assert weight.cuts == max(pieces), weight.name
-
-
 def test_every_number_is_somewhere():
     """The cards together hold each matrix of a layer once."""
     job = read_job(yaml_dir() / "finetune_qwenvl_9.6b_stage2.yaml")
     for weight in weights_of(job):
-        assert weight.held * weight.cuts * weight.copies == weight.size
-        assert weight.copies in (1, 8, 16)
-        if weight.layer is not None and len(weight.shape) == 2:
-            assert (weight.cuts, weight.copies) == (2, 8)
+        assert weight.held * weight.cuts * weight.shares == weight.size
+        assert weight.shares in (1, 8, 16)
+        if weight.place.layer is not None and len(weight.shape) == 2:
+            assert (weight.cuts, weight.shares) == (2, 8)
 
 
 def test_yaml_spellings_of_the_original(tmp_path):

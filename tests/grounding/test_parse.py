@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mindformers_qwenvl.grounding import Box, Quad, parse, to_text
 from mindformers_qwenvl.text.list_format import from_list_format, to_list_format
-from mindformers_qwenvl.text.vocabulary import Tags
+from mindformers_qwenvl.text.tags import Tags
 
 TAGS = list(Tags())
 GRID = st.integers(0, 999)

@@ -1,6 +1,6 @@
-"""The faults that host.py and train.py work around, in a MindFormers without plugins.
+"""The faults that this package works around, in a MindFormers without plugins; see the index in host/__init__.py.
 
-Where such a test fails, the host has been mended and the work-around can go.
+If such a test fails, the host has been mended and the work-around can go.
 """
 
 from __future__ import annotations
@@ -13,16 +13,23 @@ import sys
 import pytest
 
 STOCK = """
-import json, os, sys
+import inspect, json, os, sys
 import mindspore as ms
-from mindspore import nn
+import numpy as np
+from mindspore import mint, nn
+from mindspore.dataset import DistributedSampler, NumpySlicesDataset
 from mindformers import AutoConfig, MindFormerConfig, MindFormerRegister, PretrainedConfig, PreTrainedModel, pipeline
 from mindformers.core import build_optim
+from mindformers.core.callback import CheckpointMonitor
+from mindformers.core.optim import adamw
 from mindformers.generation import GenerationConfig
+from mindformers.generation.logits_process import TopPLogitsWarper
 from mindformers.mindformer_book import MindFormerBook
+from mindformers.models.build_processor import build_processor
+from mindformers.modules.paged_attention_mgr import PagedAttentionMgr
 from mindformers.pipeline import MultiModalToTextPipeline
 from mindformers.tools.hub.dynamic_module_utils import resolve_trust_remote_code
-from mindformers.trainer import MultiModalToTextGenerationTrainer
+from mindformers.trainer import BaseTrainer, MultiModalToTextGenerationTrainer
 from mindformers.wrapper import MFTrainOneStepCell
 
 class Network(PreTrainedModel):
@@ -44,8 +51,9 @@ def auto_register():
     MindFormerRegister.register_cls(Network, "models")
     return MindFormerRegister.auto_register("some_file.Network", "models")
 
+ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+
 def step():
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     network = Network()
     MFTrainOneStepCell(network, nn.SGD(network.trainable_params()))(ms.ops.ones((1, 2)))
 
@@ -99,6 +107,88 @@ def accumulation():
     trainer._check_grad_accumulation_steps()
     return trainer.config.runner_config.gradient_accumulation_steps
 
+class Flat(PreTrainedModel):
+    def __init__(self):
+        super().__init__(PretrainedConfig(is_dynamic=False))
+        self.reshape = ms.ops.Reshape()
+    def construct(self, input_ids, batch_valid_length=None):
+        return self.reshape(input_ids, (input_ids.shape[0] * input_ids.shape[1],))
+
+def phases():
+    network, sizes = Flat(), []
+    for rows in (1, 2):
+        inputs = {"input_ids": ms.ops.ones((rows, 4), ms.int32), "batch_valid_length": np.full(rows, 4, np.int32)}
+        sizes.append(network._incremental_infer(inputs, True, None).shape[0])
+    return sizes
+
+def top_p():
+    logits = np.log(np.array([[0.5, 0.3, 0.2]], np.float32))
+    return (TopPLogitsWarper(0.6).process_np(logits, None) > -1000).tolist()
+
+def shards():
+    samplers = [DistributedSampler(2, shard, shuffle=False) for shard in range(2)]
+    datasets = [NumpySlicesDataset(np.arange(3), sampler=sampler) for sampler in samplers]
+    return [[int(row[0]) for row in dataset.create_tuple_iterator(output_numpy=True)] for dataset in datasets]
+
+def cache():
+    class Parallel: data_parallel, model_parallel = 2, 1
+    manager = PagedAttentionMgr(4, 64, 4, (8, 16, 4, 64), compute_dtype=ms.float16)
+    manager.shard(Parallel)
+    keys, _, _, _, slots = manager.reshape_and_cache.in_strategy
+    return [keys[0], slots[0]]
+
+@MindFormerRegister.register("processor")
+class PartOfAProcessor: pass
+
+@MindFormerRegister.register("processor")
+class WholeProcessor:
+    def __init__(self, image_processor=None, tokenizer=None): pass
+
+def processor_twice():
+    section = MindFormerConfig(type="WholeProcessor", image_processor=MindFormerConfig(type="PartOfAProcessor"))
+    build_processor(section)
+    build_processor(section)
+
+def original():
+    os.makedirs("original")
+    with open("original/config.json", "w") as file:
+        file.write('{"model_type": "qwen", "visual": {}}')
+    return type(AutoConfig.from_pretrained("original")).__name__
+
+class Steps(ms.Callback):
+    count = 0
+    def step_end(self, run_context):
+        Steps.count += 1
+
+def sink():
+    network = nn.Dense(2, 1)
+    rows = (np.ones((4, 2), np.float32), np.ones((4, 1), np.float32))
+    model = ms.Model(network, nn.MSELoss(), nn.SGD(network.trainable_params()))
+    model.train(2, NumpySlicesDataset(rows).batch(1), callbacks=[Steps()], dataset_sink_mode=True, sink_size=1)
+    return Steps.count
+
+def no_batch():
+    dataset = NumpySlicesDataset(np.zeros((3, 2))).batch(4, drop_remainder=True)
+    MultiModalToTextGenerationTrainer("any").set_train_dataset(dataset)
+    return dataset.get_dataset_size()
+
+def callbacks():
+    source = inspect.getsource(BaseTrainer.training_process)
+    saved = "_append_step_num" in vars(CheckpointMonitor("any", directory="checkpoints"))
+    return [saved, "build_callback(callback, default_args=default_args)" in source, "default_args = None" in source]
+
+fault("phases", phases)
+fault("argmax", lambda: mint.argmax(ms.Tensor([1.0, 2.0]), -1))
+fault("top_p", top_p)
+fault("shards", shards)
+fault("cache", cache)
+fault("processor twice", processor_twice)
+fault("original", original)
+fault("sink", sink)
+fault("no batch", no_batch)
+fault("all frozen", lambda: adamw.AdamW([]))
+fault("adamw", lambda: "_adamw_opt" in inspect.getsource(adamw.AdamW) and hasattr(adamw, "_adamw_opt"))
+fault("callbacks", callbacks)
 fault("accumulation", accumulation)
 fault("remote code", lambda: resolve_trust_remote_code(True, ".", has_local_code=True, has_remote_code=True))
 fault("own generation config", own_generation)
@@ -193,3 +283,54 @@ def test_stock_prediction_hands_on_a_top_k_of_its_own(stock):
 
 def test_stock_trainer_does_not_accumulate_and_trains_on(stock):
     assert stock["accumulation"] == 1
+
+
+def test_stock_processor_section_is_built_once(stock):
+    assert stock["processor twice"].startswith("AttributeError")
+
+
+def test_stock_does_not_know_the_original(stock):
+    assert "not available now" in stock["original"]
+
+
+def test_stock_sinks_nothing_on_a_cpu(stock):
+    """Two epochs of a data set of four batches, to sink one step each: two steps are meant."""
+    assert stock["sink"] == 8
+
+
+def test_stock_takes_a_data_set_without_a_batch(stock):
+    assert stock["no batch"] == 0
+
+
+def test_stock_optimizer_without_parameters(stock):
+    assert stock["all frozen"].startswith("ValueError: For 'Optimizer', the argument parameters must not be empty")
+
+
+def test_stock_adamw_keeps_its_step_to_itself(stock):
+    assert stock["adamw"] is True
+
+
+def test_stock_tells_its_own_callbacks_alone(stock):
+    """The count is in a private attribute of one callback, and callbacks of other types are made without arguments."""
+    assert stock["callbacks"] == [True, True, True]
+
+
+def test_stock_sampler_fills_up_shards(stock):
+    assert stock["shards"] == [[0, 2], [1, 0]]
+
+
+def test_stock_generates_by_the_name_of_a_phase(stock):
+    assert stock["phases"].startswith("RuntimeError: For 'Reshape'")
+
+
+def test_stock_top_p_drops_the_token_that_crosses_it(stock):
+    """0.5 + 0.3 crosses 0.6, so transformers keeps both."""
+    assert stock["top_p"] == [[True, False, False]]
+
+
+def test_stock_argmax_has_no_cpu_operator(stock):
+    assert "ArgMaxExt unregistered" in stock["argmax"]
+
+
+def test_stock_cache_splits_keys_but_not_slots(stock):
+    assert stock["cache"] == [2, 1]

@@ -205,7 +205,7 @@ def test_save_parameters(registered, tmp_path):
     import mindspore as ms
     from mindformers import PretrainedConfig, PreTrainedModel
 
-    from mindformers_qwenvl.host.workarounds import SaveParameters
+    from mindformers_qwenvl.host.network import SaveParameters
 
     class Network(SaveParameters, PreTrainedModel):
         def __init__(self):

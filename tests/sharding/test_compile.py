@@ -4,69 +4,30 @@ from __future__ import annotations
 
 import pytest
 
+from mindformers_qwenvl.weights.sharding import model_parallel_axis
 from tests.sharding.conftest import Compiled, DoesNotCompile
 
 TWO_LAYERS = {"vision_model": {"num_hidden_layers": 2}, "llm_model": {"num_layers": 2}}
 # MindFormers' CrossEntropyLoss divides two sums; neither scalar can be cut.
 SCALARS_OF_THE_HOST = ["Add", "RealDiv"]
 
-# How the model-parallel cards cut a weight, by the end of its name. Of a product y = x W^T, "column" cuts W's rows (the
-# outputs) and "row" its columns (the inputs); proj is used as x W.
-COLUMN, ROW, WHOLE = "column", "row", "whole"
-WEIGHTS = {
-    "wte.embedding_weight": COLUMN,
-    "lm_head.weight": COLUMN,
-    "attention.wq.weight": COLUMN,
-    "attention.wk.weight": COLUMN,
-    "attention.wv.weight": COLUMN,
-    "attention.wo.weight": ROW,
-    "feed_forward.w1.weight": COLUMN,
-    "feed_forward.w3.weight": COLUMN,
-    "feed_forward.w2.weight": ROW,
-    "attention_norm.weight": WHOLE,
-    "ffn_norm.weight": WHOLE,
-    "ln_f.weight": WHOLE,
-    "conv1.weight": COLUMN,
-    "positional_embedding": WHOLE,
-    "attn.in_proj.weight": COLUMN,
-    "attn.out_proj.weight": ROW,
-    "mlp.c_fc.weight": COLUMN,
-    "mlp.c_proj.weight": ROW,
-    "attn_pool.query": WHOLE,
-    "attn_pool.pos_embed": WHOLE,
-    "attn_pool.kv_proj.weight": COLUMN,
-    "attn_pool.attn.wq.weight": COLUMN,
-    "attn_pool.attn.wk.weight": COLUMN,
-    "attn_pool.attn.wv.weight": COLUMN,
-    "attn_pool.attn.wo.weight": ROW,
-    "vision_encoder.proj": ROW,
-    ".gamma": WHOLE,
-    ".beta": WHOLE,
-    "key_cache": "heads",
-    "value_cache": "heads",
-}
-BIASES = {COLUMN: COLUMN, ROW: WHOLE}
+CACHES = ("key_cache", "value_cache")  # cut by heads, their axis 2
 
 
-def expected(name: str, shape: list[int], mp: int, whole: tuple[str, ...] = ()) -> tuple[int, ...]:
-    weight = name.removesuffix(".bias") + ".weight" if name.endswith(".bias") else name
-    (cut,) = {cut for end, cut in WEIGHTS.items() if weight.endswith(end)}
-    if name.endswith(".bias"):
-        cut = BIASES[cut]
-    axis = {COLUMN: 0, ROW: 1, "heads": 2}.get(cut)
-    if any(name.endswith(end) for end in whole):
-        axis = None
+def expected(name: str, shape: list[int], mp: int, vocab_emb_dp: bool = False) -> tuple[int, ...]:
+    """Pieces of each dimension by the table that the estimate counts with, and those of the cache."""
+    axis = 2 if name.endswith(CACHES) else model_parallel_axis(name, vocab_emb_dp)
     return tuple(mp if index == axis else 1 for index in range(len(shape)))
 
 
-def assert_weights(found: Compiled, mp: int, whole: tuple[str, ...] = ()) -> None:
+def assert_weights(found: Compiled, mp: int, vocab_emb_dp: bool = False) -> None:
     """Every weight of this card's graph; with its optimizer's moments, which have to be cut alike."""
     names = [name for name in found.shapes if name in found.layouts]
     assert names
     wrong = {
-        name: (found.slices(name), expected(name, found.shapes[name], mp, whole))
+        name: (found.slices(name), expected(name, found.shapes[name], mp, vocab_emb_dp))
         for name in names
-        if found.slices(name) != expected(name, found.shapes[name], mp, whole)
+        if found.slices(name) != expected(name, found.shapes[name], mp, vocab_emb_dp)
     }
     assert not wrong, f"pieces of each dimension, found and expected: {wrong}"
     for name in names:
@@ -212,7 +173,7 @@ def test_predictions(compiled, task, workers, dp, mp):
 def test_whole_vocabulary(compiled, task):
     found = compiled(4, 2, task=task, dp=2, mp=2, vocab_emb_dp=True)
     check = check_train if task == "train" else check_predict
-    check(found, dp=2, mp=2, whole=("wte.embedding_weight", "lm_head.weight"))
+    check(found, dp=2, mp=2, vocab_emb_dp=True)
 
 
 PUBLISHED = {

@@ -14,9 +14,9 @@ import pytest
 
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.registration import yaml_dir
-from mindformers_qwenvl.weights.convert.convert import load_original
 from mindformers_qwenvl.weights.convert.dtypes import widen
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
+from mindformers_qwenvl.weights.load import load_original
 from tests.support.golden import golden_set
 
 DRIVER = Path(__file__).parents[1] / "support" / "driver.py"

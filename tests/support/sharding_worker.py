@@ -177,14 +177,14 @@ def spoil(network: nn.Cell, how: str, dp: int, mp: int) -> None:
 
 def cells_of_whole_tensors(step: nn.Cell) -> list[str]:
     """Cells that have taken a form which is for graphs without sharding."""
-    from mindformers_qwenvl.model.ops import BiasAdd
-    from mindformers_qwenvl.model.ops.norm import RowNorm
+    from mindformers_qwenvl.model.ops.cpu import BiasAdd, RowNorm
+    from mindformers_qwenvl.model.ops.gradients import SquareSum
 
-    switches = ("one_by_one", "repeats", "in_place", "short", "whole_gradients")
+    switches = ("one_by_one", "repeats", "in_place", "one_pass", "picks_positions", "plain")
     return [
         name
         for name, cell in step.cells_and_names()
-        if isinstance(cell, BiasAdd | RowNorm) or any(vars(cell).get(switch) for switch in switches)
+        if isinstance(cell, BiasAdd | RowNorm | SquareSum) or any(vars(cell).get(switch) for switch in switches)
     ]
 
 

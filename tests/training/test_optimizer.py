@@ -115,5 +115,5 @@ def test_lower_layers_of_the_vision_tower_learn_slower(dtype, rate, grouped):
 
 @pytest.mark.parametrize("decay", [0, -0.5, 1.5, True, "0.95"])
 def test_decays_that_make_no_sense(decay):
-    with pytest.raises(ValueError, match=r"vision_lr_decay must be above 0 and at most 1, got"):
+    with pytest.raises(ValueError, match=r"vision_lr_decay must be a number above 0 and at most 1, got"):
         QwenVLAdamW(weights(), learning_rate=1e-2, vision_lr_decay=decay)

@@ -70,12 +70,12 @@ def test_parts_that_do_not_divide_the_batch():
 
 
 @pytest.mark.parametrize("parts", [0, -1, 2.0, True, "2"])
-def test_what_is_no_number_of_parts(parts):
-    with pytest.raises(ValueError, match="accumulation_steps must be 1 or more"):
+def test_what_is_not_a_number_of_parts(parts):
+    with pytest.raises(ValueError, match="accumulation_steps must be a whole number of 1 or more"):
         step_of(parts)
 
 
-def test_what_is_no_switch():
+def test_what_is_not_a_switch():
     with pytest.raises(ValueError, match="weigh_cards must be True or False"):
         step_of(1, weigh_cards="no")
 

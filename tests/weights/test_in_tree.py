@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from mindformers_qwenvl.config.original import read_original
 from mindformers_qwenvl.weights.convert import transfer
-from mindformers_qwenvl.weights.convert.convert import convert, load_original
-from mindformers_qwenvl.weights.convert.plan import read_config
+from mindformers_qwenvl.weights.convert.convert import convert
 from mindformers_qwenvl.weights.formats.ckpt_file import value_header
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
 from mindformers_qwenvl.weights.in_tree import as_ours, is_in_tree, refuse_in_tree
+from mindformers_qwenvl.weights.load import load_original
 from mindformers_qwenvl.weights.names import to_ours
 from tests.support.checkpoints import ROOT, original_bytes
 from tests.support.golden import draw_checkpoint, golden_set
@@ -84,7 +85,7 @@ def test_it_becomes_ours(form, options, ours, checkpoint_dir, monkeypatch):
     assert all(np.array_equal(new[name], ours[name]) for name in ours)
     assert (report.tensors_read, report.tensors_written) == (len(old), len(ours))
     assert sorted(report.dropped) == sorted(state)
-    assert "MindFormers' tree up to 1.5" in str(report)
+    assert "MindFormers' own tree (up to 1.5)" in str(report)
     assert ("rows beyond the vocabulary: " in str(report)) == bool(options)
 
 
@@ -127,8 +128,8 @@ BLOCK = "vision_encoder.transformer.resblocks.1.attn"
     [
         ({f"{BLOCK}.dense2.weight": None}, f"but no {BLOCK}.dense2.weight"),
         ({f"{BLOCK}.dense1.bias": None}, f"but no {BLOCK}.dense1.bias"),
-        ({f"{BLOCK}.dense3.bias": np.zeros(2, np.float32)}, "must be alike, with rows for"),
-        ({f"{LAYERS}.0.attention.w.bias": np.zeros(5, np.float32)}, "three do not divide"),
+        ({f"{BLOCK}.dense3.bias": np.zeros(2, np.float32)}, "dtype and shape must be equal, and 4 heads"),
+        ({f"{LAYERS}.0.attention.w.bias": np.zeros(5, np.float32)}, "rows cannot be split into three equal parts"),
         ({f"{LAYERS}.0.attention.w.bias": np.zeros(6, np.float32)}, "mixes two checkpoints"),
         ({f"{BLOCK}.in_proj.bias": np.zeros(6, np.float32)}, "mixes two checkpoints"),
         ({"vision_encoder.ln_post.gamma": None}, r"1 missing: vision_encoder\.ln_post\.gamma"),
@@ -150,7 +151,7 @@ def test_ours_and_what_cannot_be_read_are_not_refused(checkpoint_dir, ours):
     Path("text.ckpt").write_text("no checkpoint")
     refuse_in_tree("text.ckpt")
     with Checkpoint("wanted.safetensors") as checkpoint:
-        assert as_ours(checkpoint, read_config(checkpoint_dir("a56"))) is checkpoint
+        assert as_ours(checkpoint, read_original(checkpoint_dir("a56"))) is checkpoint
 
 
 @pytest.mark.parametrize("key", ["load_checkpoint", "checkpoint"])
@@ -158,7 +159,7 @@ def test_load_checkpoint_in_a_yaml_is_a_clear_error(key):
     """Stock MindFormers would load what it knows by name and go on."""
     from mindformers.tools.register import MindFormerConfig
 
-    from mindformers_qwenvl.host.workarounds import FullConfigTrainer
+    from mindformers_qwenvl.host.trainer import FullConfigTrainer
 
     write_ckpt("old.ckpt", in_tree_tensors())
     config = MindFormerConfig(str(ROOT / "yaml" / "finetune_qwenvl_tiny.yaml"))

@@ -10,9 +10,10 @@ import pytest
 
 from mindformers_qwenvl.weights import hooks
 from mindformers_qwenvl.weights.convert import writer
-from mindformers_qwenvl.weights.convert.convert import convert, load_original
+from mindformers_qwenvl.weights.convert.convert import convert
 from mindformers_qwenvl.weights.convert.dtypes import CODES, cast, widen
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
+from mindformers_qwenvl.weights.load import load_original
 from tests.support.golden import draw_checkpoint
 
 ms = pytest.importorskip("mindspore")

@@ -12,7 +12,8 @@ from mindformers_qwenvl import recipes
 from mindformers_qwenvl.checks import whole
 from mindformers_qwenvl.pictures.policy import ImagePolicy
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
-from mindformers_qwenvl.text.vocabulary import SLOT_NAMES, Tags
+from mindformers_qwenvl.text.tags import Tags
+from mindformers_qwenvl.text.vocabulary import SLOT_NAMES
 
 __all__ = ["Settings", "read_settings"]
 

@@ -12,7 +12,8 @@ import numpy as np
 from mindformers_qwenvl.datasets.annotations import AnnotationError, AnnotationFile
 from mindformers_qwenvl.datasets.check.job import Settings
 from mindformers_qwenvl.pictures.images import ImageError, ImageRefusedError, open_image
-from mindformers_qwenvl.text.layout import IGNORE, BadSampleError, ImageCutError, training_sample
+from mindformers_qwenvl.text.layout import BadSampleError, ImageCutError, training_sample
+from mindformers_qwenvl.text.rows import IGNORE
 from mindformers_qwenvl.text.vocabulary import Vocabulary
 
 __all__ = ["FAULTS", "WARNINGS", "Checker", "Finding", "Result"]

@@ -1,26 +1,38 @@
 """The device seam: the operators that differ between Ascend (fused) and CPU (plain). Nothing else asks for the device.
 
-Every cell computes in the shapes its docstring gives, on either device, and takes its sharding strategy as `dp`, `mp`.
+Every cell computes in the shapes that its docstring gives, on either device, and takes its sharding strategy as `dp`,
+`mp`. A function that gives a cell or None gives None where that cell may not be used.
 """
 
 from __future__ import annotations
 
+from mindformers_qwenvl.model.ops.adamw import can_update_in_place, update_in_place
 from mindformers_qwenvl.model.ops.attention import Attention
-from mindformers_qwenvl.model.ops.bias import BiasAdd
-from mindformers_qwenvl.model.ops.device import greedy_argmax, on_ascend, unsharded
+from mindformers_qwenvl.model.ops.device import can_compute_in, fused_or_plain, greedy_argmax
 from mindformers_qwenvl.model.ops.gelu import Gelu
+from mindformers_qwenvl.model.ops.gradients import NotFinite, count_not_finite, has_overflow_register, square_sum
+from mindformers_qwenvl.model.ops.linear import bias_add
+from mindformers_qwenvl.model.ops.loss import LabelLoss, LabelTokens
 from mindformers_qwenvl.model.ops.norm import RMSNorm, row_norm
 from mindformers_qwenvl.model.ops.rotary import Rotary, RotaryTables
 
 __all__ = [
     "Attention",
-    "BiasAdd",
     "Gelu",
+    "LabelLoss",
+    "LabelTokens",
+    "NotFinite",
     "RMSNorm",
     "Rotary",
     "RotaryTables",
+    "bias_add",
+    "can_compute_in",
+    "can_update_in_place",
+    "count_not_finite",
+    "fused_or_plain",
     "greedy_argmax",
-    "on_ascend",
+    "has_overflow_register",
     "row_norm",
-    "unsharded",
+    "square_sum",
+    "update_in_place",
 ]

@@ -10,6 +10,7 @@ from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 from mindspore import ops as P
 
+from mindformers_qwenvl.model.ops.cpu import DifferentiatedAttention
 from mindformers_qwenvl.model.ops.device import on_ascend, unsharded
 
 __all__ = ["Attention"]
@@ -119,35 +120,3 @@ class AttentionWeights(nn.Cell):
             else:
                 scores = self.masked_fill(scores, later, self.lowest)
         return self.softmax(scores)
-
-
-class DifferentiatedAttention(nn.Cell):
-    """softmax(q k^T) v, float32, with a gradient of fewer passes over the scores than the one MindSpore derives.
-
-    The softmax P needs dS = P * (dP - rowsum(P * dP)), and rowsum(P * dP) = rowsum(dO * O) (Dao et al. 2022,
-    FlashAttention, appendix B.2), which is small. One more column of dO and v subtracts it within dP = dO v^T. On a CPU
-    a subtraction that broadcasts would also keep three index tables of the size of the scores for each layer.
-    """
-
-    def __init__(self, weights: AttentionWeights):
-        super().__init__(auto_prefix=False)
-        self.weights = weights
-        self.product = P.BatchMatMul()
-        self.product_of_first_turned = P.BatchMatMul(transpose_a=True)
-        self.product_of_second_turned = P.BatchMatMul(transpose_b=True)
-        self.mul = P.Mul()
-        self.sum = P.ReduceSum(keep_dims=True)
-        self.concat = P.Concat(axis=-1)
-
-    def construct(self, q, k, v):
-        weights = self.weights(q, k)
-        return self.product(weights, v), weights
-
-    def bprop(self, q, k, v, out, dout):
-        context, weights = out
-        row_sums = self.sum(self.mul(dout[0], context), -1)
-        minus_one = P.full((*v.shape[:-1], 1), -1.0, dtype=mstype.float32)
-        of_scores = self.product_of_second_turned(self.concat((dout[0], row_sums)), self.concat((v, minus_one)))
-        of_scores = self.mul(weights, of_scores)
-        of_q, of_k = self.product(of_scores, k), self.product_of_first_turned(of_scores, q)
-        return of_q, of_k, self.product_of_first_turned(weights, dout[0])

@@ -1,24 +1,41 @@
-"""Which device it is and what may be done there: what the operators, the cache and the train step ask."""
+"""Which device it is and what can be done there: only the modules of `model/ops` ask."""
 
 from __future__ import annotations
 
-import mindspore as ms
+from collections.abc import Callable
+from typing import TypeVar
+
+from mindspore import dtype as mstype
 from mindspore import mint
 from mindspore import ops as P
 
-__all__ = ["greedy_argmax", "on_ascend", "unsharded"]
+from mindformers_qwenvl.host.accumulation import is_sharded
+from mindformers_qwenvl.host.context import device_target, parallel_mode
+
+__all__ = ["can_compute_in", "fused_or_plain", "greedy_argmax", "on_ascend", "unsharded"]
+
+Form = TypeVar("Form")
 
 
 def on_ascend() -> bool:
-    return ms.get_context("device_target") == "Ascend"
+    return device_target() == "Ascend"
 
 
 def unsharded() -> bool:
     """Whether shapes may depend on data and heads be taken apart: not on Ascend, nor where operators are split."""
-    mode = ms.get_auto_parallel_context("parallel_mode")
-    return not on_ascend() and mode not in ("semi_auto_parallel", "auto_parallel")
+    return not on_ascend() and not is_sharded(parallel_mode())
 
 
-def greedy_argmax():
-    """The argmax of greedy search: the host's `mint.argmax` has no CPU kernel."""
-    return mint.argmax if on_ascend() else P.argmax
+def fused_or_plain(fused: Form, plain: Form) -> Form:
+    """`fused`, which uses operators that only Ascend has, or `plain`, which runs everywhere."""
+    return fused if on_ascend() else plain
+
+
+def greedy_argmax() -> Callable:
+    """The argmax of greedy search: `mint.argmax`, which the host uses, has no CPU kernel."""
+    return fused_or_plain(mint.argmax, P.argmax)
+
+
+def can_compute_in(dtype: mstype.Type) -> bool:
+    """Whether the device has operators for `dtype`: a CPU has no product of bfloat16 matrices."""
+    return dtype != mstype.bfloat16 or device_target() != "CPU"

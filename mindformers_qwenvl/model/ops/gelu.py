@@ -8,6 +8,7 @@ from mindspore import dtype as mstype
 from mindspore import nn
 from mindspore import ops as P
 
+from mindformers_qwenvl.model.ops.cpu import DifferentiatedGelu
 from mindformers_qwenvl.model.ops.device import unsharded
 
 __all__ = ["Gelu"]
@@ -38,20 +39,3 @@ class Gelu(nn.Cell):
     def gate(self, x):
         """(1 + erf(x / sqrt(2))) / 2, the normal distribution."""
         return self.scale(self.shift(self.erf(self.scale(x, math.sqrt(0.5))), 1.0), 0.5)
-
-
-class DifferentiatedGelu(nn.Cell):
-    """GELU whose gradient, dy * (gate(x) + x * density(x)), keeps one array for it and not six."""
-
-    def __init__(self, gelu: Gelu):
-        super().__init__(auto_prefix=False)
-        self.gate = gelu.gate
-        self.mul, self.add, self.exp = P.Mul(), P.Add(), P.Exp()
-
-    def construct(self, x):
-        gate = self.gate(x)
-        return self.mul(x, gate), gate
-
-    def bprop(self, x, out, dout):
-        density = self.mul(self.exp(self.mul(self.mul(x, -0.5), x)), 1.0 / math.sqrt(2.0 * math.pi))
-        return (self.mul(dout[0], self.add(out[1], self.mul(x, density))),)

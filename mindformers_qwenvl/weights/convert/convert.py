@@ -1,22 +1,22 @@
-"""Conversion of checkpoints, both ways, a block of numbers at a time; and loading an original one as it is."""
+"""Conversion of checkpoints, both ways, a block of numbers at a time."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
-import numpy as np
-
-from mindformers_qwenvl.weights.convert.destination import FILES, check_output, check_read, check_space, locked
-from mindformers_qwenvl.weights.convert.dtypes import CODES, ITEM_BYTES, cast, widen
-from mindformers_qwenvl.weights.convert.plan import Target, make_plan, read_config
+from mindformers_qwenvl.config.original import read_original
+from mindformers_qwenvl.files import copy_file, remove_leftovers, replacing
+from mindformers_qwenvl.weights.convert.destination import FILES, check_destination, check_read, check_space, locked
+from mindformers_qwenvl.weights.convert.dtypes import CODES, ITEM_BYTES
+from mindformers_qwenvl.weights.convert.plan import Target, make_plan
 from mindformers_qwenvl.weights.convert.report import Report
 from mindformers_qwenvl.weights.convert.transfer import Progress, compare, write_all, write_numbers
 from mindformers_qwenvl.weights.convert.workfolder import WorkFolder, fingerprint
-from mindformers_qwenvl.weights.convert.writer import Layout, ckpt_layout, replacing, safetensors_layout, shard
+from mindformers_qwenvl.weights.convert.writer import Layout, ckpt_layout, safetensors_layout, shard
 from mindformers_qwenvl.weights.formats.ranks import later_files
 from mindformers_qwenvl.weights.formats.readable import Readable
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
@@ -24,7 +24,7 @@ from mindformers_qwenvl.weights.in_tree import InTreeCheckpoint, as_ours
 from mindformers_qwenvl.weights.names import layout
 from mindformers_qwenvl.weights.shapes import listed
 
-__all__ = ["DEFAULT_SHARD", "Progress", "Report", "convert", "load_original"]
+__all__ = ["DEFAULT_SHARD", "Progress", "Report", "convert"]
 
 COMPANIONS = ("config.json", "generation_config.json", "tokenizer_config.json", "qwen.tiktoken")
 DEFAULT_SHARD = 5_000_000_000
@@ -47,13 +47,13 @@ def convert(
     Args:
         input_path: folder or file to read: safetensors, PyTorch, or MindSpore .ckpt; or the `rank_*` folders of a
             distributed training, which become one checkpoint, of our layout or with `reverse` of the original. Either
-            may also be of the port that was in MindFormers' tree, see in_tree.py.
+            may also be of the port in MindFormers' own tree, see in_tree.py.
         output_path: a `.safetensors` or `.ckpt` file, or a folder for shards of `max_shard_size` bytes.
         dtype: `fp16`, `bf16`, `fp32`; None keeps each tensor's own.
         verify: read the result back and compare it with the source.
-        config: the original config.json or its folder, where it does not lie beside the input.
+        config: the original config.json or its folder, if it is not beside the input.
         strategy: for `rank_*` folders, how their weights were cut: see `Checkpoint`.
-        progress: called once with the bytes to be written; what it returns is called while they are.
+        progress: called once with the bytes to be written; the function it returns is called as they are written.
 
     Raises:
         ValueError, FileNotFoundError: see `Checkpoint`, `make_plan` and `WorkFolder`; or the output
@@ -66,8 +66,8 @@ def convert(
         raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(CODES)}")
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; expected a checkpoint folder or file")
-    check_output(source, output, reverse)
-    settings = read_config(config if config is not None else source)
+    check_destination(source, output, reverse)
+    settings = read_original(config if config is not None else source)
     with as_ours(Checkpoint(source, strategy), settings) as checkpoint:
         in_tree = isinstance(checkpoint, InTreeCheckpoint)
         found, wanted = layout(checkpoint.tensors, str(source)), "original" if reverse else "ours"
@@ -110,25 +110,28 @@ def _write_file(
     path: Path, checkpoint: Readable, targets: Sequence[Target], reverse: bool, tick: Progress
 ) -> dict[str, int]:
     entries = [target.entry for target in targets]
-    with replacing(path) as temporary:
-        check_space(path, sum(entry.nbytes for entry in entries), left_over=[temporary])
-        plan = ckpt_layout(entries) if path.suffix == ".ckpt" else safetensors_layout(entries, _form(reverse))
-        return _fill(temporary, plan, checkpoint, targets, tick)
+    plan = ckpt_layout(entries) if path.suffix == ".ckpt" else safetensors_layout(entries, _form(reverse))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)  # of a conversion that was killed: gigabytes
+    check_space(path, plan.size)
+    with replacing(path, buffering=0) as file:
+        return _fill(file, plan, checkpoint, targets, tick)
 
 
 def _form(reverse: bool) -> str:
     return "pt" if reverse else "ms"
 
 
-def _fill(path: Path, plan: Layout, checkpoint: Readable, targets: Sequence[Target], tick: Progress) -> dict[str, int]:
-    """Write the file `path` as planned; returns the overflowed values by tensor."""
-    with path.open("wb", buffering=0) as file:
-        for position, header in plan.headers:
-            write_all(file.fileno(), header, position)
-        overflow = write_numbers(file.fileno(), checkpoint, targets, plan.ranges, tick)
-        size = os.fstat(file.fileno()).st_size
+def _fill(
+    file: IO[bytes], plan: Layout, checkpoint: Readable, targets: Sequence[Target], tick: Progress
+) -> dict[str, int]:
+    """Write the open file as planned; returns the overflowed values by tensor."""
+    for position, header in plan.headers:
+        write_all(file.fileno(), header, position)
+    overflow = write_numbers(file.fileno(), checkpoint, targets, plan.ranges, tick)
+    size = os.fstat(file.fileno()).st_size
     if size != plan.size:
-        raise AssertionError(f"{path}: wrote {size:,} bytes, planned {plan.size:,}")
+        raise AssertionError(f"wrote a file of {size:,} bytes, planned {plan.size:,}")
     return overflow
 
 
@@ -159,7 +162,7 @@ def _write_folder(
         plan = safetensors_layout(entries, _form(reverse))
         parts = [by_name[entry.name] for entry in entries]
         report.overflow |= folder.write(
-            name, lambda path, plan=plan, parts=parts: _fill(path, plan, checkpoint, parts, tick)
+            name, lambda file, plan=plan, parts=parts: _fill(file, plan, checkpoint, parts, tick)
         )
     _copy_companions(settings_from, output)
     weight_map = {entry.name: name for name, entries in shards.items() for entry in entries}
@@ -174,49 +177,13 @@ def _copy_companions(source: Path, output: Path) -> None:
         files["config.json"] = source
     for name, file in files.items():
         if file.is_file():
-            shutil.copyfile(file, output / f"{name}.tmp")
-            (output / f"{name}.tmp").replace(output / name)
+            copy_file(file, output / name)
 
 
 def _verify(checkpoint: Readable, targets: Sequence[Target], output: Path) -> None:
     with Checkpoint(output) as written:
         if written.tensors.keys() != {target.entry.name for target in targets}:
-            raise ValueError(f"{output} was verified and does not hold the tensors it should")
+            raise ValueError(f"{output} failed verification: it does not hold the tensors it should")
         wrong = compare(checkpoint, targets, written, lambda name, count: None)
     if wrong:
-        raise ValueError(f"{output} was verified and differs from its source in: {listed(wrong)}")
-
-
-def load_original(directory: str | os.PathLike, dtype: str = "fp32") -> Iterator[tuple[str, np.ndarray]]:
-    """The parameters of this network from an original HuggingFace directory, one at a time, without converting files.
-
-    A directory with our own names (written by `convert`) is read as well.
-
-    Args:
-        directory: config.json and the shards.
-        dtype: `fp32` or `fp16`: what the arrays come in. BF16 weights widen to fp32 exactly, so that
-            `Tensor(array, mindspore.bfloat16)` restores them.
-
-    Returns:
-        An iterator of (our parameter name, array of its shape). Faults are raised before it is returned.
-
-    Raises:
-        ValueError, FileNotFoundError: as `convert`.
-    """
-    if dtype not in ("fp32", "fp16"):
-        raise ValueError(f"dtype {dtype!r}: expected fp32 or fp16 (numpy has no bfloat16: take fp32 and cast it)")
-    settings = read_config(directory)
-    checkpoint = as_ours(Checkpoint(directory), settings)
-    found = layout(checkpoint.tensors, str(directory))
-    targets, _ = make_plan(checkpoint, settings, source=found, result="ours", dtype=None)
-
-    def arrays() -> Iterator[tuple[str, np.ndarray]]:
-        with checkpoint:
-            for target in targets:
-                (piece,) = target.pieces
-                kind = checkpoint.tensors[piece[0]].dtype
-                flat = checkpoint.read(*piece)
-                array = widen(flat, kind) if dtype == "fp32" else cast(flat, kind, "F16")[0]
-                yield target.entry.name, array.reshape(target.entry.shape)
-
-    return arrays()
+        raise ValueError(f"{output} failed verification: it differs from its source in: {listed(wrong)}")

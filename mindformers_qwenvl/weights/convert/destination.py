@@ -1,26 +1,22 @@
-"""Whether a conversion may write where it is told to: not over what it reads, and not beyond the disk."""
+"""Whether a conversion may write where it is told to: not over its input, and only what fits on the disk."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from mindformers_qwenvl import files
 from mindformers_qwenvl.weights.convert.workfolder import UNFINISHED
 
-__all__ = ["FILES", "check_output", "check_read", "check_space", "locked"]
+__all__ = ["FILES", "check_destination", "check_read", "check_space", "locked"]
 
 FILES = (".safetensors", ".ckpt")  # what is written as one file; any other output is a folder
-# A file system that has no locks.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
-def check_output(source: Path, output: Path, reverse: bool) -> None:
-    """Refuse an output that the paths alone show to be wrong.
+def check_destination(source: Path, output: Path, reverse: bool) -> None:
+    """Refuse an output that is wrong by its path alone.
 
     Raises:
         ValueError: it is the input or a file of it, or has an unsupported suffix.
@@ -35,17 +31,17 @@ def check_output(source: Path, output: Path, reverse: bool) -> None:
         raise ValueError(f"{output} is a file of the input: give another output path")
 
 
-def check_read(output: Path, files: Sequence[Path]) -> None:
-    """Refuse an output where one of the `files` that are read would be overwritten or removed.
+def check_read(output: Path, inputs: Sequence[Path]) -> None:
+    """Refuse an output that would overwrite or remove one of the files `inputs`, which are read.
 
     Raises:
-        ValueError: it is such a file, or a folder that holds one: that folder's older weights make room for new ones.
+        ValueError: it is such a file, or a folder that holds one: older weights in that folder are replaced.
     """
     if output.suffix in FILES:
-        if output.exists() and any(output.samefile(file) for file in files):
+        if output.exists() and any(output.samefile(file) for file in inputs):
             raise ValueError(f"{output} is a file of the input: give another output path")
         return
-    held = (file for file in files if _lies_in(file, output))
+    held = (file for file in inputs if _lies_in(file, output))
     if (file := next(held, None)) is not None:
         raise ValueError(f"{output} holds {file.name}, which is the input: give another output path")
 
@@ -57,10 +53,10 @@ def _lies_in(file: Path, folder: Path) -> bool:
 
 
 def check_space(output: Path, needed: int, left_over: Sequence[Path] = ()) -> None:
-    """Refuse to begin what the disk has no room for.
+    """Refuse to begin when the disk has too little room.
 
     Args:
-        left_over: files of an earlier run that will be overwritten, if they are there: their room is free.
+        left_over: files of an earlier run that will be overwritten if they exist: their room counts as free.
 
     Raises:
         OSError: there are fewer than `needed` bytes free.
@@ -75,45 +71,12 @@ def _on_disk(file: Path) -> int:
     return file.stat().st_blocks * 512  # a file may have holes; blocks are counted in 512 bytes everywhere
 
 
-@contextlib.contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Be the only conversion that writes `output`; a process that dies lets go of it.
+def locked(output: Path) -> AbstractContextManager[None]:
+    """Be the only conversion that writes `output`.
 
     Raises:
         ValueError: another one is writing it.
     """
-    path = _lock_file(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _lock(path, output)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _lock_file(output: Path) -> Path:
-    """Inside a folder, as the place beside it may not be writable; beside a file."""
-    if output.suffix in FILES:
-        return output.parent.resolve() / f".{output.name}.lock"
-    return output.resolve() / "conversion.lock"
-
-
-def _lock(path: Path, output: Path) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(descriptor)
-                if not isinstance(error, BlockingIOError):
-                    raise
-                raise ValueError(
-                    f"{output}: another conversion is writing it; wait for it or give another output path"
-                ) from None
-        # The one before may have removed the file after it was opened here: then the lock is on nothing.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        os.close(descriptor)
+    # Inside a folder, as the place beside it may not be writable; beside a file.
+    lock = files.lock_file(output) if output.suffix in FILES else output.resolve() / "conversion.lock"
+    return files.locked(lock, f"{output}: another conversion is writing it; wait for it or give another output path")

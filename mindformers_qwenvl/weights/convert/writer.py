@@ -1,22 +1,19 @@
-"""Weight files to be written: what stands where in them. Safetensors (one file, or shards) and MindSpore's .ckpt.
+"""Weight files to be written: what goes where in them. Safetensors (one file, or shards) and MindSpore's .ckpt.
 
 Every position is known before the first number is written, so that blocks can be written in any order.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mindformers_qwenvl.weights.convert.dtypes import ITEM_BYTES
 from mindformers_qwenvl.weights.formats.ckpt_file import SLICE, value_header
 
-__all__ = ["Entry", "Layout", "ckpt_layout", "parse_size", "replacing", "safetensors_layout", "shard", "write_json"]
+__all__ = ["Entry", "Layout", "ckpt_layout", "safetensors_layout", "shard"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """A file: bytes that stand between the numbers, by position; where each tensor's numbers go; its size."""
+    """A file: the bytes around the numbers, by position; where each tensor's numbers go; its size."""
 
     headers: tuple[tuple[int, bytes], ...]
     ranges: dict[str, tuple[tuple[int, int], ...]]
@@ -50,7 +47,7 @@ def safetensors_layout(entries: Sequence[Entry], form: str) -> Layout:
         header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": span}
         offset = span[1]
     encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the format wants the numbers to start at a multiple of eight
+    encoded += b" " * (-len(encoded) % 8)  # in this format the numbers start at a multiple of eight
     first = 8 + len(encoded)
     ranges, position = {}, first
     for entry in entries:
@@ -87,37 +84,3 @@ def shard(entries: Sequence[Entry], max_shard_size: int) -> dict[str, list[Entry
     if len(groups) == 1:
         return {"model.safetensors": groups[0]}
     return {f"model-{i:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups, 1)}
-
-
-def parse_size(text: str) -> int:
-    """`5GB`, `500MB`, `2GiB` or a plain number -> bytes.
-
-    Raises:
-        ValueError: anything else, or zero.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    size = 0
-    if match:
-        base = 1024 if match[3] else 1000
-        size = int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
-    if size <= 0:
-        raise ValueError(f"a shard size of {text!r}: expected something like 5GB, 500MB or 2GiB")
-    return size
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to `path` when the block succeeds, removed when it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write `content` as JSON, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""MindSpore's .ckpt without MindSpore: a protobuf message whose few fields are read, and written, in place.
+"""MindSpore's .ckpt without MindSpore: a protobuf message of few fields, read and written in place.
 
 Schema (mindspore/train/checkpoint_pb2.py): a file is `repeated Value value = 1`; Value is `string tag = 1` and
 `Tensor tensor = 2`; Tensor is `repeated int64 dims = 1`, `string tensor_type = 2`, `bytes tensor_content = 3`. A tensor
@@ -11,11 +11,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mindformers_qwenvl.weights.formats.stored import Stored
+from mindformers_qwenvl.weights.formats.weight_file import StoredTensor
 
 __all__ = ["SLICE", "Fields", "ckpt_tensors", "value_header"]
 
-SLICE = 1 << 29  # the bytes of a tensor in one value, at most; as MindSpore has it
+SLICE = 1 << 29  # the bytes of a tensor in one value, at most; as in MindSpore
 
 _CODES = {"Float16": "F16", "BFloat16": "BF16", "Float32": "F32"}
 _KINDS = {code: kind for kind, code in _CODES.items()}
@@ -71,11 +71,11 @@ class Fields:
             yield value
 
 
-def ckpt_tensors(path: Path) -> dict[str, Stored]:
-    """The tensors of a .ckpt file; texts in it, notes about the training, are left out.
+def ckpt_tensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a .ckpt file, without the texts in it, which are notes about the training.
 
     Raises:
-        ValueError: it is no .ckpt, or is damaged or encrypted.
+        ValueError: it is not a .ckpt, or is damaged or encrypted.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -83,14 +83,14 @@ def ckpt_tensors(path: Path) -> dict[str, Stored]:
         if size >= _CRC_BYTES and os.pread(descriptor, 7, size - _CRC_BYTES) == b"crc_num":
             size -= _CRC_BYTES
         return _tensors(Fields(descriptor), size)
-    except ValueError as error:  # also a name that is no UTF-8
-        raise ValueError(f"{path} is no MindSpore checkpoint, or is damaged or encrypted ({error})") from None
+    except ValueError as error:  # also a name that is not UTF-8
+        raise ValueError(f"{path} is not a MindSpore checkpoint, or is damaged or encrypted ({error})") from None
     finally:
         os.close(descriptor)
 
 
-def _tensors(fields: Fields, size: int) -> dict[str, Stored]:
-    tensors: dict[str, Stored] = {}
+def _tensors(fields: Fields, size: int) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
     last = None
     for number, wire, start, length in fields(0, size):
         if (number, wire) != (1, _BYTES):
@@ -113,8 +113,8 @@ def _tensors(fields: Fields, size: int) -> dict[str, Stored]:
     return {name: stored for name, stored in tensors.items() if stored.dtype != "str"}
 
 
-def _value(fields: Fields, start: int, stop: int) -> tuple[str, Stored]:
-    name, stored = "", Stored("a table", (), ())  # a value without a tensor is a hash table of MindSpore's
+def _value(fields: Fields, start: int, stop: int) -> tuple[str, StoredTensor]:
+    name, stored = "", StoredTensor("a table", (), ())  # a value without a tensor is a hash table of MindSpore's
     for number, wire, at, length in fields(start, stop):
         if (number, wire) == (1, _BYTES):
             name = fields.read(at, length).decode("utf-8")
@@ -123,7 +123,7 @@ def _value(fields: Fields, start: int, stop: int) -> tuple[str, Stored]:
     return name, stored
 
 
-def _tensor(fields: Fields, start: int, stop: int) -> Stored:
+def _tensor(fields: Fields, start: int, stop: int) -> StoredTensor:
     dims: list[int] = []
     kind, content = "", (start, 0)
     for number, wire, at, length in fields(start, stop):
@@ -134,7 +134,7 @@ def _tensor(fields: Fields, start: int, stop: int) -> Stored:
         elif (number, wire) == (3, _BYTES):
             content = at, length
     shape = () if dims == [0] else tuple(dims)  # how MindSpore writes a single number
-    return Stored(_CODES.get(kind, kind), shape, (content,))
+    return StoredTensor(_CODES.get(kind, kind), shape, (content,))
 
 
 def value_header(name: str, dtype: str, shape: tuple[int, ...], length: int) -> bytes:

@@ -3,76 +3,66 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from mindformers_qwenvl.weights.formats.ckpt_file import ckpt_tensors
-from mindformers_qwenvl.weights.formats.stored import Stored, WeightFile, safetensors_tensors
+from mindformers_qwenvl.weights.formats.rank_folders import SavedFile, last_common, rank_folders, rank_of, saved_files
 from mindformers_qwenvl.weights.formats.strategy import Cut, read_strategies
+from mindformers_qwenvl.weights.formats.weight_file import StoredTensor, WeightFile, safetensors_tensors
 from mindformers_qwenvl.weights.names import is_training_state
 from mindformers_qwenvl.weights.shapes import listed
 
 __all__ = ["RankFiles", "later_files", "rank_files", "strategy_files"]
 
-_FOLDER = re.compile(r"rank_(\d+)")
-# MindSpore's PREFIX_rank_0-EPOCH_STEP, and PREFIX_rank_0_1-..., PREFIX_rank_0_2-... of later runs in the same folder.
-_STEP = re.compile(r"(?:_rank_\d+_(\d+))?-(\d+)_(\d+)$")
-_SUFFIXES = (".ckpt", ".safetensors")
-
 
 def rank_files(path: Path) -> dict[int, Path]:
     """Rank -> its weight file, of a folder with `rank_*` folders, or of one of these; empty for any other path.
 
-    A training saves many times: it is the last step that every rank has saved, of the last run if there were several.
+    A training saves many times: the files are those of the last step that every rank has saved.
 
     Raises:
-        ValueError: there is no such step, or a rank has several files whose names do not say which is the later.
+        ValueError: the ranks have no step in common, or the names of a rank's files do not say which is the later.
     """
     saved = _saved(path)
     if not any(saved.values()):
         return {}
-    common = set.intersection(*(set(files) for files in saved.values()))
+    common = last_common(saved)
     if not common:
-        raise ValueError(f"{path}: there is no step that all of its {len(saved)} ranks have saved")
-    return {rank: files[max(common)] for rank, files in saved.items()}
+        raise ValueError(f"{path}: its {len(saved)} ranks have no saved step in common")
+    return {rank: file.path for rank, file in common.items()}
 
 
 def later_files(path: Path) -> list[Path]:
-    """Files of a later step than that of `rank_files`, which not every rank holds; the last one of each rank."""
+    """The last file of each rank if it is later than that of `rank_files`: not every rank has saved its step."""
     chosen = set(rank_files(path).values())
-    last = [files[max(files)] for files in _saved(path).values() if files]
+    last = [files[-1].path for files in _saved(path).values() if files]
     return [file for file in last if file not in chosen]
 
 
-def _saved(path: Path) -> dict[int, dict[tuple[int, ...], Path]]:
-    """Rank -> (run, epoch, step) -> file."""
-    folders = [path] if _FOLDER.fullmatch(path.name) else sorted(path.glob("rank_*")) if path.is_dir() else []
-    ranks = {
-        int(found[1]): folder for folder in folders if folder.is_dir() and (found := _FOLDER.fullmatch(folder.name))
-    }
-    saved: dict[int, dict[tuple[int, ...], Path]] = {}
-    for rank, folder in sorted(ranks.items()):
-        saved[rank] = {}
-        for file in sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES):
-            found = _STEP.search(file.stem)
-            step = tuple(int(number or 0) for number in found.groups()) if found else ()
-            if step in saved[rank]:
+def _saved(path: Path) -> dict[int, list[SavedFile]]:
+    rank = rank_of(path)
+    folders = rank_folders(path) if rank is None else {rank: path}
+    saved = {rank: saved_files(folder) for rank, folder in folders.items()}
+    for rank, files in saved.items():
+        for earlier, later in pairwise(files):
+            if earlier.order == later.order:
+                names = " and ".join(sorted((earlier.path.name, later.path.name)))
                 raise ValueError(
-                    f"{folder} holds {saved[rank][step].name} and {file.name}, and neither is the later by its name: "
-                    "move away the one that is not meant"
+                    f"{path}, rank {rank}: holds {names}, and their names do not say which is the later: move away the "
+                    "one you do not want"
                 )
-            saved[rank][step] = file
     return saved
 
 
 def strategy_files(path: Path, given: Path | None) -> list[Path]:
-    """The strategy files to go by: those given (a file or a folder), or MindFormers' `strategy` beside the checkpoint.
+    """The strategy files: those given (a file or a folder), or those in the folder `strategy` beside the checkpoint.
 
     Raises:
-        FileNotFoundError: none where one was given.
+        FileNotFoundError: `given` holds none.
     """
     folder = given
     if given is None:
@@ -82,16 +72,16 @@ def strategy_files(path: Path, given: Path | None) -> list[Path]:
         return []
     files = [folder] if folder.is_file() else sorted(folder.glob("*.ckpt"))
     if given is not None and not files:
-        raise FileNotFoundError(f"{given}: expected a strategy file of MindSpore, or a folder of them (*.ckpt)")
+        raise FileNotFoundError(f"{given}: expected a MindSpore strategy file, or a folder of them (*.ckpt)")
     return files
 
 
 class RankFiles:
-    """Weights cut among ranks. A block is put together from the rows of the parts it touches; nothing else is read.
+    """Weights cut among ranks. A block is assembled from the rows of the parts it touches; nothing else is read.
 
     Attributes:
         path: the folder.
-        tensors: name -> what the whole tensor is; `ranges` is empty.
+        tensors: name -> dtype and shape of the whole tensor; `ranges` is empty.
     """
 
     def __init__(self, path: Path, files: dict[int, Path], strategies: list[Path]):
@@ -106,17 +96,17 @@ class RankFiles:
             rank: WeightFile(file, (ckpt_tensors if file.suffix == ".ckpt" else safetensors_tensors)(file))
             for rank, file in files.items()
         }
-        holders: dict[str, dict[int, Stored]] = defaultdict(dict)
+        holders: dict[str, dict[int, StoredTensor]] = defaultdict(dict)
         for rank, file in self._files.items():
             for name, stored in file.tensors.items():
                 holders[name][rank] = stored
-        self.tensors: dict[str, Stored] = {}
+        self.tensors: dict[str, StoredTensor] = {}
         self._parts: dict[str, dict[tuple[int, ...], WeightFile]] = {}
         for name, by_rank in holders.items():
             cut = None if is_training_state(name) else cuts.get(name)
             self._join(name, by_rank, cut)
 
-    def _join(self, name: str, by_rank: dict[int, Stored], cut: Cut | None) -> None:
+    def _join(self, name: str, by_rank: dict[int, StoredTensor], cut: Cut | None) -> None:
         rank, first = min(by_rank.items())
         grid = cut.parts if cut is not None else (1,) * len(first.shape)
         if len(grid) != len(first.shape):
@@ -133,10 +123,10 @@ class RankFiles:
         if absent:
             raise ValueError(
                 f"{self.path}: of {name}, cut into {list(grid)}, the parts {listed(map(str, absent), limit=20)} are in "
-                f"none of the ranks {listed(map(str, self._files), limit=20)}: put the folders of all ranks there"
+                f"none of the ranks {listed(map(str, self._files), limit=20)}: put the folders of all ranks here"
             )
         shape = tuple(side * count for side, count in zip(first.shape, grid, strict=True))
-        self.tensors[name] = Stored(first.dtype, shape, ())
+        self.tensors[name] = StoredTensor(first.dtype, shape, ())
         self._parts[name] = parts
 
     def read_into(self, name: str, start: int, numbers: np.ndarray) -> None:
@@ -167,6 +157,6 @@ class RankFiles:
         return len(parts) == 1 and next(iter(parts.values())).copy_to(descriptor, position, name, start, length)
 
     def close(self) -> None:
-        """Let go of all files; another read opens them again."""
+        """Close all files; another read opens them again."""
         for file in self._files.values():
             file.close()

@@ -2,8 +2,8 @@
 
 Such a file is a pickle that says how to put tensors together, and their raw numbers. The pickle is looked through first
 and may hold only the few instructions that a dict of tensors takes; the names it calls are mapped to functions of this
-module that do nothing but note where a tensor lies, and any other name is refused. Both forms are read: zip archives,
-and what PyTorch before 1.6 wrote.
+module that do nothing but note where a tensor lies, and any other name is refused. Files of PyTorch before 1.6, which
+are not zip archives, are older than Qwen-VL and refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from mindformers_qwenvl.weights.formats.stored import Stored
+from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.weights.formats.weight_file import StoredTensor
 
 __all__ = ["torch_tensors"]
 
@@ -34,7 +35,6 @@ _INSTRUCTIONS = {
     *("BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
     "BINPERSID",
 }
-_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older form
 _STORAGES = {
     "HalfStorage": ("F16", 2),
     "BFloat16Storage": ("BF16", 2),
@@ -71,8 +71,8 @@ class _Tensor(NamedTuple):
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
     numbers = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or not all(type(number) is int and number >= 0 for number in numbers):
-        raise pickle.UnpicklingError("a tensor that is no range of numbers")
+    if not isinstance(storage, _Storage) or not all(is_whole(number, 0) for number in numbers):
+        raise pickle.UnpicklingError("a tensor that is not a range of numbers")
     if len(shape) != len(strides):
         raise pickle.UnpicklingError("a tensor with more sides than strides")
     last = sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
@@ -106,25 +106,21 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, given: Any) -> _Storage:
         if not isinstance(given, tuple) or len(given) < 5 or given[0] != "storage" or not isinstance(given[1], _Kind):
-            raise pickle.UnpicklingError("it refers to something that is no storage")
+            raise pickle.UnpicklingError("it refers to something that is not a storage")
         _, kind, key, _device, size, *view = given
-        if not isinstance(key, str) or type(size) is not int or size < 0 or any(part is not None for part in view):
+        if not isinstance(key, str) or not is_whole(size, 0) or any(part is not None for part in view):
             raise pickle.UnpicklingError("a storage without name and size")
         return self.storages.setdefault(key, _Storage(kind, key, size))
 
 
-def _unpickle(file: io.BytesIO) -> tuple[Any, dict[str, _Storage]]:
-    """The next pickle, and the storages it names."""
-    start, longest = file.tell(), file.seek(0, 2)
-    file.seek(start)
-    for instruction, argument, _ in pickletools.genops(file):
+def _unpickle(content: bytes) -> Any:
+    """What a pickle says, if it uses allowed instructions and names alone."""
+    for instruction, argument, _ in pickletools.genops(content):
         if instruction.name not in _INSTRUCTIONS:
             raise pickle.UnpicklingError(f"it uses the instruction {instruction.name}")
-        if instruction.name == "LONG_BINPUT" and argument > longest:  # Python would make a table of that length
+        if instruction.name == "LONG_BINPUT" and argument > len(content):  # Python would make a table of that length
             raise pickle.UnpicklingError("it counts more values than it has bytes")
-    file.seek(start)
-    unpickler = _Unpickler(file)
-    return unpickler.load(), unpickler.storages
+    return _Unpickler(io.BytesIO(content)).load()
 
 
 # What Python's unpickler and zipfile raise for broken input, besides UnpicklingError.
@@ -134,10 +130,10 @@ _DAMAGE = (
 )
 
 Place = Callable[[_Storage], int]
-"""The position of a storage's numbers in the file."""
+"""Gives the position of a storage's numbers in the file."""
 
 
-def torch_tensors(path: Path) -> dict[str, Stored]:
+def torch_tensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a state dict that PyTorch saved.
 
     Raises:
@@ -145,7 +141,11 @@ def torch_tensors(path: Path) -> dict[str, Stored]:
     """
     try:
         with path.open("rb") as file:
-            state, place = _zipped(file) if zipfile.is_zipfile(file) else _older(file)
+            if not zipfile.is_zipfile(file):
+                raise ValueError(
+                    "not a zip archive; a file of PyTorch before 1.6 must be loaded and saved again with torch.save"
+                )
+            state, place = _zipped(file)
         if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
             state = state["state_dict"]
         if not isinstance(state, dict) or not all(
@@ -159,10 +159,10 @@ def torch_tensors(path: Path) -> dict[str, Stored]:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a position before the beginning
             raise
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} is no PyTorch checkpoint, or is damaged ({reason})") from None
+        raise ValueError(f"{path} is not a PyTorch checkpoint, or is damaged ({reason})") from None
 
 
-def _stored(tensor: _Tensor, place: Place) -> Stored:
+def _stored(tensor: _Tensor, place: Place) -> StoredTensor:
     (dtype, item), shape = tensor.storage.kind, tensor.shape
     dense, steps = True, 1
     for side, stride in zip(reversed(shape), reversed(tensor.strides), strict=True):
@@ -170,9 +170,9 @@ def _stored(tensor: _Tensor, place: Place) -> Stored:
         steps *= side
     start = place(tensor.storage) + tensor.offset * item
     if dense or not steps:
-        return Stored(dtype, shape, ((start, steps * item),))
+        return StoredTensor(dtype, shape, ((start, steps * item),))
     last = sum((side - 1) * stride for side, stride in zip(shape, tensor.strides, strict=True))
-    return Stored(dtype, shape, ((start, (last + 1) * item),), tensor.strides)
+    return StoredTensor(dtype, shape, ((start, (last + 1) * item),), tensor.strides)
 
 
 def _check_order(archive: zipfile.ZipFile, order: zipfile.ZipInfo | None) -> None:
@@ -194,7 +194,7 @@ def _zipped(file: IO[bytes]) -> tuple[Any, Place]:
         if entries[pickles[0]].file_size > _LONGEST_PICKLE:
             raise pickle.UnpicklingError(f"a pickle of {entries[pickles[0]].file_size:,} bytes")
         _check_order(archive, entries.get(f"{folder}byteorder"))
-        state, _ = _unpickle(io.BytesIO(archive.read(pickles[0])))
+        state = _unpickle(archive.read(pickles[0]))
         size = file.seek(0, 2)
         positions = {}
         for name, entry in entries.items():
@@ -216,26 +216,3 @@ def _zipped(file: IO[bytes]) -> tuple[Any, Place]:
         return start
 
     return state, place
-
-
-def _older(file: IO[bytes]) -> tuple[Any, Place]:
-    """Five pickles in a row, then each storage: how many numbers, and the numbers."""
-    file.seek(0)
-    head = io.BytesIO(file.read(_LONGEST_PICKLE))
-    magic, _ = _unpickle(head)
-    if magic != _MAGIC:
-        raise pickle.UnpicklingError("it is neither an archive nor begins as a checkpoint does")
-    (_protocol, _), (system, _) = _unpickle(head), _unpickle(head)
-    if system["little_endian"] is not True:
-        raise pickle.UnpicklingError("its numbers are big-endian")
-    state, storages = _unpickle(head)
-    keys, _ = _unpickle(head)
-    size, position, positions = file.seek(0, 2), head.tell(), {}
-    for key in keys:
-        file.seek(position)
-        (count,) = struct.unpack("<q", file.read(8))
-        positions[key] = position + 8
-        position += 8 + count * storages[key].kind.item
-        if count != storages[key].size or position > size:
-            raise pickle.UnpicklingError(f"storage {key} has {count:,} numbers, not those of its tensors")
-    return state, lambda storage: positions[storage.key]

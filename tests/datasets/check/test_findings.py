@@ -27,7 +27,7 @@ FAULTY = {
     "no text": ({"id": "x", "conversations": [{"from": "user"}]}, "malformed record", "turn 0: expected an object", {}),
     "role": ({"id": "x", "conversations": [{"from": "gpt", "value": "q"}]}, "unknown role", "turn 0: 'gpt'", {}),
     "unclosed": (talk("q", "<img>a.png"), "unclosed tag", r"turn 1 \(assistant\): unclosed image tag", {}),
-    "nested": (talk("<img>a<img>b</img>"), "malformed record", "special token <img> stands inside", {}),
+    "nested": (talk("<img>a<img>b</img>"), "malformed record", "special token <img> is inside", {}),
     "missing": (talk("<img>no.png</img>"), "missing picture", "no.png: no such file", {}),
     "a folder": (talk("<img>.</img>"), "missing picture", "a folder, not a file", {}),
     "broken": (talk("<img>broken.png</img>"), "broken picture", "not a readable image", {}),

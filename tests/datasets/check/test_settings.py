@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mindformers_qwenvl.datasets.check.job import read_settings
-from mindformers_qwenvl.text.vocabulary import Tags
+from mindformers_qwenvl.text.tags import Tags
 from tests.support.check_samples import VOCABULARY, checked, only, talk, write_yaml
 
 

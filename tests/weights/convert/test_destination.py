@@ -78,13 +78,17 @@ def test_a_shard_that_is_gone_is_named(checkpoint_dir, monkeypatch):
 @pytest.mark.parametrize("output", ["out", "out.ckpt"])
 def test_the_room_of_what_is_written_again_is_free(output, checkpoint_dir, monkeypatch):
     """After a kill on a disk that is nearly full."""
-    needed = 8_464_856
-    left = Path("out/conversion.unfinished/model.safetensors.tmp" if output == "out" else "out.ckpt.tmp")
+    needed, left_bytes = 8_464_856, 8_000_000
+    left = Path("out/conversion.unfinished/model.safetensors.tmp" if output == "out" else "out.ckpt.1-0.tmp")
     if output == "out":
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(WorkFolder, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             convert(checkpoint_dir("a56"), output)
-    left.write_bytes(b"x" * 8_000_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 7_000_000))
+    left.write_bytes(b"x" * left_bytes)
+
+    def disk_usage(path):
+        return SimpleNamespace(free=needed + 10_000 - (left_bytes if left.exists() else 0))
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     convert(checkpoint_dir("a56"), output)
     assert not left.exists()

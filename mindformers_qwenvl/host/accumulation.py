@@ -1,0 +1,55 @@
+"""Where gradients of the parts of a batch are added up, and by which setting. Plain Python.
+
+MindFormers accumulates (`runner_config.gradient_accumulation_steps`) in semi_auto_parallel without pipeline stages, and
+elsewhere sets the number to 1; QwenVLTrainOneStepCell (`runner_wrapper.accumulation_steps`) accumulates where each card
+holds the whole network. Trainer, train step and `estimate` ask here.
+"""
+
+from __future__ import annotations
+
+__all__ = ["check_accumulation", "is_sharded"]
+
+
+def is_sharded(parallel_mode: str) -> bool:
+    """Whether operators are split over the cards in this `parallel_mode` of MindSpore."""
+    return parallel_mode in ("semi_auto_parallel", "auto_parallel")
+
+
+def check_accumulation(
+    *,
+    sharded: bool,
+    pipeline_stages: int = 1,
+    gradient_accumulation_steps: int = 1,
+    accumulation_steps: int = 1,
+    batch_size: int | None = None,
+) -> None:
+    """Refuse a setting that would do nothing, or something else, in this parallel mode.
+
+    Args:
+        sharded: see `is_sharded`.
+        gradient_accumulation_steps: of `runner_config`.
+        accumulation_steps: of `runner_wrapper`.
+        batch_size: rows of a batch on a card; None: not known.
+
+    Raises:
+        ValueError: one of the two is set where it does not apply, or the parts do not divide the rows.
+    """
+    if gradient_accumulation_steps > 1 and (not sharded or pipeline_stages > 1):
+        steps = gradient_accumulation_steps
+        raise ValueError(
+            f"runner_config.gradient_accumulation_steps={steps} is for semi_auto_parallel without pipeline stages; "
+            "elsewhere MindFormers sets it to 1 and trains on. On one card and in data parallel, set "
+            f"runner_wrapper.accumulation_steps={steps} (type QwenVLTrainOneStepCell) and multiply "
+            "runner_config.batch_size by it; with pipeline stages, set parallel_config.micro_batch_num"
+        )
+    if accumulation_steps > 1 and sharded:  # MindFormers may take a wrapper of its own there, which drops the key
+        raise ValueError(
+            f"runner_wrapper.accumulation_steps={accumulation_steps} is for one card and data parallel; in "
+            "semi_auto_parallel set runner_config.gradient_accumulation_steps, with pipeline stages "
+            "parallel_config.micro_batch_num"
+        )
+    if batch_size is not None and batch_size % accumulation_steps:
+        raise ValueError(
+            f"runner_wrapper.accumulation_steps={accumulation_steps} must divide runner_config.batch_size="
+            f"{batch_size}, the rows of a batch on a card; change one of the two"
+        )

@@ -1,0 +1,33 @@
+"""What MindFormers' callbacks and wrappers know about a run but have no public name for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["loss_parts", "steps_before"]
+
+
+def steps_before(params: Any) -> int | None:
+    """Steps of the run that this one resumes; None if nobody says.
+
+    Host: mindformers/trainer/base_trainer.py, training_process, tells its own callbacks alone: MFLossMonitor as
+    `initial_step`, CheckpointMonitor as `_append_step_num`. Seen in 1.7-2.1. Can go when the host hands the number to
+    every callback.
+    """
+    told = [getattr(callback, "initial_step", None) for callback in params.list_callback]
+    saved = [getattr(callback, "_append_step_num", None) for callback in params.list_callback]
+    known = [int(steps) for steps in (params.get("initial_step"), *told, *saved) if steps is not None]
+    return max(known, default=None)
+
+
+def loss_parts(network: Any) -> int:
+    """Into how many parts the cells around the network of a train step cut a batch; their losses are added up.
+
+    Host: mindformers/wrapper/wrapper.py and mindspore's PipelineCell and _VirtualDatasetCell, which name what they wrap
+    `network` or `_backbone`. Seen in 1.7-2.1. Can go when the loss of a pipeline is the mean over its micro batches.
+    """
+    network, parts = network.network, 1  # what is inside the train step
+    while hasattr(network, "network") or hasattr(network, "_backbone"):
+        parts *= int(getattr(network, "micro_size", 1)) * int(getattr(network, "interleave_num", 1))
+        network = network.network if hasattr(network, "network") else network._backbone
+    return parts

@@ -1,0 +1,82 @@
+"""Work-arounds of faults of MindFormers' `PreTrainedModel`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindformers_qwenvl.generation.settings import generation_config_of, save_generation_config, settings_for
+
+__all__ = ["OwnGenerationConfig", "PhasePerShape", "SaveParameters"]
+
+
+class OwnGenerationConfig:
+    """A base class for networks, before the host's `PreTrainedModel`: `generate()` follows `self.generation_config`,
+    as far as that was read from a generation_config.json or given by the user.
+
+    Host: mindformers/generation/text_generator.py, GenerationMixin.generate. Without an argument `generation_config` it
+    makes one of the network's configuration, and reads `self.generation_config` only with `use_legacy: False`; nor
+    does PreTrainedModel.from_pretrained read the file. Seen in 1.9. Can go when the stock `generate()` stops where
+    `network.generation_config.max_new_tokens` says.
+    """
+
+    def generate(
+        self,
+        input_ids: Any,
+        generation_config: Any = None,
+        logits_processor: Any = None,
+        streamer: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The host's; keywords go before `generation_config`, and that before the model's own.
+
+        A model whose own says `chat_format: chatml` also stops at <|im_end|> and <|im_start|>, as its `chat` does.
+        """
+        if generation_config is None and not self.generation_config._from_model_config:
+            generation_config = settings_for(self)
+            if getattr(self.generation_config, "chat_format", None) == "chatml":
+                known = generation_config.eos_token_id
+                turns = getattr(self.config, "turn_ids", ())
+                generation_config.eos_token_id = [*known, *(i for i in turns if i not in known)]
+            if "max_length" in kwargs:  # the host would let max_new_tokens go before it
+                generation_config.max_new_tokens = None
+        return super().generate(input_ids, generation_config, logits_processor, streamer, seed, **kwargs)
+
+    @classmethod
+    def from_pretrained_experimental_mode(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """The host's, and generation_config.json if there is one."""
+        network = super().from_pretrained_experimental_mode(pretrained_model_name_or_path, *args, **kwargs)
+        network.generation_config = generation_config_of(pretrained_model_name_or_path) or network.generation_config
+        return network
+
+
+class SaveParameters:
+    """A first base class for networks: `save_pretrained(directory, save_json=True)` saves the weights.
+
+    Without the key/value cache, which is none, and with the generation_config.json that the network came with.
+
+    Host: mindformers/models/modeling_utils.py, PreTrainedModel.save_pretrained_experimental_mode. It hands bare tensors
+    to mindspore.save_checkpoint, which takes only Parameters in a dict and raises UnboundLocalError. Seen in 1.9 on
+    MindSpore 2.9 and 2.10. Can go when the stock model saves without `state_dict=`.
+    """
+
+    def save_pretrained(self, save_directory: str, save_name: str = "mindspore_model", **kwargs: Any) -> None:
+        if kwargs.get("save_json") and kwargs.get("state_dict") is None:
+            weights = (parameter for parameter in self.get_parameters() if ".cache." not in parameter.name)
+            kwargs["state_dict"] = {parameter.name: parameter for parameter in weights}
+        super().save_pretrained(save_directory, save_name, **kwargs)
+        if not self.generation_config._from_model_config:
+            save_generation_config(self.generation_config, save_directory)
+
+
+class PhasePerShape:
+    """A base class for networks: `generate()` runs the graph that was compiled for the shape at hand.
+
+    Host: mindformers/generation/text_generator.py, GenerationMixin, which calls a graph of prefill or decoding by the
+    name of its phase alone, whatever the shape (mindspore/nn/cell.py, Cell._predict): another batch size ends in an
+    error of an operator. Seen in 1.9. Can go when `_set_network_phase` need not be called for each shape.
+    """
+
+    def set_phase_of_shape(self, rows: int, columns: int) -> None:
+        """Name the phase of the next call, whose input_ids are [rows, columns]."""
+        self._set_network_phase(f"{rows}x{columns}")

@@ -1,0 +1,61 @@
+"""Work-arounds of faults of MindFormers' pipelines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mindformers.generation import GenerationConfig
+from mindformers.pipeline import MultiModalToTextPipeline
+
+from mindformers_qwenvl.config import QwenVLConfig
+from mindformers_qwenvl.data.processor import QwenVLProcessor
+
+__all__ = ["ProcessorPipeline"]
+
+
+class ProcessorPipeline(MultiModalToTextPipeline):
+    """The stock pipeline, which finds its processor: that of the directory the network came from, or one put together
+    from the parts that `pipeline()` hands it.
+
+    Host: mindformers/pipeline/pipeline.py builds tokenizer and image processor and passes them on, but
+    mindformers/pipeline/multi_modal_to_text_generation_pipeline.py wants a processor and raises ValueError. Seen in
+    1.6-1.9, 2.1. Can go when `pipeline("multi_modal_to_text_generation", model=...)` needs no `processor=`.
+
+    The same file drops what a call says about the answer, `pipe(queries, max_new_tokens=8)`; here that reaches
+    `generate()`, as it does in text_generation_pipeline.py. And mindformers/pipeline/base_pipeline.py saves as a YAML,
+    which `pipeline(task, directory)` does not read, and no processor; here it saves config.json and all else that is
+    read. Seen in 1.9. Can go when the stock pipeline does so.
+    """
+
+    def __init__(self, model: Any, processor: Any = None, tokenizer: Any = None, image_processor: Any = None, **kwargs):
+        if processor is None:
+            processor = self._processor_of(getattr(model, "predict_network", model), tokenizer, image_processor)
+        if processor is not None:
+            tokenizer, image_processor = tokenizer or processor.tokenizer, image_processor or processor.image_processor
+        super().__init__(model, processor=processor, tokenizer=tokenizer, image_processor=image_processor, **kwargs)
+
+    @staticmethod
+    def _processor_of(network: Any, tokenizer: Any, image_processor: Any) -> Any:
+        config = getattr(network, "config", None)
+        if not isinstance(config, QwenVLConfig):
+            return None
+        directory = Path(config.name_or_path)
+        if image_processor is None and config.name_or_path and (directory / "config.json").is_file():
+            return QwenVLProcessor.from_pretrained(directory, tokenizer=tokenizer)
+        if tokenizer is None:
+            return None
+        return QwenVLProcessor.for_network(config, tokenizer, image_processor, network.generation_config)
+
+    def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
+        before, _, after = super()._sanitize_parameters(**parameters)
+        usual = (*GenerationConfig().to_dict(), "generation_config", "logits_processor", "streamer", "seed")
+        about_the_answer = {name: value for name, value in parameters.items() if name in usual}
+        if "skip_special_tokens" in parameters:
+            after["skip_special_tokens"] = parameters["skip_special_tokens"]
+        return before, about_the_answer, after
+
+    def save_pretrained(self, save_directory: str, save_name: str = "mindspore_model") -> None:
+        """Write what `pipeline(task, save_directory)` reads: weights, JSON files and the vocabulary."""
+        self.network.save_pretrained(save_directory, save_name, save_json=True)
+        self.processor.save_pretrained(save_directory, save_name)

@@ -1,0 +1,102 @@
+"""Work-arounds of faults of MindFormers' trainer."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from mindformers.models.build_processor import build_processor
+from mindformers.tools.logger import logger
+from mindformers.tools.register import MindFormerConfig
+from mindformers.trainer import MultiModalToTextGenerationTrainer
+
+from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
+from mindformers_qwenvl.host.context import device_target, parallel_mode
+from mindformers_qwenvl.weights.hooks import refuse_incomplete
+from mindformers_qwenvl.weights.in_tree import refuse_in_tree
+
+__all__ = ["FullConfigTrainer"]
+
+
+class FullConfigTrainer(MultiModalToTextGenerationTrainer):
+    """The stock trainer, which takes a YAML as it stands in prediction too.
+
+    Host: mindformers/trainer/multi_modal_to_text_generation/multi_modal_to_text_generation.py, `predict`. Unlike
+    `train` and the text trainer's `predict` it drops `is_full_config` and merges the user's YAML into the default one
+    of the task table, whose settings leak into it. (Without our entry in that table there is no default.) Seen in 1.9.
+    Can go when `predict` passes `is_full_config` on.
+
+    `predict` also builds the YAML's `processor` in place, and predict_process (mindformers/trainer/base_trainer.py)
+    then wants to build its image_processor again, from the object: AttributeError. Here it is built from a copy.
+    Seen in 1.9. Can go when stock `build_processor` may be called twice on one section.
+
+    predict_process also looks for `top_k` in the outer model section alone, and where there is none hands the pipeline
+    top_k=1, with which `do_sample: True` is greedy. Here it is that of the language model. Seen in 1.9. Can go when
+    predict_process hands on no `top_k` that nobody has set.
+
+    And _check_grad_accumulation_steps (mindformers/trainer/base_trainer.py) sets `gradient_accumulation_steps` to 1
+    where it cannot accumulate, and trains on. Here that is an error. Seen in 1.9. Can go when the host raises.
+
+    With `sink_mode: True`, training_process multiplies the epochs by their steps, for each to sink `sink_size` steps.
+    MindSpore sinks nothing on a CPU and runs whole epochs, so many. Here sink_mode is off there. Seen in 1.9. Can go
+    when the stock Trainer takes `epochs` epochs on a CPU with `sink_mode: True`.
+    """
+
+    def set_config(self, config: Any = None, is_full_config: bool = False) -> Any:
+        config = super().set_config(config, is_full_config or isinstance(config, MindFormerConfig))
+        for path in (config.get("load_checkpoint"), (config.get("checkpoint") or {}).get("load_path")):
+            if path and isinstance(path, str):
+                refuse_in_tree(path)
+        path = config.get("load_checkpoint")
+        if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
+            refuse_incomplete(path)
+        runner = config.get("runner_config")
+        if runner and runner.get("sink_mode") and device_target() == "CPU":
+            logger.warning("runner_config: sink_mode: True: nothing sinks on a CPU; sink_mode is off.")
+            runner.sink_mode = False
+        return config
+
+    def set_train_dataset(self, dataset: Any) -> None:
+        if dataset is not None and not dataset.get_dataset_size():  # MindSpore says so after the network is built
+            raise ValueError(
+                "train_dataset: its samples make no batch: there are fewer than the "
+                f"{self.config.runner_config.batch_size} of a batch, or none at all. Set a smaller "
+                "runner_config.batch_size, or give more samples"
+            )
+        super().set_train_dataset(dataset)
+
+    def create_optimizer_scheduler(self, network: Any, *args: Any, **kwargs: Any) -> Any:  # 1.7: layer_scale too
+        if not network.trainable_params():  # MindSpore's words: parameters must not be empty
+            raise ValueError(
+                "model_config: all parameters are frozen, and nothing would learn: of freeze_vision, freeze_resampler "
+                "and freeze_llm, set one to False"
+            )
+        return super().create_optimizer_scheduler(network, *args, **kwargs)
+
+    def _check_grad_accumulation_steps(self) -> None:
+        runner, wrapper = self.config.runner_config, self.config.runner_wrapper or {}
+        steps, parts = runner.gradient_accumulation_steps, wrapper.get("accumulation_steps")
+        super()._check_grad_accumulation_steps()
+        check_accumulation(
+            sharded=is_sharded(parallel_mode()),
+            pipeline_stages=self.get_pipeline_stages(),
+            gradient_accumulation_steps=steps or 1,
+            # Of a value that is not a number of parts the cell complains.
+            accumulation_steps=parts if is_whole(parts, 1) else 1,
+            batch_size=runner.batch_size if is_whole(runner.batch_size, 1) else None,
+        )
+
+    def predict(self, config: Any = None, input_data: Any = None, network: Any = None, processor: Any = None, **kwargs):
+        if processor is None and isinstance(config, MindFormerConfig):
+            processor = build_processor(copy.deepcopy(config.processor))
+            kwargs["image_processor"] = kwargs.get("image_processor") or processor.image_processor
+        if kwargs.get("top_k") is None and isinstance(config, MindFormerConfig):
+            kwargs["top_k"] = _yaml_top_k(config)
+        return super().predict(config, input_data, network, processor, **kwargs)
+
+
+def _yaml_top_k(config: MindFormerConfig) -> int:
+    model = config.model.model_config if config.model else {}
+    language = (model.get("llm_model") or {}).get("model_config") or {}
+    return next((place["top_k"] for place in (config, model, language) if place.get("top_k") is not None), 0)

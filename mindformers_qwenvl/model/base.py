@@ -1,0 +1,32 @@
+"""The base class of the networks that generate: MindFormers' `PreTrainedModel`, with what this package adds to it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from mindformers.models.modeling_utils import PreTrainedModel
+
+from mindformers_qwenvl.generation.inputs import GenerationInputs
+from mindformers_qwenvl.generation.sampling import Sampling
+from mindformers_qwenvl.host.network import OwnGenerationConfig, PhasePerShape, SaveParameters
+from mindformers_qwenvl.model.ops import greedy_argmax
+
+__all__ = ["QwenPreTrainedModel"]
+
+
+class QwenPreTrainedModel(
+    SaveParameters, OwnGenerationConfig, GenerationInputs, PhasePerShape, Sampling, PreTrainedModel
+):
+    """A network that `generate()` calls: it saves its parameters, follows its generation_config.json, computes in few
+    shapes, and samples as the original does.
+
+    Args:
+        config: its configuration, with `use_past`: whether it keeps keys and values.
+    """
+
+    _support_list: ClassVar[list[str]] = []
+
+    def __init__(self, config: Any, **kwargs: Any):
+        super().__init__(config, **kwargs)
+        self.argmax = greedy_argmax()
+        self.use_past = config.use_past

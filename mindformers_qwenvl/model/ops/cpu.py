@@ -1,0 +1,143 @@
+"""Forms of the operators for a CPU that holds tensors whole: few passes over memory, gradients in all threads."""
+
+from __future__ import annotations
+
+import math
+
+from mindspore import dtype as mstype
+from mindspore import nn
+from mindspore import ops as P
+
+__all__ = ["BiasAdd", "DifferentiatedAttention", "DifferentiatedGelu", "RowNorm"]
+
+
+class BiasAdd(nn.Cell):
+    """x + bias for x [R, H] and bias [H], both float32.
+
+    The gradient of bias, the sum of all rows, is a matrix product: MindSpore's BiasAddGrad runs in one thread.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.bias_add = P.BiasAdd()
+        self.product = P.MatMul()
+        self.reshape = P.Reshape()
+
+    def construct(self, x, bias):
+        return self.bias_add(x, bias)
+
+    def bprop(self, x, bias, out, dout):
+        ones = P.ones((1, x.shape[0]), mstype.float32)
+        return dout, self.reshape(self.product(ones, dout), (-1,))
+
+
+class RowNorm(nn.Cell):
+    """c / sqrt(mean(c^2) + eps) * weight (+ bias) over the last axis, c = x - mean(x) if `centred`, else x.
+
+    x and result: float32 [..., H]; weight and bias: float32 [H]. `centred` it is LayerNorm, otherwise RMSNorm. Sums
+    over a row and numbers repeated along one are matrix products, which run in all threads.
+    """
+
+    def __init__(self, dim: int, eps: float, centred: bool):
+        super().__init__()
+        self.differentiated = DifferentiatedRowNorm(dim, eps, centred)
+        self.bias_add = BiasAdd()
+        self.reshape = P.Reshape()
+
+    def construct(self, x, weight, bias=None):
+        rows = self.reshape(x, (-1, x.shape[-1]))
+        normed = self.differentiated(rows, self.reshape(weight, (1, -1)))[0]
+        if bias is not None:
+            normed = self.bias_add(normed, bias)
+        return self.reshape(normed, x.shape)
+
+
+class DifferentiatedRowNorm(nn.Cell):
+    """`RowNorm` of x [R, H] by weight [1, H], with its gradient (Ba et al. 2016, Layer Normalization, for the centred).
+
+    With s = 1 / sqrt(mean(c^2) + eps) of each row, dx = s * weight * dy - c * s^3 * mean(c * weight * dy), less the
+    row's mean of s * weight * dy if centred.
+    """
+
+    def __init__(self, dim: int, eps: float, centred: bool):
+        super().__init__()
+        self.dim, self.eps, self.centred = dim, eps, centred
+        self.product = P.MatMul()
+        self.product_of_first_turned = P.MatMul(transpose_a=True)
+        self.product_of_second_turned = P.MatMul(transpose_b=True)
+        self.mul, self.sub = P.Mul(), P.Sub()
+        self.square, self.rsqrt = P.Square(), P.Rsqrt()
+        self.reshape = P.Reshape()
+        self.ones = P.ones((1, dim), mstype.float32)
+        self.mean = P.full((dim, 1), 1.0 / dim, dtype=mstype.float32)
+
+    def construct(self, x, weight):
+        mean = self.product(x, self.mean) if self.centred else None
+        centred = self._centre(x, mean)
+        scale = self.rsqrt(self.product(self.square(centred), self.mean) + self.eps)  # [R, 1]
+        return self.mul(centred, self.product(scale, weight)), scale, mean
+
+    def bprop(self, x, weight, out, dout):
+        _, scale, mean = out
+        dy = dout[0]
+        centred = self._centre(x, mean)
+        products = self.mul(dy, centred)
+        of_weight = self.product_of_first_turned(scale, products)
+        share = scale / self.dim
+        along = share * scale * scale * self.product_of_second_turned(products, weight)
+        of_x = self.sub(self.mul(dy, self.product(scale, weight)), self.mul(centred, self.product(along, self.ones)))
+        if self.centred:
+            of_x = self.sub(of_x, self.product(share * self.product_of_second_turned(dy, weight), self.ones))
+        return of_x, of_weight
+
+    def _centre(self, x, mean):
+        return self.sub(x, self.product(mean, self.ones)) if self.centred else x
+
+
+class DifferentiatedGelu(nn.Cell):
+    """GELU whose gradient, dy * (gate(x) + x * density(x)), keeps one array for it and not six."""
+
+    def __init__(self, gelu: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.gate = gelu.gate
+        self.mul, self.add, self.exp = P.Mul(), P.Add(), P.Exp()
+
+    def construct(self, x):
+        gate = self.gate(x)
+        return self.mul(x, gate), gate
+
+    def bprop(self, x, out, dout):
+        density = self.mul(self.exp(self.mul(self.mul(x, -0.5), x)), 1.0 / math.sqrt(2.0 * math.pi))
+        return (self.mul(dout[0], self.add(out[1], self.mul(x, density))),)
+
+
+class DifferentiatedAttention(nn.Cell):
+    """softmax(q k^T) v, float32, with a gradient of fewer passes over the scores than the one MindSpore derives.
+
+    The softmax P needs dS = P * (dP - rowsum(P * dP)), and rowsum(P * dP) = rowsum(dO * O) (Dao et al. 2022,
+    FlashAttention, appendix B.2), which is small. One more column of dO and v subtracts it within dP = dO v^T. On a CPU
+    a subtraction that broadcasts would also keep three index tables of the size of the scores for each layer.
+    """
+
+    def __init__(self, weights: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.weights = weights
+        self.product = P.BatchMatMul()
+        self.product_of_first_turned = P.BatchMatMul(transpose_a=True)
+        self.product_of_second_turned = P.BatchMatMul(transpose_b=True)
+        self.mul = P.Mul()
+        self.sum = P.ReduceSum(keep_dims=True)
+        self.concat = P.Concat(axis=-1)
+
+    def construct(self, q, k, v):
+        weights = self.weights(q, k)
+        return self.product(weights, v), weights
+
+    def bprop(self, q, k, v, out, dout):
+        context, weights = out
+        row_sums = self.sum(self.mul(dout[0], context), -1)
+        minus_one = P.full((*v.shape[:-1], 1), -1.0, dtype=mstype.float32)
+        of_scores = self.product_of_second_turned(self.concat((dout[0], row_sums)), self.concat((v, minus_one)))
+        of_scores = self.mul(weights, of_scores)
+        of_q, of_k = self.product(of_scores, k), self.product_of_first_turned(of_scores, q)
+        return of_q, of_k, self.product_of_first_turned(weights, dout[0])

@@ -1,0 +1,43 @@
+"""How many cards share a parameter, by its name: model parallel and optimizer parallel. Plain Python.
+
+The strategies themselves are beside the layers, in model/; tests/sharding compiles the network and compares.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mindformers_qwenvl.weights.parts import is_norm
+
+__all__ = ["model_parallel_axis", "optimizer_parallel_shares"]
+
+ROWS, COLUMNS = 0, 1  # of a product y = x W^T, the outputs and the inputs; `proj` is used as x W
+# What is not here is whole on every card.
+_CUT = (
+    (r"(?:wte\.embedding_weight|lm_head\.weight)$", ROWS),  # with vocab_emb_dp: whole
+    (r"\.w[qkv]\.(?:weight|bias)$", ROWS),
+    (r"\.(?:w1|w3|in_proj|c_fc)\.(?:weight|bias)$", ROWS),
+    (r"(?:conv1|kv_proj)\.weight$", ROWS),
+    (r"\.(?:wo|w2|out_proj|c_proj)\.weight$", COLUMNS),
+    (r"(?:^|\.)vision_encoder\.proj$", COLUMNS),
+)
+_CUT = tuple((re.compile(pattern), axis) for pattern, axis in _CUT)
+_VOCABULARY = _CUT[0][0]
+# `parallel_optimizer=False` is set on these, in model/ and in MindFormers' Linear and LayerNorm.
+_NEVER_SHARED = re.compile(r"\.bias$|positional_embedding$|attn_pool\.(?:query|pos_embed)$")
+
+
+def model_parallel_axis(name: str, vocab_emb_dp: bool = False) -> int | None:
+    """The axis along which model_parallel cuts the parameter `name`; None if every card has all of it.
+
+    Args:
+        vocab_emb_dp: `parallel_config.vocab_emb_dp`: embedding and head are not cut.
+    """
+    if vocab_emb_dp and _VOCABULARY.search(name):
+        return None
+    return next((axis for pattern, axis in _CUT if pattern.search(name)), None)
+
+
+def optimizer_parallel_shares(name: str) -> bool:
+    """Whether optimizer parallelism may share out the parameter `name` by its rows."""
+    return not is_norm(name) and _NEVER_SHARED.search(name) is None

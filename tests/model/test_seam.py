@@ -1,0 +1,73 @@
+"""The device is asked in model/ops alone, and private names of the host are used in host/ alone: read from the code."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "mindformers_qwenvl"
+QUESTIONS = ("on_ascend", "unsharded", "device_target")
+FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+HOSTS = ("mindformers", "mindspore")
+
+
+def _nodes(name: str) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8")))
+
+
+def test_the_device_is_asked_in_ops_alone():
+    asking = set()
+    for name in FILES:
+        for node in _nodes(name):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names += [node.id] if isinstance(node, ast.Name) else []
+            names += [node.attr] if isinstance(node, ast.Attribute) else []
+            if any(question in names for question in QUESTIONS):
+                asking.add(name)
+    allowed = {"host/context.py", "host/barrier.py", "host/trainer.py"}  # what the host does on a CPU
+    assert {name for name in asking if not name.startswith("model/ops/")} <= allowed
+    assert "model/ops/attention.py" in asking
+
+
+def test_the_context_is_read_in_one_place():
+    """`get_context("device_target")` and the like: a device named in a YAML is another matter."""
+    reading = set()
+    for name in FILES:
+        for node in _nodes(name):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name | ast.Attribute):
+                continue
+            called = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            named = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            if called == "get_context" and "device_target" in named:
+                reading.add(name)
+    assert reading == {"host/context.py"}
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.startswith("host/")])
+def test_private_names_of_the_host(name):
+    """Outside of host/, no private name is imported from the host, and none is taken from an object but by the class
+    that overrides it (`super()._name` in a method `_name`)."""
+    tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+    modules, found = set(), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in HOSTS:
+            modules |= {alias.asname or alias.name for alias in node.names}
+            found += [alias.name for alias in node.names if _is_private(alias.name)]
+        if isinstance(node, ast.Import):
+            modules |= {alias.asname or alias.name for alias in node.names if alias.name.partition(".")[0] in HOSTS}
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        for node in ast.walk(function):
+            if not isinstance(node, ast.Attribute) or not _is_private(node.attr):
+                continue
+            of_super = isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "super"
+            of_host = isinstance(node.value, ast.Name) and node.value.id in modules
+            if of_host or (of_super and node.attr != function.name):
+                found.append(node.attr)
+    assert found == []
