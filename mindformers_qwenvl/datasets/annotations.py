@@ -75,7 +75,7 @@ class AnnotationFile:
             )
         first = self._first_character()
         if first not in (b"[", b"{"):
-            found = f"starts with {first!r}, not a JSON list or one JSON object a line" if first else "empty"
+            found = f"starts with {first!r}, not a JSON list or one JSON object per line" if first else "empty"
             raise AnnotationError(f"annotation file {self.path}: {found}")
         try:
             self.index = open_index(self.path, first == b"[", index_dir)

@@ -80,12 +80,12 @@ def test_any_numbers_become_a_box_and_what_was_done_is_noted(x1, y1, x2, y2):
 
 
 @pytest.mark.parametrize("numbers", [(5, 0, 4, 9), (0, 9, 9, 8), (-1, 0, 1, 1), (0, 0, 1000, 1), (0.5, 0, 1, 1)])
-def test_a_box_that_is_none_cannot_be_made(numbers):
+def test_an_invalid_box_cannot_be_made(numbers):
     with pytest.raises(ValueError, match=r"a box must have x1 <= x2|whole numbers from 0 to 999"):
         Box(*numbers)
 
 
-def test_a_quad_that_is_none_cannot_be_made():
+def test_an_invalid_quad_cannot_be_made():
     with pytest.raises(ValueError, match="four corners"):
         Quad(((0, 0), (1, 1), (2, 2)))
     with pytest.raises(ValueError, match="0 to 999"):
