@@ -16,7 +16,16 @@ from mindformers_qwenvl.generation.sampling import Sampling
 from mindformers_qwenvl.host.workarounds import OwnGenerationConfig, SaveParameters
 from mindformers_qwenvl.model.cache import cached_attention, kv_cache
 from mindformers_qwenvl.model.layers import MergeHeads, SplitHeads, column_linear, row_linear, stack
-from mindformers_qwenvl.model.ops import Attention, RMSNorm, Rotary, RotaryTables, greedy_argmax
+from mindformers_qwenvl.model.ops import (
+    MOST_ROWS,
+    Attention,
+    RMSNorm,
+    Rotary,
+    RotaryTables,
+    decoder_kernel,
+    greedy_argmax,
+    head_kernel,
+)
 from mindformers_qwenvl.model.positions import inverse_frequencies, log_n_scale, ntk_limits
 
 __all__ = ["QwenForCausalLM", "QwenModel"]
@@ -206,8 +215,20 @@ class QwenDecoderLayer(nn.Cell):
         self.ffn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.layernorm_compute_type, dp)
         self.feed_forward = QwenMLP(config)
         self.add = P.Add().shard(((dp, 1, 1), (dp, 1, 1)))
+        self.kernel = decoder_kernel(config)
 
     def construct(self, x, angles, past):
+        if self.kernel is not None and past is not None and x.shape[1] == 1 and x.shape[0] <= MOST_ROWS:
+            attention, mlp = self.attention, self.feed_forward
+            weights = (
+                self.attention_norm.weight,
+                *(attention.wq.weight, attention.wk.weight, attention.wv.weight),
+                *(attention.wq.bias, attention.wk.bias, attention.wv.bias),
+                attention.wo.weight,
+                self.ffn_norm.weight,
+                *(mlp.w1.weight, mlp.w3.weight, mlp.w2.weight),
+            )
+            return self.kernel(x, weights, angles, (attention.cache.key_cache, attention.cache.value_cache), past)
         x = self.add(x, self.attention(self.attention_norm(x), angles, past))
         return self.add(x, self.feed_forward(self.ffn_norm(x)))
 
@@ -265,6 +286,7 @@ class QwenForCausalLM(SaveParameters, OwnGenerationConfig, GenerationInputs, Sam
             self.transformer.wte.pipeline_stage = config.start_stage
             self.transformer.ln_f.pipeline_stage = parallel.pipeline_stage - 1
             self.lm_head.pipeline_stage = parallel.pipeline_stage - 1
+        self.head_kernel = head_kernel(config)
         self.valid_length = ValidLength(config.pad_token_id, dp)
         self.columns = Columns()
         self.gather = P.Gather()
@@ -298,6 +320,8 @@ class QwenForCausalLM(SaveParameters, OwnGenerationConfig, GenerationInputs, Sam
                 hidden = self.last_token(hidden, batch_valid_length)
             elif positions is not None:
                 hidden = self.gather(self.reshape(hidden, (-1, hidden.shape[-1])), positions, 0)
+        if self.head_kernel is not None and past is not None and hidden.size <= MOST_ROWS * hidden.shape[-1]:
+            return self.head_kernel(hidden, self.lm_head.weight)
         return self.lm_head(hidden)
 
     def prepare_inputs_for_predict_layout(self, input_ids: Any, **kwargs: Any) -> tuple[Any, ...]:
