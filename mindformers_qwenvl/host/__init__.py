@@ -289,7 +289,7 @@ WORK_AROUNDS = (
         where="host.network:SaveParameters",
         host=("mindformers/models/modeling_utils.py",),
         reason="save_json=True hands bare tensors to mindspore.save_checkpoint: UnboundLocalError",
-        seen="1.7-2.1",
+        seen="1.9-2.1",
         tests=(f"{_FAULTS}test_stock_save_pretrained",),
         touches=("mindformers.models.modeling_utils:PreTrainedModel.save_pretrained",),
     ),
