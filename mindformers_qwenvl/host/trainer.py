@@ -12,6 +12,7 @@ from mindformers.trainer import MultiModalToTextGenerationTrainer
 
 from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
+from mindformers_qwenvl.host.adapters import prepare_adapters
 from mindformers_qwenvl.host.context import device_target, parallel_mode
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
@@ -51,6 +52,7 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         path = config.get("load_checkpoint")
         if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
             refuse_incomplete(path)
+        prepare_adapters(config)
         runner = config.get("runner_config")
         if runner and runner.get("sink_mode") and device_target() == "CPU":
             logger.warning("runner_config: sink_mode: True: nothing sinks on a CPU; sink_mode is off.")
@@ -66,13 +68,13 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
             )
         super().set_train_dataset(dataset)
 
-    def create_optimizer_scheduler(self, network: Any, model_params: set) -> Any:
+    def create_optimizer_scheduler(self, network: Any, *args: Any, **kwargs: Any) -> Any:  # 1.7: layer_scale too
         if not network.trainable_params():  # MindSpore's words: parameters must not be empty
             raise ValueError(
                 "model_config: all parameters are frozen, and nothing would learn: of freeze_vision, freeze_resampler "
                 "and freeze_llm, set one to False"
             )
-        return super().create_optimizer_scheduler(network, model_params)
+        return super().create_optimizer_scheduler(network, *args, **kwargs)
 
     def _check_grad_accumulation_steps(self) -> None:
         runner, wrapper = self.config.runner_config, self.config.runner_wrapper or {}

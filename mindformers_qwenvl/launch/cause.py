@@ -29,7 +29,7 @@ def explain(error: BaseException) -> list[str]:
     raised as, if that differs."""
     first = root(error)
     cause = _said(first)
-    within = _inner(str(first))
+    within = _inner(cause)
     lines = [within or cause]
     for outer in (first if within else None, error if error is not first else None):
         if outer is not None and (text := _shortened(_said(outer))) not in lines:

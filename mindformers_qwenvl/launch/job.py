@@ -99,7 +99,9 @@ def _carry_out(job: Job, config: Any, screen: Screen) -> None:
     from mindformers.core.context import build_context
     from mindformers.trainer import Trainer
 
-    _set_output_path(config.output_dir)
+    from mindformers_qwenvl.host.moved import set_output_path
+
+    set_output_path(config.output_dir)
     build_context(config)
     if job.run_mode in TRAINING:
         _train(Trainer, config, screen)
@@ -131,14 +133,6 @@ def _train(trainer: Any, config: Any, screen: Screen) -> None:
         first, last = progress.first, progress.last
         losses = f", loss {first['loss']:.4f} to {last['loss']:.4f}" if last["loss"] is not None else ""
         screen.say(f"done: steps {first['step']} to {last['step']}{losses}; results are in {config.output_dir}")
-
-
-def _set_output_path(path: str) -> None:
-    try:
-        from mindformers.utils.file_utils import set_output_path
-    except ImportError:  # MindFormers 1.7
-        from mindformers.tools.utils import set_output_path
-    set_output_path(path)
 
 
 def _report(error: BaseException, screen: Screen) -> None:

@@ -150,7 +150,7 @@ def input_data(predict_data: Sequence[str] | None, modal_type: Sequence[str] | N
     """
     if predict_data is None:
         if modal_type is not None:
-            raise ValueError("--modal_type says what the parts of --predict_data are, which is missing")
+            raise ValueError("--modal_type needs --predict_data: it says what each of its parts is")
         return None
     if modal_type is not None:
         return [_parts(predict_data, modal_type)]

@@ -40,6 +40,9 @@ def main(task: dict) -> None:
     if config.run_mode == "finetune":
         trainer.train()
         return
+    if config.run_mode == "eval":
+        trainer.evaluate(eval_checkpoint=config.load_checkpoint or False)
+        return
     generated = record_generated_ids()
     texts = trainer.predict(
         predict_checkpoint=config.load_checkpoint,

@@ -1,0 +1,40 @@
+"""The whole examination, from what costs nothing to what needs the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mindformers_qwenvl.doctor import machine
+from mindformers_qwenvl.doctor.findings import NOT_CHECKED, Finding, failed
+from mindformers_qwenvl.doctor.operators import operators
+from mindformers_qwenvl.doctor.plugin import plugin
+from mindformers_qwenvl.doctor.trial import trial as run_trial
+
+__all__ = ["examine"]
+
+
+def examine(trial: bool, device: bool, say: Callable[[str], None]) -> list[Finding]:
+    """All findings, in the order of the report.
+
+    Args:
+        trial: train and answer at tiny size.
+        device: compare the operators of the device.
+        say: told what is done next, for those parts that take a while.
+    """
+    found = [*machine.machine(), *machine.host(), *machine.optional()]
+    if any(finding.section == "Host" and failed([finding]) for finding in found):
+        why = "there is no MindFormers with MindSpore to try"
+        return [*found, *(Finding("Not tried", name, NOT_CHECKED, why) for name in ("plugin", "trial", "operators"))]
+    say("importing MindFormers")
+    seen, target = plugin()
+    found += seen
+    if target is None:
+        why = "MindFormers cannot be imported"
+        return [*found, *(Finding("Not tried", name, NOT_CHECKED, why) for name in ("trial", "operators"))]
+    if trial:
+        say("training and answering at tiny size")
+        found += run_trial()
+    if device:
+        say("comparing the operators")
+        found += operators(target)
+    return found
