@@ -322,7 +322,7 @@ WORK_AROUNDS = (
     WorkAround(
         name="shards of a data set of equal size",
         kind=Kind.INSIDE,
-        where="datasets.loader:_Conversations",
+        where="datasets.order:OrderedDataset",
         host=("mindformers/dataset/modal_to_text_sft_dataset.py",),
         reason="the DistributedSampler fills up the last shards with samples that come twice in an epoch",
         seen="1.7-2.1",
