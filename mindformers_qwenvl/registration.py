@@ -34,6 +34,7 @@ ESSENTIALS = (
 OTHERS = (
     ("training.optimizer:QwenVLAdamW", "OPTIMIZER", None),
     ("training.monitor:QwenVLMonitor", "CALLBACK", None),
+    ("training.adapters:QwenVLAdapterMonitor", "CALLBACK", None),
     ("host.old_names:FP32StateAdamWeightDecay", "OPTIMIZER", None),
     ("host.old_names:ObsMonitor", "CALLBACK", None),
     ("training.trainer:QwenVLTrainer", "TRAINER", "MultiModalToTextGenerationTrainer"),

@@ -35,6 +35,9 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         help="float32, float16 or bfloat16 (fp32, fp16, bf16); default: that of config.json, but float32 instead of "
         "bfloat16 on a CPU",
     )
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="LoRA adapter in peft's format to answer with, beside the weights"
+    )
     parser.add_argument("--system", metavar="TEXT", help='system message (default: "You are a helpful assistant.")')
     pictures = parser.add_argument_group(
         "pictures from URLs", "By default any public host; hosts in private networks are refused."
@@ -128,6 +131,9 @@ class ModelDirectory:
 
         if not args.model.is_dir():
             raise FileNotFoundError(f"--model {args.model}: no such directory")
+        self.adapter = getattr(args, "adapter", None)
+        if self.adapter is not None and not self.adapter.exists():
+            raise FileNotFoundError(f"--adapter {self.adapter}: no such directory")
         self.args = args
         self.config = QwenVLConfig.from_pretrained(str(args.model))
         self.processor = QwenVLProcessor.from_pretrained(str(args.model))
@@ -155,5 +161,7 @@ class ModelDirectory:
             say("the weights are bfloat16, which a CPU cannot compute with: using float32")
             dtype = "float32"
         types = {} if dtype is None else {"compute_dtype": dtype, "param_init_type": dtype}
+        if self.adapter is not None:
+            types["adapter"] = str(self.adapter)
         network = QwenVL.from_pretrained(str(self.args.model), use_past=True, num_blocks=num_blocks, **types)
         return network.set_train(False)

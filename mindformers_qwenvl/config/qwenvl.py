@@ -95,6 +95,8 @@ class QwenVLConfig(PretrainedConfig):
             raise ValueError(f"QwenVLConfig: {error}") from None
         self.vision_model = DictConfig(arch=DictConfig(type="QwenVLVisionModel"), model_config=vision)
         self.llm_model = DictConfig(arch=DictConfig(type="QwenForCausalLM"), model_config=llm)
+        if self.pet_config:
+            self.make_room(self.pet_config)
         self.num_queries = num_queries
         self.proj_output_dim = vision.output_dim
         self.image_start_id = image_start_id
@@ -114,6 +116,10 @@ class QwenVLConfig(PretrainedConfig):
             self._spread_over_stages(layers_per_stage)
         elif self.parallel_config.pipeline_stage > 1:
             self._check_offsets(self.parallel_config.pipeline_stage)
+
+    def make_room(self, pet_config: dict[str, Any]) -> None:
+        """Have a network of this configuration built with adapters; for the keys see adapters/settings.py."""
+        self.pet_config = self.vision.lora = self.llm.lora = DictConfig(**pet_config)
 
     @property
     def vision(self) -> QwenVLVisionConfig:

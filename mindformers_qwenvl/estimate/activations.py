@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mindformers_qwenvl.adapters.settings import matches
 from mindformers_qwenvl.estimate.job import Job
 from mindformers_qwenvl.estimate.section import DTYPE_BYTES
 from mindformers_qwenvl.sizes import RESAMPLER_HEAD_DIM
@@ -42,25 +43,38 @@ def language_layer(job: Job) -> Layer:
     positions = job.rows * job.tokens
     stream, middle = positions * llm.hidden_size, positions * llm.intermediate_size
     compute, norm = DTYPE_BYTES[llm.compute_dtype], DTYPE_BYTES[llm.layernorm_compute_type]
-    weights_learn = 0 if job.freeze_llm else 1
+    whole, of_wo, of_w2, low = _inputs(job)
     kept = _norms(stream, positions, compute, norm, job.fused)
-    kept += weights_learn * 2 * compute * stream  # inputs of q, k, v and of the MLP's two branches
-    kept += weights_learn * compute * stream // cards  # input of wo
+    kept += whole * compute * stream  # inputs of q, k, v and of the MLP's two branches
+    kept += of_wo * compute * stream // cards  # input of wo
+    kept += low * compute * positions  # between A and B of adapters
     attention, work = _attention(
         positions * llm.hidden_size, positions * llm.hidden_size, job.rows * llm.num_heads * job.tokens, job.tokens,
         llm, job.fused,
     )  # fmt: skip
     kept += attention // cards
     # w1(x), w3(x), its sigmoid, their product; the input of w2.
-    kept += (4 + weights_learn) * compute * middle // cards
+    kept += (4 + of_w2) * compute * middle // cards
     work = max(work, 3 * compute * middle) // cards
     return Layer(
         kept=kept,
         boundary=compute * stream,
         work=work + compute * stream,
         # The two products of the MLP: the gate, and the input of w2.
-        selected=(1 + weights_learn) * compute * middle // cards,
+        selected=(1 + of_w2) * compute * middle // cards,
     )
+
+
+def _inputs(job: Job) -> tuple[int, int, int, int]:
+    """What a decoder layer keeps for the gradients of its weights: inputs of q, k, v and of the MLP's branches; that of
+    wo; that of w2; and ranks of adapters. A of an adapter needs the layer's input; with dropout each has its own."""
+    if job.adapter is None:
+        return (0, 0, 0, 0) if job.freeze_llm else (2, 1, 1, 0)
+    modules = [f"transformer.h.0.{end}" for end in ("attn.c_attn", "mlp.w1", "mlp.w2", "attn.c_proj", "mlp.c_proj")]
+    *read, wo, w2 = (int(matches(module, job.adapter.targets)) for module in modules)
+    streams = sum(read) if job.adapter.dropout else read[0] + max(read[1:])
+    ranks = sum(job.adapter.rank_of(module) for module in modules if matches(module, job.adapter.targets))
+    return streams, wo, w2, ranks
 
 
 def vision_layer(job: Job) -> Layer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mindformers_qwenvl.adapters.settings import AdapterSettings
 from mindformers_qwenvl.sizes import LanguageSettings, VisionSettings
 
 __all__ = ["Job", "Parallel", "Recompute"]
@@ -64,3 +65,4 @@ class Job:
     updated_in_place: bool  # QwenVLAdamW on a CPU, with float32 weights
     layers_per_stage: tuple[int, ...] | None
     device_memory: int | None  # context.max_device_memory, bytes
+    adapter: AdapterSettings | None = None  # model_config.pet_config: what learns then is the adapter

@@ -8,8 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.adapters.settings import AdapterSettings, from_pet_config, is_saved
 from mindformers_qwenvl.estimate.job import Job, Parallel, Recompute
 from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, memory_size, read_yaml, refuse_unknown
+from mindformers_qwenvl.estimate.weights import config_of, is_target
 from mindformers_qwenvl.host.accumulation import check_accumulation
 from mindformers_qwenvl.sizes import (
     BOTH_PARTS,
@@ -28,6 +30,7 @@ from mindformers_qwenvl.sizes import (
     vit_mlp_width,
 )
 from mindformers_qwenvl.weights.parts import rate_factors
+from mindformers_qwenvl.weights.shapes import original_shapes
 
 __all__ = ["read_job"]
 
@@ -66,14 +69,19 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
         _check_vision_lr_decay(optimizer)
     fused = context.choice("device_target", "Ascend", ["Ascend", "CPU"]) == "Ascend"
     float32 = vision.param_init_type == llm.param_init_type == "float32"
+    adapter = _adapter(model)
+    frozen = {name: model.switch(f"freeze_{name}") for name in ("vision", "resampler", "llm")}
+    if adapter is not None:  # no weight learns but those of the adapter, and what modules_to_save names
+        frozen = {name: not _is_touched(adapter, name, vision, llm) for name in frozen}
     job = Job(
         name=path.stem,
         predict=predict,
         vision=vision,
         llm=llm,
-        freeze_vision=model.switch("freeze_vision"),
-        freeze_resampler=model.switch("freeze_resampler"),
-        freeze_llm=model.switch("freeze_llm"),
+        freeze_vision=frozen["vision"],
+        freeze_resampler=frozen["resampler"],
+        freeze_llm=frozen["llm"],
+        adapter=adapter,
         parallel=parallel,
         recompute=_recompute(top.section("recompute_config"), parallel.pipeline_stage),
         rows=rows,
@@ -92,6 +100,27 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     refuse_unknown(top, changes)
     _check(job, path)
     return job
+
+
+def _adapter(model: Section) -> AdapterSettings | None:
+    section = model.section("pet_config")
+    if not section.content:
+        return None
+    try:
+        return from_pet_config({key: section.get(key) for key in section.content})
+    except ValueError as error:
+        raise SettingsError(f"{model.where}.{error}") from None
+
+
+def _is_touched(adapter: AdapterSettings, part: str, vision: VisionSettings, llm: LanguageSettings) -> bool:
+    """Whether something of the part learns: an adapter in it, or a weight that modules_to_save names."""
+    starts = {
+        "vision": ("transformer.visual.transformer.", "transformer.visual.conv1", "transformer.visual.ln_"),
+        "resampler": ("transformer.visual.attn_pool.",),
+        "llm": ("transformer.h.", "transformer.wte.", "transformer.ln_f.", "lm_head."),
+    }
+    names = [name for name in original_shapes(config_of(vision, llm)) if name.startswith(starts[part])]
+    return any(is_target(name, adapter) or is_saved(name, adapter.modules_to_save) for name in names)
 
 
 def _part(
@@ -234,7 +263,7 @@ def _check(job: Job, path: Path) -> None:
 
 
 def _check_training(job: Job, path: Path) -> None:
-    if job.freeze_vision and job.freeze_resampler and job.freeze_llm:
+    if job.freeze_vision and job.freeze_resampler and job.freeze_llm and job.adapter is None:
         raise SettingsError(f"{path}: freeze_vision, freeze_resampler and freeze_llm are all True: nothing would learn")
     try:
         check_accumulation(

@@ -228,6 +228,25 @@ WORK_AROUNDS = (
             "mindformers.trainer.base_trainer:get_load_path_after_hf_convert",
         ),
     ),
+    WorkAround(
+        name="the step of a checkpoint",
+        kind=Kind.CLASS,
+        where="host.callbacks:saved_checkpoint",
+        host=("mindformers/core/callback/callback.py",),
+        reason="no callback is told that a checkpoint has been saved",
+        seen="1.7-2.1",
+        tests=(f"{_FAULTS}test_stock_tells_no_callback_of_a_checkpoint",),
+    ),
+    WorkAround(
+        name="adapters of the network's own",
+        kind=Kind.PATCH,
+        where="host.adapters:use_own_adapters",
+        host=("mindformers/models/build_model.py", "mindformers/pet/pet_model.py"),
+        reason="pet_config wraps any network in a LoRA that matches local cell names and writes a format of its own",
+        seen="1.7-2.1",
+        tests=(f"{_FAULTS}test_stock_adapters_are_of_local_names",),
+        touches=("mindformers.pet:get_pet_model",),
+    ),
     # ---- resuming
     WorkAround(
         name="processes that wait for each other on a CPU",

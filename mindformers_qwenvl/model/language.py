@@ -9,6 +9,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore import ops as P
 from mindspore.common.initializer import Normal, initializer
 
+from mindformers_qwenvl.adapters.network import add_adapters
 from mindformers_qwenvl.config import QwenConfig
 from mindformers_qwenvl.model.base import QwenPreTrainedModel
 from mindformers_qwenvl.model.cache import cached_attention, kv_cache
@@ -141,6 +142,7 @@ class QwenAttention(nn.Cell):
         self.wk = column_linear(width, width, config)
         self.wv = column_linear(width, width, config)
         self.wo = row_linear(width, width, config, has_bias=False)
+        self.adapted = False  # with an adapter of c_attn there is `lora_a`, its A, see adapters/layers.py
         self.rotary = Rotary(config.rotary_dtype, dp, mp)
         self.attention = Attention(
             config.num_heads,
@@ -160,9 +162,10 @@ class QwenAttention(nn.Cell):
 
     def construct(self, x, angles, past):
         cos, sin, log_n = angles
-        q = self.rotary(self.split_heads(self.wq(x)), cos, sin)
-        k = self.rotary(self.split_heads(self.wk(x)), cos, sin)
-        v = self.wv(x)
+        low = self.lora_a(x) if self.adapted else None
+        q = self.rotary(self.split_heads(self.wq(x, low)), cos, sin)
+        k = self.rotary(self.split_heads(self.wk(x, low)), cos, sin)
+        v = self.wv(x, low)
         if log_n is not None:
             q = self.mul(q, self.cast(log_n, q.dtype))
         if past is None:
@@ -221,7 +224,7 @@ class QwenModel(nn.Cell):
         parallel = config.parallel_config
         self.wte = Embedding(config)
         self.angles = RotaryAngles(config)
-        self.layers = stack(QwenDecoderLayer, config.num_layers, config)
+        self.layers = stack(QwenDecoderLayer, config.num_layers, config, "llm_model.transformer.layers")
         self.ln_f = RMSNorm(
             config.hidden_size, config.rms_norm_eps, config.layernorm_compute_type, parallel.data_parallel
         )
@@ -257,6 +260,7 @@ class QwenForCausalLM(QwenPreTrainedModel):
         self.lm_head = column_linear(
             config.hidden_size, config.vocab_size, config, has_bias=False, split=not parallel.vocab_emb_dp
         )
+        add_adapters(self.lm_head, "llm_model.lm_head", config)
         if parallel.pipeline_stage > 1:
             self.transformer.wte.pipeline_stage = config.start_stage
             self.transformer.ln_f.pipeline_stage = parallel.pipeline_stage - 1

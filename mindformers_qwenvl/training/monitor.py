@@ -19,7 +19,7 @@ from mindformers_qwenvl.model.qwenvl import QwenVL
 from mindformers_qwenvl.training.flops import step_flops
 from mindformers_qwenvl.training.steps_file import StepsFile, rewind_other_ranks, steps_file_name
 
-__all__ = ["QwenVLMonitor"]
+__all__ = ["QwenVLMonitor", "steps_resumed"]
 
 INPUT_IDS, IMAGES, POSITIONS = 0, 1, 2  # columns of the data set, as `net_input_columns` orders them
 
@@ -77,7 +77,7 @@ class QwenVLMonitor(Callback):
             self._start(run_context.original_args())
 
     def _start(self, params: Any) -> None:
-        self.steps_before = _steps_before(params)
+        self.steps_before = steps_resumed(params)
         network = params.train_network
         self.loss_parts = loss_parts(network)
         self.config = next((cell.config for _, cell in network.cells_and_names() if isinstance(cell, QwenVL)), None)
@@ -149,7 +149,7 @@ class QwenVLMonitor(Callback):
         return rates
 
 
-def _steps_before(params: Any) -> int:
+def steps_resumed(params: Any) -> int:
     """Steps of the run that this one resumes, 0 if it begins anew."""
     told = steps_before(params)
     if told is not None:

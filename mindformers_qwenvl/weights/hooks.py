@@ -116,6 +116,11 @@ def refuse_incomplete(path: str, key: str = "load_checkpoint") -> None:
         if has_index:
             raise ValueError(f"{key}: {error}") from None
         return  # several checkpoints in one folder, or files that the host itself cannot read
+    if any(name.endswith(".qweight") for name in shapes):
+        raise ValueError(
+            f"{key}: {path} holds quantised weights; make plain ones with `mindformers-qwenvl convert-weight "
+            f"--input_path {path} --output_path NEW_DIR`, and load NEW_DIR"
+        )
     if expected := _expected(folder, shapes):
         check_shapes(
             {name: shape for name, shape in shapes.items() if not is_dropped(name)}, expected, f"{key}: {path}"
