@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.datasets.convert.conversations import ConversationReader
+from mindformers_qwenvl.datasets.convert.foreign import check_kind
 from mindformers_qwenvl.datasets.convert.picture_finder import PictureFinder
 from mindformers_qwenvl.datasets.convert.tally import ConversionReport, UnusableError
 from mindformers_qwenvl.datasets.json_stream import BadLine, JsonStream, StreamError
@@ -121,6 +122,7 @@ def _record_reader(format: str, conversations: ConversationReader, boxes: Callab
     made: list[Any] = []
 
     def read(record: Any) -> tuple[dict[str, Any], int]:
+        check_kind(record)
         if format != "refcoco" and conversations.accepts(record):
             return conversations.read(record)
         if format in ("auto", "refcoco") and isinstance(record, dict) and ("bbox" in record or "box" in record):
