@@ -30,7 +30,7 @@ class Fixed:
 
 
 def fix_file(path: str | os.PathLike[str], output: str | os.PathLike[str], settings: Settings) -> Fixed:
-    """Write `output`, JSON Lines if its name ends with .jsonl, else a JSON list. Records without a fault stay as they are.
+    """Write `output`, JSON Lines if its name ends with .jsonl, else a JSON list. All but the boxes stays as it is.
 
     Raises:
         OSError: a file cannot be read or written.
