@@ -92,14 +92,13 @@ class Inputs:
     """
 
     def __init__(self, *paths: str | os.PathLike[str]) -> None:
-        self._before: dict[Path, tuple[int, ...]] = {}
-        self.add(*paths)
+        self._before = {path: _state(path) for path in map(Path, paths) if path.is_file()}
 
-    def add(self, *paths: str | os.PathLike[str]) -> None:
-        """Further files, as they are now; those known already stay as they were."""
-        for path in map(Path, paths):
-            if path not in self._before and path.is_file():
-                self._before[path] = _state(path)
+    def only(self, *paths: str | os.PathLike[str]) -> Inputs:
+        """Those of the files that turned out to be read, as they were, and others as they are now."""
+        chosen = Inputs(*paths)
+        chosen._before |= {path: self._before[path] for path in chosen._before.keys() & self._before.keys()}
+        return chosen
 
     def check(self) -> None:
         """To be called when everything has been read, before a result gets its name.

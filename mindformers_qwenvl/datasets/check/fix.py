@@ -10,7 +10,7 @@ from pathlib import Path
 from mindformers_qwenvl.datasets.annotations import AnnotationFile
 from mindformers_qwenvl.datasets.check.boxes import box_faults, fixed_boxes
 from mindformers_qwenvl.datasets.check.job import Settings
-from mindformers_qwenvl.files import check_output, replacing
+from mindformers_qwenvl.files import Inputs, check_output, replacing
 
 __all__ = ["Fixed", "fix_file"]
 
@@ -34,11 +34,12 @@ def fix_file(path: str | os.PathLike[str], output: str | os.PathLike[str], setti
 
     Raises:
         OSError: a file cannot be read or written.
-        ValueError: `output` is the dataset itself.
+        ValueError: `output` is the dataset itself, or the dataset changed while it was read.
         AnnotationError: a record is malformed; nothing is written.
     """
     output = Path(output)
     check_output(output, path)
+    inputs = Inputs(path)
     file = AnnotationFile(path, **settings.keys)
     is_lines = output.suffix.lower() == ".jsonl"
     boxes = samples = left = 0
@@ -55,6 +56,7 @@ def fix_file(path: str | os.PathLike[str], output: str | os.PathLike[str], setti
             boxes, samples = boxes + count, samples + bool(count)
             target.write(_encoded(record) + ("\n" if is_lines or number + 1 == len(file) else ",\n"))
         target.write("" if is_lines else "]\n")
+        inputs.check()
     return Fixed(output, boxes, samples, left)
 
 
