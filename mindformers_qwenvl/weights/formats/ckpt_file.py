@@ -7,11 +7,12 @@ of more than 512 MiB is several values in a row with the same tag.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mindformers_qwenvl.weights.formats.weight_file import StoredTensor
+from mindformers_qwenvl.weights.formats.weight_file import MOST_SIDES, StoredTensor, check_sides
 
 __all__ = ["SLICE", "Fields", "ckpt_tensors", "value_header"]
 
@@ -128,7 +129,8 @@ def _tensor(fields: Fields, start: int, stop: int) -> StoredTensor:
     kind, content = "", (start, 0)
     for number, wire, at, length in fields(start, stop):
         if number == 1:
-            dims += [at] if wire == _VARINT else fields.varints(at, length)
+            dims += [at] if wire == _VARINT else itertools.islice(fields.varints(at, length), MOST_SIDES + 1)
+            check_sides("a tensor", dims)
         elif (number, wire) == (2, _BYTES):
             kind = fields.read(at, length).decode("utf-8")
         elif (number, wire) == (3, _BYTES):

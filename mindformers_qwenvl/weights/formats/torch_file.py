@@ -19,10 +19,10 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 from mindformers_qwenvl.checks import is_whole
-from mindformers_qwenvl.weights.formats.weight_file import StoredTensor
+from mindformers_qwenvl.weights.formats.weight_file import StoredTensor, check_sides
 
 __all__ = ["torch_tensors"]
 
@@ -70,9 +70,12 @@ class _Tensor(NamedTuple):
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+    if not isinstance(shape, tuple) or not isinstance(strides, tuple):
+        raise pickle.UnpicklingError("a tensor without shape and strides")
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, _Storage) or not all(is_whole(number, 0) for number in numbers):
         raise pickle.UnpicklingError("a tensor that is not a range of numbers")
+    check_sides("a tensor", shape)
     if len(shape) != len(strides):
         raise pickle.UnpicklingError("a tensor with more sides than strides")
     last = sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
@@ -94,10 +97,45 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's unpickler in Python, whose dicts take texts alone as keys (other keys can be made to collide, so that a
+    small file takes minutes), which copies no dict, and sets no attributes."""
+
     def __init__(self, file: io.BytesIO):
         super().__init__(file, encoding="utf-8")
         self.storages: dict[str, _Storage] = {}
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def _set_items(self) -> None:
+        items = self.pop_mark()
+        self._set(items)
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key, value])
+
+    def _set(self, items: list[Any]) -> None:
+        into = self.stack[-1]
+        if not isinstance(into, dict) or not all(isinstance(key, str) for key in items[::2]):
+            raise pickle.UnpicklingError("a key that is not a text")
+        into.update(zip(items[::2], items[1::2], strict=True))
+
+    def _reduce(self) -> None:
+        arguments, function = self.stack.pop(), self.stack[-1]
+        if function is OrderedDict and arguments != ():
+            raise pickle.UnpicklingError("a copy of a dict")
+        if not callable(function) or isinstance(function, _Kind) or not isinstance(arguments, tuple):
+            raise pickle.UnpicklingError("it calls something that is not a function")
+        self.stack[-1] = function(*arguments)
+
+    def _build(self) -> None:
+        self.stack.pop()  # `_metadata`: versions of modules, of no use here
+
+    dispatch[pickle.SETITEMS[0]] = _set_items
+    dispatch[pickle.SETITEM[0]] = _set_item
+    dispatch[pickle.REDUCE[0]] = _reduce
+    dispatch[pickle.BUILD[0]] = _build
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +21,11 @@ import numpy as np
 from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.weights.convert.dtypes import STORAGE
 
-__all__ = ["StoredTensor", "WeightFile", "safetensors_tensors"]
+__all__ = ["StoredTensor", "WeightFile", "check_sides", "safetensors_tensors"]
 
 
+MOST_SIDES = 32  # of a tensor; numpy's own limit. The product of thousands of sides takes minutes
+LARGEST = (1 << 63) - 1  # a side, or the number of a tensor's numbers
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
 # Two file systems that cannot copy to each other, or one that cannot at all.
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
@@ -158,6 +160,18 @@ def safetensors_tensors(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def check_sides(name: str, shape: Sequence[int]) -> None:
+    """Refuse shapes that no array can have.
+
+    Raises:
+        ValueError: it has more than MOST_SIDES sides, or a side or their product is beyond 64 bits.
+    """
+    if len(shape) > MOST_SIDES:
+        raise ValueError(f"{name} has {len(shape):,} sides, at most {MOST_SIDES} are possible")
+    if any(side > LARGEST for side in shape) or math.prod(shape) > LARGEST:
+        raise ValueError(f"{name} has more numbers than can be counted")
+
+
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
@@ -172,4 +186,5 @@ def _entry(name: str, entry: Mapping[str, Any], begin: int) -> StoredTensor:
         raise ValueError(f"{name} has the dtype {dtype!r}")
     if not all(is_whole(number, 0) for number in (start, stop, *shape)) or stop < start:
         raise ValueError(f"{name} lies at bytes {start} to {stop} and has the shape {list(shape)}")
+    check_sides(name, shape)
     return StoredTensor(dtype, shape, ((begin + start, stop - start),))
