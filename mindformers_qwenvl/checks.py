@@ -11,7 +11,17 @@ import re
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["byte_count", "is_number", "is_whole", "number", "switch", "whole"]
+__all__ = ["byte_count", "is_number", "is_whole", "number", "printable", "switch", "whole"]
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+
+
+def printable(text: object, keep: str = "") -> str:
+    """`text` with its control characters escaped (`\\n`, `\\x1b`), those in `keep` excepted.
+
+    For texts from data in reports: a path must not fake a line of a report, colour a terminal or turn its direction.
+    """
+    return CONTROL.sub(lambda match: match.group() if match.group() in keep else ascii(match.group())[1:-1], str(text))
 
 
 def is_whole(value: Any, least: int | None = None, most: int | None = None) -> bool:
@@ -108,7 +118,7 @@ def byte_count(name: str, text: Any, *, unit: int = 1000) -> int:
     Raises:
         ValueError: it is not a size, or is zero.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", str(text), re.IGNORECASE | re.ASCII)
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([KMGT]?)(i?)B?\s*", str(text), re.IGNORECASE | re.ASCII)
     if match:
         size = int(float(match[1]) * (1024 if match[3] else unit) ** " KMGT".index(match[2].upper() or " "))
         if size > 0:

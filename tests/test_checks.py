@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from mindformers_qwenvl.checks import byte_count, is_number, is_whole, number, switch, whole
+from mindformers_qwenvl.checks import byte_count, is_number, is_whole, number, printable, switch, whole
 
 
 @pytest.mark.parametrize("value", [0, 7, -3, np.int64(5), 10**400])
@@ -96,3 +96,23 @@ def test_byte_counts_in_powers_of_1024(text, size):
 def test_what_is_not_a_byte_count(text):
     with pytest.raises(ValueError, match=r"^--size must be a size such as 500MB or 64GB, got "):
         byte_count("--size", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.jpg\ntraining would read all samples", r"a.jpg\ntraining would read all samples"),
+        ("\x1b[31mred\x07\x00", r"\x1b[31mred\x07\x00"),
+        ("\u202egpj.exe", r"\u202egpj.exe"),
+        ("\ud800", r"\ud800"),
+        ("图 é 😀 ok", "图 é 😀 ok"),
+    ],
+)
+def test_control_characters_are_escaped(text, expected):
+    assert printable(text) == expected
+    assert printable("a\nb", keep="\n") == "a\nb"
+
+
+def test_a_size_of_any_length_is_refused_in_words():
+    with pytest.raises(ValueError, match="must be a size"):
+        byte_count("--device-memory", str(10**400))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib
+import os
 import sys
 from pathlib import Path
 
 from mindformers_qwenvl import __version__
+from mindformers_qwenvl.checks import printable
 from mindformers_qwenvl.hosts import HostError, require_host
 
 __all__ = ["main"]
+
+LAYOUT = "\n\t"  # of messages in several lines
 
 
 def _commands() -> dict[str, Path]:
@@ -55,14 +60,30 @@ def main(argv: list[str] | None = None) -> int:
         else:
             subparsers.add_parser(name, help=_summary(path))
     args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal or file that is not UTF-8 gets escapes, not an error at the end
+            stream.reconfigure(errors="backslashreplace")
     try:
         if args.needs_host:
             require_host()
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head -1` has read enough
+        _forget_stdout()
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except (OSError, ValueError, HostError) as error:
         # Expected faults (a missing file, bad input) carry a message written for people; anything else keeps its trace.
-        print(f"mindformers-qwenvl {args.command}: {error}", file=sys.stderr)
+        print(f"mindformers-qwenvl {args.command}: {printable(error, keep=LAYOUT)}", file=sys.stderr)
         return 1
+
+
+def _forget_stdout() -> None:
+    """Nobody reads any more: what is still to be flushed at the end must not complain."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

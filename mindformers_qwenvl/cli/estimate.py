@@ -57,8 +57,12 @@ def run(args: argparse.Namespace) -> int:
         found = estimate(job)
         given = args.device_memory
         memory = job.device_memory if given is None else memory_size("--device-memory", given)
+        said = json.dumps(found.as_dict(memory), indent=2) if args.json else render(found, memory)
+    except OverflowError:
+        print(f"mindformers-qwenvl estimate: {args.yaml}: a number in it is too large to compute with", file=sys.stderr)
+        return 2
     except (RecipeError, OSError) as error:
         print(f"mindformers-qwenvl estimate: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(found.as_dict(memory), indent=2) if args.json else render(found, memory))
+    print(said)
     return 0 if memory is None or found.total <= memory else 1

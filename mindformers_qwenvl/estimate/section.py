@@ -19,16 +19,22 @@ class SettingsError(RecipeError):
     """The YAML, or an option, does not say what it should."""
 
 
+SMALLEST_MEMORY = 1 << 20  # bytes; no card has less
+
+
 def memory_size(name: str, text: Any) -> int:
     """`64GB`, `57.5 GB`, `800MB` -> bytes; units are powers of 1024.
 
     Raises:
-        SettingsError: it is not a size.
+        SettingsError: it is not a size, or so small that its unit was forgotten.
     """
     try:
-        return byte_count(name, text, unit=1024)
+        size = byte_count(name, text, unit=1024)
     except ValueError as error:
         raise SettingsError(str(error)) from None
+    if size < SMALLEST_MEMORY:
+        raise SettingsError(f"{name} is {size:,} bytes; did you mean {str(text).strip()}GB?")
+    return size
 
 
 def read_yaml(path: Path, changes: Sequence[str] = ()) -> Section:

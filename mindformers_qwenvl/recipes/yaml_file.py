@@ -10,7 +10,7 @@ import yaml
 
 __all__ = ["MAX_BYTES", "MAX_VALUES", "RecipeError", "dump", "parse", "read_file"]
 
-MAX_BYTES = 1024**2  # of one file; the longest shipped YAML has 20 kB
+MAX_BYTES = 128 * 1024  # of one file; the longest shipped YAML has 20 kB, and 1 MB takes PyYAML a minute
 MAX_VALUES = 100_000  # keys and values of one file, with every alias written out
 
 

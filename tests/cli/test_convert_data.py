@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -129,3 +130,27 @@ def test_sigterm_leaves_nothing_unfinished():
     process.terminate()
     assert process.wait(20) == 128 + signal.SIGTERM
     assert list(Path("new").iterdir()) == []
+
+
+def test_a_record_cannot_fake_a_line_of_the_summary(capsys):
+    turns = [{"from": "human\nwrote    9 samples", "value": "q"}]
+    records = [{"id": "a", "conversations": turns}, *json.loads(Path("detail_23k.json").read_text())]
+    Path("detail_23k.json").write_text(json.dumps(records))
+    assert main([*WORDS, "--output_path", "out.json"]) == 0
+    assert "\nwrote    9 samples" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("after", "env"),
+    [("| head -c 5 >/dev/null; echo ${PIPESTATUS[0]}", {}), (">x; echo $?", {"PYTHONIOENCODING": "ascii"})],
+)
+def test_a_reader_that_leaves_and_an_output_that_is_not_utf8(after, env):
+    turns = [{"from": "人", "value": "q"}]
+    records = [{"id": "图", "conversations": turns}, *json.loads(Path("detail_23k.json").read_text())]
+    Path("detail_23k.json").write_text(json.dumps(records))
+    line = " ".join([sys.executable, "-m", "mindformers_qwenvl", *WORDS, "--output_path", "out.json", "--quiet", after])
+    ran = subprocess.run(["bash", "-c", line], env={**os.environ, **env}, capture_output=True, text=True, timeout=60)
+    assert ran.stdout.strip() in ("0", "1") and "Traceback" not in ran.stderr and "Broken" not in ran.stderr
+    assert len(json.loads(Path("out.json").read_text())) == 1
+    if env:
+        assert ran.stdout.strip() == "0" and "\\u56fe" in Path("x").read_text()

@@ -121,3 +121,21 @@ def test_bad_options(usage_error, capsys):
 def test_help_has_examples(help_text):
     said = help_text("estimate")
     assert "--yaml finetune_qwenvl_9.6b.yaml --device-memory 64GB" in said and "exit code" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--device-memory", "64"], "--device-memory is 64 bytes; did you mean 64GB?"),
+        (["--device-memory", str(10**400)], "must be a size"),
+    ],
+)
+def test_a_memory_without_a_unit_or_without_end(words, message, capsys):
+    assert main(["estimate", "--yaml", "finetune_qwenvl_9.6b", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["runner_config.batch_size", "model.model_config.llm_model.model_config.hidden_size"])
+def test_a_number_without_end_in_the_yaml(key, capsys):
+    code = main(["estimate", "--yaml", STAGE_3, "--set", f"{key}={10**400}"])
+    assert code in (1, 2) and "Traceback" not in capsys.readouterr().err

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import IO
+from typing import IO, Any
 
 from mindformers_qwenvl.datasets.annotations import AnnotationFile
 from mindformers_qwenvl.datasets.check.findings import CheckReport
@@ -20,6 +22,8 @@ __all__ = ["check_file"]
 
 CHUNK = 32  # samples that a process takes at a time
 CHUNKS_PER_WORKER = 4  # submitted at a time; more would only take memory
+
+PARENT_CHECKED_EVERY = 1.0  # seconds
 
 _checker: Checker | None = None  # of a worker process
 
@@ -70,7 +74,7 @@ def _results(checker: Checker, count: int, workers: int) -> Iterator[tuple[int, 
         return
     # A forked process has the vocabulary and the index already; no thread is running yet.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    arguments = () if method == "fork" else (checker.file, checker.settings)
+    arguments = (os.getpid(), *(() if method == "fork" else (checker.file, checker.settings)))
     global _checker
     _checker = checker
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _make_checker, arguments)
@@ -93,10 +97,18 @@ def _results(checker: Checker, count: int, workers: int) -> Iterator[tuple[int, 
         _checker = None
 
 
-def _make_checker(*arguments) -> None:
+def _make_checker(parent: int, *arguments: Any) -> None:
+    """Prepare a worker process, which ends when `parent` does: one that is killed cannot end its workers itself."""
     global _checker
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if arguments:
         _checker = Checker(*arguments)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECKED_EVERY)
+    os._exit(1)
 
 
 def _check(start: int, stop: int) -> list[Result]:

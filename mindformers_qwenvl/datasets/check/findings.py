@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from mindformers_qwenvl.checks import printable
 from mindformers_qwenvl.datasets.check.sample_check import FAULTS, WARNINGS, Finding, Result
 
 __all__ = ["CheckReport", "draw_histogram"]
@@ -102,7 +103,7 @@ class CheckReport:
         lines = [f"{'FAILS' if self.failing[kind] else 'note '}     {kind}: {self.counts[kind]:,}"]
         for finding in self.first[kind]:
             name = f"sample {finding.sample}" + (f", id {finding.id!r}" if finding.id is not None else "")
-            lines.append(f"            {name}: {finding.detail}")
+            lines.append(f"            {name}: {printable(finding.detail)}")
         return lines + ["            ..."] * (self.counts[kind] > len(self.first[kind]))
 
 

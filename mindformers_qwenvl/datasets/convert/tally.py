@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from mindformers_qwenvl.checks import printable
+
 __all__ = ["MISSING", "ConversionReport", "UnusableError"]
 
 MISSING = "missing picture"
@@ -36,7 +38,7 @@ class ConversionReport:
         self.dropped[error.kind] += 1
         first = self.first.setdefault(error.kind, [])
         if len(first) < SHOWN:
-            first.append(f"{name}: {error}")
+            first.append(printable(f"{name}: {error}"))
 
     def sample(self, pictures: int) -> None:
         """Count a record that was written."""

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -195,3 +196,31 @@ def test_it_needs_neither_mindspore_nor_mindformers():
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "numpy" in loaded and not {"mindspore", "mindformers", "matplotlib"} & set(loaded)
+
+
+ENDLESS = """
+import os, sys, time
+from mindformers_qwenvl.datasets.check import checker
+from mindformers_qwenvl.datasets.check.job import read_settings
+def slow(self, index):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+checker.Checker.check = slow
+checker.check_file(sys.argv[1], read_settings(sys.argv[2]), workers=2)
+"""
+
+
+def test_workers_end_when_the_check_is_killed(tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([talk("q")] * 100))
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, str(path), str(write_yaml(tmp_path))], stdout=subprocess.PIPE, text=True
+    )
+    workers = {int(process.stdout.readline()) for _ in range(2)}
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{worker}") for worker in workers):  # noqa: PTH110
+        assert time.monotonic() < deadline, f"{workers} live on"
+        time.sleep(0.2)

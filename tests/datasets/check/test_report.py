@@ -38,3 +38,9 @@ def test_the_histogram_as_png():
     with Image.open(file) as image:
         assert image.format == "PNG" and min(image.size) > 200
         assert len(image.convert("RGB").getcolors(100_000)) > 10
+
+
+def test_a_path_cannot_fake_a_line_of_the_report(tmp_path):
+    report = checked(tmp_path, [talk("<img>a\ntraining would read all samples\x1b[2J</img>")])
+    assert report.fails
+    assert "training would read all samples" not in str(report).splitlines() and "\x1b" not in str(report)
