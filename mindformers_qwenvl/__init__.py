@@ -16,7 +16,7 @@ _PUBLIC = {
     "QwenVLTokenizer": "data.tokenizer",
     "QwenVLContentTransformTemplate": "data.template",
     "QwenVLProcessor": "data.processor",
-    "QwenVLImageProcessor": "data.processor",
+    "QwenVLImageProcessor": "data.image_processor",
     "QwenVLDataLoader": "datasets.loader",
 }
 

@@ -34,10 +34,11 @@ ESSENTIALS = (
 OTHERS = (
     ("training.optimizer:QwenVLAdamW", "OPTIMIZER", None),
     ("training.monitor:QwenVLMonitor", "CALLBACK", None),
+    ("training.adapters:QwenVLAdapterMonitor", "CALLBACK", None),
     ("host.old_names:FP32StateAdamWeightDecay", "OPTIMIZER", None),
     ("host.old_names:ObsMonitor", "CALLBACK", None),
-    ("host.trainer:FullConfigTrainer", "TRAINER", "MultiModalToTextGenerationTrainer"),
-    ("host.trainer:FullConfigTrainer", "TRAINER", "ImageToTextGenerationTrainer"),  # in old YAMLs
+    ("training.trainer:QwenVLTrainer", "TRAINER", "MultiModalToTextGenerationTrainer"),
+    ("training.trainer:QwenVLTrainer", "TRAINER", "ImageToTextGenerationTrainer"),  # in old YAMLs
     ("host.pipeline:ProcessorPipeline", "PIPELINE", TASK),
 )
 

@@ -1,73 +1,196 @@
-"""The README says what is: versions, commands, files."""
+"""README and docs say what is: versions, commands, flags, files, links; and each page says the same in Chinese."""
 
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from mindformers_qwenvl import __version__
 from mindformers_qwenvl.cli import main
+from mindformers_qwenvl.recipes import shipped
+from tests.support.golden import golden_set
 
 tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
 
 ROOT = Path(__file__).parents[1]
-README, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README_CN.md"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "README.md", ROOT / "README_CN.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
+)
+PAIRS = [("README.md", "README_CN.md")] + [
+    (f"docs/{path.name}", f"docs/zh/{path.name}") for path in sorted((ROOT / "docs/zh").glob("*.md"))
+]
 
 
-def row_of_this_version() -> list[str]:
+@cache
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str, language: str = r"\w+") -> list[tuple[str, str]]:
+    """(language, code) of each code block."""
+    return re.findall(rf"^```({language})\n(.*?)^```$", text_of(page), re.MULTILINE | re.DOTALL)
+
+
+def prose(page: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r"^#+ .*$", prose(page), re.MULTILINE)
+
+
+def row_of_this_version(page: str = "README.md") -> list[str]:
     major_minor = ".".join(__version__.split(".")[:2])
-    row = next(line for line in README.splitlines() if line.startswith(f"| {major_minor} |"))
+    row = next(line for line in text_of(page).splitlines() if line.startswith(f"| {major_minor} |"))
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
-def test_supported_versions_are_those_of_the_package():
-    required = {re.match(r"[\w-]+", text).group(): re.sub(r"^[\w-]+", "", text) for text in PROJECT["dependencies"]}
-    _, mindformers, mindspore, python, _ = row_of_this_version()
+def test_the_readme_is_short():
+    assert len(text_of("README.md").splitlines()) <= 150
+    assert len(text_of("README_CN.md").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", ["README.md", "README_CN.md"])
+def test_supported_versions_are_those_of_the_package(page):
+    requirements = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"].get("host", [])]
+    required = {re.match(r"[\w-]+", text).group(): re.sub(r"^[\w-]+", "", text) for text in requirements}
+    _, mindformers, mindspore, python, _ = row_of_this_version(page)
     assert mindformers == required["mindformers"]
     assert mindspore == required["mindspore"]
     assert python == PROJECT["requires-python"]
 
 
-def test_every_extra_that_is_named_exists():
-    named = set(re.findall(r"\[(\w+)\]'|extra `\[(\w+)\]`", README))
-    extras = {name for pair in named for name in pair if name}
-    assert extras and extras <= PROJECT["optional-dependencies"].keys()
+def test_the_test_command_is_marked():
+    """`.ci/run` takes it from the README."""
+    (command,) = re.findall(r"<!-- test command -->\n```shell\n(.*)\n```\n<!-- /test command -->", text_of("README.md"))
+    assert command.startswith("pip install '.[test]' && python -m pytest")
 
 
-def test_every_command_that_is_named_exists(capsys):
-    commands = set(re.findall(r"mindformers-qwenvl ([a-z][a-z-]+)", README))
-    assert "demo" in commands
-    for command in commands:
-        with pytest.raises(SystemExit) as stopped:
-            main([command, "--help"])
-        assert stopped.value.code == 0
-        assert "mindformers-qwenvl" in capsys.readouterr().out
+@pytest.mark.parametrize("page", PAGES)
+def test_every_extra_that_is_named_exists(page):
+    named = set(re.findall(r"'\.?(?:mindformers-qwenvl)?\[(\w+)\]'|`\[(\w+)\]`", text_of(page)))
+    assert {name for pair in named for name in pair if name} <= PROJECT["optional-dependencies"].keys()
 
 
-def test_the_chinese_readme_has_the_same_commands_and_versions():
-    def commands(text: str) -> list[str]:
-        lines = "\n".join(re.findall(r"```shell\n(.*?)```", text, re.DOTALL)).splitlines()
-        return [line.partition("  #")[0].strip() for line in lines if not line.startswith("#")]
-
-    assert len(commands(CHINESE)) > 15
-    assert set(commands(CHINESE)) <= set(commands(README))
-    row = next(line for line in CHINESE.splitlines() if line.startswith(f"| {__version__.rpartition('.')[0]} |"))
-    assert [cell.strip() for cell in row.strip("|").split("|")][:4] == row_of_this_version()[:4]
+@cache
+def help_of(command: str) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0, command
+    return printed.getvalue()
 
 
-@pytest.mark.parametrize("readme", [README, CHINESE], ids=["english", "chinese"])
-def test_every_link_leads_somewhere(readme):
-    targets = re.findall(r"\]\(([^)]+)\)", readme)
-    headings = {re.sub(r"[^\w-]", "", line.lstrip("# ").lower().replace(" ", "-")) for line in readme.splitlines()}
-    for target in targets:
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        elif not target.startswith("https://"):
-            assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_and_flag_that_is_named_exists(page):
+    """Of this package; those of `run_mindformer.py` are MindFormers'."""
+    joined = text_of(page).replace("\\\n", " ")
+    for command in re.findall(r"(?:`|^|& )mindformers-qwenvl ([a-z][a-z-]+)", joined, re.MULTILINE):
+        help_of(command)
+    lines = [line for _, code in blocks(page, "shell") for line in code.replace("\\\n", " ").splitlines()]
+    for line in lines:
+        _, found, rest = line.partition("mindformers-qwenvl ")
+        if not found or line.startswith("git"):
+            continue
+        command, *words = shlex.split(rest, comments=True)
+        for flag in (word for word in words if word.startswith("--")):
+            assert re.search(rf"{flag}\b", help_of(command)), f"{line}: {flag}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_yaml_that_is_named_exists(page):
+    named = set(re.findall(r"\b((?:finetune|predict)_qwenvl_(?:9\.6b|tiny)\w*)", text_of(page)))
+    assert named <= set(shipped())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    def anchors(other: str) -> set[str]:
+        return {re.sub(r"[^\w-]", "", line.lstrip("# ").lower().replace(" ", "-")) for line in headings(other)}
+
+    for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / file if file else ROOT / page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(str(path.resolve().relative_to(ROOT))), target
+
+
+def test_every_page_is_linked_to_from_the_readme():
+    linked = set(re.findall(r"\]\((docs/[^)#]+)", text_of("README.md") + text_of("README_CN.md")))
+    assert {page for page in PAGES if page.startswith("docs/")} <= linked
+
+
+@pytest.mark.parametrize(("english", "chinese"), PAIRS)
+def test_both_languages_are_in_step(english, chinese):
+    """The same headings, tables and commands; comments and prose are translated."""
+
+    def outline(page: str) -> list[int]:
+        return [len(line.partition(" ")[0]) for line in headings(page)]
+
+    def rows(page: str) -> int:
+        return len(re.findall(r"^\|", prose(page), re.MULTILINE))
+
+    def commands(page: str) -> list[tuple[str, list[str]]]:
+        return [
+            (language, [re.sub(r"(^|\s+)# .*$", "", line) for line in code.splitlines()])
+            for language, code in blocks(page)
+        ]
+
+    assert outline(english) == outline(chinese)
+    assert rows(english) == rows(chinese)
+    assert commands(english) == commands(chinese)
+    assert re.search("[一-鿿]", "".join(headings(chinese)))
+
+
+def test_the_pages_a_user_needs_are_in_chinese():
+    assert {chinese for _, chinese in PAIRS} >= {
+        "README_CN.md",
+        *(f"docs/zh/{name}.md" for name in ("train", "data", "predict", "weights")),
+    }
+
+
+PYTHON = [(page, number) for page in PAGES for number, _ in enumerate(blocks(page, "python"))]
+
+
+@pytest.mark.parametrize(("page", "number"), PYTHON)
+def test_python_examples_are_python_in_graph_mode(page, number):
+    code = blocks(page, "python")[number][1]
+    ast.parse(code)
+    if "from_pretrained(" in code or "pipeline(" in code:
+        assert "set_context(mode=mindspore.GRAPH_MODE)" in code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "number"), [pair for pair in PYTHON if pair[0] in ("README.md", "docs/predict.md")])
+def test_python_examples_run(page, number, tmp_path):
+    """With a tiny random model, whose answers have no box."""
+    images = golden_set("a56").directory / "images"
+    for name in ("Qwen-VL", "Qwen-VL-Chat"):
+        subprocess.run(
+            [sys.executable, ROOT / "tests/golden/make_checkpoint.py", golden_set("a56").directory, tmp_path / name],
+            check=True,
+        )
+    for name in ("a.png", "dog.jpg"):
+        shutil.copy(images / "0.png", tmp_path / name)
+    code = blocks(page, "python")[number][1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def test_newest_changelog_entry_is_this_version():
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    versions = re.findall(r"^## \[([\d.]+)\]", changelog, re.MULTILINE)
+    versions = re.findall(r"^## \[([\d.]+)\]", text_of("CHANGELOG.md"), re.MULTILINE)
     assert versions[0] == __version__

@@ -1,4 +1,4 @@
-"""Answers of a network: whole, as a stream, one or a batch. Through the host's `generate()` and its streamers."""
+"""Answers of a network: whole, as a stream, one or a batch; by the host's `generate()` and its streamers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mindspore as ms
 import numpy as np
 from mindformers.generation import GenerationConfig
 from mindformers.generation.streamers import BaseStreamer
-from mindformers.tools.logger import logger
 
-from mindformers_qwenvl.chat.prompt import Pictures, Prompt, Query, chat_prompt, columns
-from mindformers_qwenvl.generation.sampling import EndAnswer, RowByRow
-from mindformers_qwenvl.generation.settings import settings_for, stop_ids, stop_sequences
+from mindformers_qwenvl.generation.prompt import Pictures, Query, prompt_columns, prompt_that_fits
+from mindformers_qwenvl.generation.sampling import RowByRow
+from mindformers_qwenvl.generation.settings import settings_for
+from mindformers_qwenvl.generation.stopping import EndAnswer, NotYet, stop_ids, stop_sequences
 from mindformers_qwenvl.pictures.images import ImageTransform
-from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
+from mindformers_qwenvl.text.columns import batch_columns
+from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE, turn_ends
 from mindformers_qwenvl.text.reply import ReplyDecoder, chat_reply
+from mindformers_qwenvl.text.rows import Row
 
 __all__ = ["Answer", "AnswerStreamer", "Chat", "chat", "chat_stream", "generate_answers"]
 
@@ -29,18 +30,21 @@ History = list[tuple[Query, str]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network wrote: its ids, the one that ended it included; stopped: it ended by itself."""
+    """What a network wrote.
+
+    ids: its tokens, including the one that ended it. stopped: it ended by itself, not at `max_new_tokens`.
+    """
 
     ids: tuple[int, ...]
     stopped: bool
 
 
 class AnswerStreamer(BaseStreamer):
-    """A streamer for `generate()` of one row: calls `on_text` with the whole text so far whenever it has grown, and
-    once at the end. The text is that of `ReplyDecoder`, so never half a character, and at last what `chat` returns.
+    """A streamer for `generate()` of one row: calls `on_text` with the whole text so far each time it has grown, and
+    once at the end. The text is that of `ReplyDecoder`: never half a character, and at the end what `chat` returns.
 
-    (The host's TextStreamer holds words back until a space follows, and prints the replacement character in the place
-    of what is cut.)
+    (The host's TextStreamer holds words back until a space follows, and prints the replacement character for a
+    character whose tokens have not all come.)
     """
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]):
@@ -68,7 +72,7 @@ class AnswerStreamer(BaseStreamer):
 def generate_answers(
     network: Any,
     tokenizer: Any,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Row],
     pictures: Sequence[Sequence[np.ndarray]],
     config: GenerationConfig,
     *,
@@ -81,65 +85,60 @@ def generate_answers(
 
     Args:
         network, tokenizer: a `QwenVL` and its `QwenVLTokenizer`.
-        prompts, pictures: its rows, see `prompt.columns`.
+        prompts: the rows of the batch, see `generation.prompt.make_prompt`.
+        pictures: of each row, float32 [3, H, W] each.
         config: see `settings_for`.
-        seeds: of each row, an int or a list of ints; None: numpy's global state decides.
-        stop_words_ids: sequences of ids after which an answer ends.
-        streamer: of the host.
-        cancelled: once it is set, from another thread or the streamer, the answers end.
+        seeds: one for each row, an int or a list of ints; None: numpy's global random state is used.
+        stop_words_ids: sequences of ids that end an answer.
+        streamer: one of the host's.
+        cancelled: once it is set, by another thread or by the streamer, the answers end.
 
     Raises:
         ValueError: a prompt is longer than the network takes, or its images have another number of slots.
     """
     check_prompts(network, prompts)
-    if ms.get_context("mode") == ms.PYNATIVE_MODE:
-        _warn_once("PYNATIVE_MODE is many times slower; call mindspore.set_context(mode=mindspore.GRAPH_MODE) first")
-    stops = stop_ids(config, tokenizer)
+    stops = stop_ids(config, turn_ends(tokenizer))
     sequences = stop_sequences(config, stop_words_ids)
     processors = RowByRow([], config.pad_token_id)
     if sequences or cancelled is not None:
         last_token = next((i for i in stops if i >= 0), tokenizer.eod_id)
         processors.append(EndAnswer(last_token, sequences, [len(prompt) for prompt in prompts], cancelled))
     config = copy.copy(config)
+    if config.min_new_tokens:
+        processors.append(NotYet(config.min_new_tokens, stops, [len(prompt) for prompt in prompts]))
+        config.min_new_tokens = None
     config.eos_token_id, config.row_seeds = stops, seeds
+    slots = network.config.num_queries
+    rows = [prompt_columns(prompt, shown, slots) for prompt, shown in zip(prompts, pictures, strict=True)]
     try:
         output = network.generate(
             generation_config=config,
             logits_processor=processors,
             streamer=streamer,
-            **columns(prompts, pictures, config.pad_token_id),
+            **batch_columns(rows, config.pad_token_id),
         )
     except BaseException:
-        if network.block_mgr:  # the host gives its blocks back at the end only, and would soon have none
+        if network.block_mgr:  # the host frees the blocks of an answer at its end only, and would soon have none left
             network.block_mgr.clear_cache()
         raise
     answers = [tuple(map(int, row[len(prompt) :])) for row, prompt in zip(output, prompts, strict=True)]
     return [Answer(ids, bool(ids) and ids[-1] in stops) for ids in answers]
 
 
-def check_prompts(network: Any, prompts: Sequence[Prompt]) -> None:
+def check_prompts(network: Any, prompts: Sequence[Row]) -> None:
     """Raise ValueError if a prompt does not fit the network."""
     for prompt in prompts:
         if len(prompt) >= network.config.seq_length:
             raise ValueError(
-                f"the prompt has {len(prompt)} tokens, and the network takes {network.config.seq_length}, the answer "
-                "included (seq_length); shorten it"
+                f"the prompt has {len(prompt)} tokens, but the network takes {network.config.seq_length} (seq_length) "
+                "for prompt and answer together; shorten it"
             )
         for span in prompt.spans[:1]:
             if span.stop - span.start != network.config.num_queries:
                 raise ValueError(
                     f"the tokenizer has {span.stop - span.start} slots for an image, the network "
-                    f"{network.config.num_queries}: QwenVLTokenizer(..., image_slots={network.config.num_queries})"
+                    f"{network.config.num_queries}: use QwenVLTokenizer(..., image_slots={network.config.num_queries})"
                 )
-
-
-_warned: set[str] = set()
-
-
-def _warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        logger.warning(message)
 
 
 class Chat:
@@ -147,8 +146,8 @@ class Chat:
 
     Args:
         network: a `QwenVL`.
-        tokenizer: a `QwenVLTokenizer`, or a `QwenVLProcessor`, whose policy and folder for pictures then hold.
-        generation_config: goes in the place of the network's own.
+        tokenizer: a `QwenVLTokenizer`; or a `QwenVLProcessor`, whose picture policy and folder then apply.
+        generation_config: used instead of the network's own.
         keep_pictures: how many decoded pictures to keep for later turns.
         **changes: see `settings.CHANGEABLE`.
     """
@@ -170,28 +169,19 @@ class Chat:
             self.pictures = Pictures(template.image_transform, template.dataset_dir or None, keep_pictures)
         self.config = settings_for(network, generation_config, **changes)
 
-    def prompt(self, query: Query, history: Sequence[Any] | None = None, system: str = SYSTEM_MESSAGE) -> Prompt:
-        """The prompt; where `max_window_size` would let it grow beyond the network, its oldest exchanges are left out,
-        so that `max_new_tokens` of answer, or a quarter of `seq_length`, find room."""
+    def prompt(self, query: Query, history: Sequence[Any] | None = None, system: str = SYSTEM_MESSAGE) -> Row:
+        """The prompt of `query`, see `generation.prompt.prompt_that_fits`."""
         seq_length = self.network.config.seq_length
-        return chat_prompt(
-            self.tokenizer,
-            query,
-            history,
-            system,
-            max_window_size=self.config.max_window_size,
-            chat_format=self.config.chat_format,
-            longest=seq_length - min(self.config.max_new_tokens, seq_length // 4),
-        )
+        return prompt_that_fits(self.tokenizer, query, history, system, config=self.config, seq_length=seq_length)
 
     def answer(
         self,
-        prompt: Prompt,
+        prompt: Row,
         on_text: Callable[[str], None] | None = None,
         stop_words_ids: Sequence[Sequence[int]] | None = None,
         cancelled: threading.Event | None = None,
     ) -> str:
-        """The reply to a prompt; `on_text` is called with the text so far while it is written, until `cancelled`."""
+        """The reply to a prompt. While it is written, `on_text` is called with the text so far; `cancelled` ends it."""
         seed = self.config.seed
         [answer] = generate_answers(
             self.network,
@@ -206,10 +196,10 @@ class Chat:
         )
         return chat_reply(self.tokenizer, answer.ids)
 
-    def stream(self, prompt: Prompt, stop_words_ids: Sequence[Sequence[int]] | None = None) -> Iterator[str]:
+    def stream(self, prompt: Row, stop_words_ids: Sequence[Sequence[int]] | None = None) -> Iterator[str]:
         """The reply while it is written: the whole text so far, each time it has grown, at least once.
 
-        The network runs in a thread of its own. Whoever stops listening (`close()`, `break`) ends the answer.
+        The network runs in a thread of its own. Closing the iterator (`close()`, `break`) ends the answer.
         """
         items: queue.Queue[Any] = queue.Queue()
         cancelled = threading.Event()
@@ -218,7 +208,7 @@ class Chat:
             try:
                 self.answer(prompt, items.put, stop_words_ids, cancelled)
                 items.put(None)
-            except BaseException as error:  # raised again where the text is waited for
+            except BaseException as error:  # raised again in the thread that waits for the text
                 items.put(error)
 
         thread = threading.Thread(target=work, name="qwenvl-chat", daemon=True)
@@ -240,9 +230,9 @@ def _for_chat(network: Any, tokenizer: Any, generation_config: GenerationConfig 
     chat = Chat(network, tokenizer, generation_config, **changes)
     if chat.config.chat_format != "chatml":
         raise ValueError(
-            f"chat: the model's {chat.config.chat_format!r} chat_format (generation_config.json) is that of a base "
-            "model, which continues texts; if this one was trained on conversations, give chat_format='chatml', else "
-            "use generate()"
+            f"chat: the model's chat_format (generation_config.json) is {chat.config.chat_format!r}, for a base model, "
+            "which continues texts: use generate(); if the model was trained on conversations, pass "
+            "chat_format='chatml'"
         )
     return chat
 
@@ -277,6 +267,6 @@ def chat_stream(
     generation_config: GenerationConfig | None = None,
     **changes: Any,
 ) -> Iterator[str]:
-    """`QwenVL.chat_stream`, see there. What is wrong with the arguments is said at the call, not at the first text."""
+    """`QwenVL.chat_stream`, see there. Bad arguments raise at the call, not at the first text."""
     talk = _for_chat(network, tokenizer, generation_config, changes)
     return talk.stream(talk.prompt(query, history, system), stop_words_ids)

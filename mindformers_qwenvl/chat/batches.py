@@ -1,4 +1,4 @@
-"""Questions to records with their answers, in batches. One that cannot be answered never takes others with it."""
+"""Answering questions in batches, one record an answer. A question that fails does not fail the others."""
 
 from __future__ import annotations
 
@@ -10,116 +10,113 @@ from typing import Any
 from mindformers.generation import GenerationConfig
 
 from mindformers_qwenvl.chat.answer import Answer, check_prompts, generate_answers
-from mindformers_qwenvl.chat.prompt import Pictures, Prompt, chat_prompt
-from mindformers_qwenvl.chat.questions import BadRow, Row, similar
-from mindformers_qwenvl.generation.settings import stop_ids
-from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
+from mindformers_qwenvl.chat.questions import BadQuestion, Question, batches_by_size
+from mindformers_qwenvl.generation.prompt import Pictures, prompt_that_fits
+from mindformers_qwenvl.generation.stopping import stop_ids
+from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE, turn_ends
 from mindformers_qwenvl.text.reply import answer_text
+from mindformers_qwenvl.text.rows import Row
 
-__all__ = ["Question", "answer_questions", "cache_blocks", "prepare", "why"]
+__all__ = ["Prepared", "answer_questions", "cache_blocks", "one_line", "prepare"]
 
 
 @dataclass(frozen=True)
-class Question:
-    """A row, and what it is in tokens."""
+class Prepared:
+    """A question, and its prompt."""
 
-    row: Row
-    prompt: Prompt
+    question: Question
+    prompt: Row
 
 
 def prepare(
     tokenizer: Any,
-    rows: Sequence[Row | BadRow],
+    questions: Sequence[Question | BadQuestion],
+    config: GenerationConfig,
     *,
     seq_length: int,
-    max_new_tokens: int,
-    max_window_size: int,
-    chat_format: str = "chatml",
     system: str = SYSTEM_MESSAGE,
-) -> tuple[list[Question], list[dict[str, Any]]]:
-    """Questions, and records of the rows that are none. Opens no picture.
+) -> tuple[list[Prepared], list[dict[str, Any]]]:
+    """The questions with their prompts, and a record with `id` and `error` for each one that cannot be asked. Opens no
+    picture.
 
     Args:
         tokenizer: a `QwenVLTokenizer`.
-        rows: see `rows.read_rows`.
-        seq_length: what the network takes; old exchanges give way, see `Chat.prompt`.
-        max_new_tokens, max_window_size, chat_format: see `settings.settings_for`.
-        system: the message of rows that have none of their own.
+        questions: see `questions.read_questions`.
+        config: see `settings.settings_for`.
+        seq_length: tokens the network takes; see `generation.prompt.prompt_that_fits`.
+        system: the message of questions without their own.
     """
-    questions: list[Question] = []
+    prepared: list[Prepared] = []
     failed: list[dict[str, Any]] = []
-    for row in rows:
-        if isinstance(row, BadRow):
-            failed.append({"id": row.id, "error": row.error})
+    for question in questions:
+        if isinstance(question, BadQuestion):
+            failed.append({"id": question.id, "error": question.error})
             continue
+        message = system if question.system is None else question.system
         try:
-            prompt = chat_prompt(
-                tokenizer,
-                row.query,
-                row.history,
-                system if row.system is None else row.system,
-                max_window_size=max_window_size,
-                chat_format=chat_format,
-                longest=seq_length - min(max_new_tokens, seq_length // 4),
+            prompt = prompt_that_fits(
+                tokenizer, question.query, question.history, message, config=config, seq_length=seq_length
             )
-            questions.append(Question(row, prompt))
+            prepared.append(Prepared(question, prompt))
         except (ValueError, TypeError) as error:
-            failed.append({"id": row.id, "error": why(error)})
-    return questions, failed
+            failed.append({"id": question.id, "error": one_line(error)})
+    return prepared, failed
 
 
 def cache_blocks(
-    questions: Sequence[Question], batch_size: int, *, seq_length: int, max_new_tokens: int, block_size: int
+    prepared: Sequence[Prepared], batch_size: int, *, seq_length: int, max_new_tokens: int, block_size: int
 ) -> int:
-    """Blocks that the largest batch may need in the key/value cache; no more memory than that has to be held."""
+    """Blocks of the key/value cache that the largest batch may need; no more memory than that has to be reserved."""
     needed = [
-        sum(-(-min(len(questions[index].prompt) + max_new_tokens, seq_length) // block_size) for index in batch)
-        for batch in _batches(questions, batch_size)
+        sum(-(-min(len(prepared[index].prompt) + max_new_tokens, seq_length) // block_size) for index in batch)
+        for batch in _batches(prepared, batch_size)
     ]
     return max(needed, default=0) + 1
 
 
-def _batches(questions: Sequence[Question], batch_size: int) -> list[list[int]]:
-    sizes = [(len(question.prompt.images), len(question.prompt)) for question in questions]
-    return list(similar(sizes, batch_size))
+def _batches(prepared: Sequence[Prepared], batch_size: int) -> list[list[int]]:
+    return batches_by_size([(len(one.prompt.images), len(one.prompt)) for one in prepared], batch_size)
 
 
 def answer_questions(
     network: Any,
     tokenizer: Any,
     pictures: Pictures,
-    questions: Sequence[Question],
+    prepared: Sequence[Prepared],
     config: GenerationConfig,
     *,
     batch_size: int = 1,
     seed: int | None = None,
+    skip_special_tokens: bool = False,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Records of one batch after another: `id`, `answer`, `finish` ("stop" or "length"), `prompt_tokens` and
+    """The records of one batch after another: `id`, `answer`, `finish` ("stop" or "length"), `prompt_tokens` and
     `new_tokens`; or `id` and `error`.
 
     Args:
         network, tokenizer, pictures: what answers.
-        questions: see `prepare`.
+        prepared: see `prepare`.
         config: see `settings.settings_for`.
-        batch_size: rows of a batch.
-        seed: what is drawn for a row depends on it and on the row's id alone, not on order, batch or earlier runs.
+        batch_size: questions of a batch.
+        seed: what is drawn for a question depends on it and on the question's id alone, not on order, batch or earlier
+            runs.
+        skip_special_tokens: leave the tags of boxes and the like out of the answers.
     """
-    stops = stop_ids(config, tokenizer)
+    stops = stop_ids(config, turn_ends(tokenizer))
 
-    def run(batch: list[tuple[Question, list]]) -> list[Answer]:
-        seeds = None if seed is None else [[seed, zlib.crc32(str(q.row.id).encode())] for q, _ in batch]
-        prompts, opened = [q.prompt for q, _ in batch], [images for _, images in batch]
+    def run(batch: list[tuple[Prepared, list]]) -> list[Answer]:
+        seeds = None if seed is None else [[seed, zlib.crc32(str(one.question.id).encode())] for one, _ in batch]
+        prompts, opened = [one.prompt for one, _ in batch], [shown for _, shown in batch]
         return generate_answers(network, tokenizer, prompts, opened, config, seeds=seeds)
 
-    for indices in _batches(questions, batch_size):
+    for indices in _batches(prepared, batch_size):
         records: list[dict[str, Any]] = []
-        ready: list[tuple[Question, list]] = []
-        for question in (questions[index] for index in indices):
+        ready: list[tuple[Prepared, list]] = []
+        for one in (prepared[index] for index in indices):
             try:
-                check_prompts(network, [question.prompt])
-                ready.append((question, pictures.of(question.prompt)))
+                check_prompts(network, [one.prompt])
+                ready.append((one, pictures.of(one.prompt)))
             except (OSError, ValueError) as error:
-                records.append({"id": question.row.id, "error": why(error)})
+                records.append({"id": one.question.id, "error": one_line(error)})
         groups = [ready] if ready else []
         while groups:
             group = groups.pop(0)
@@ -127,23 +124,24 @@ def answer_questions(
                 answers = run(group)
             except Exception as error:
                 if len(group) == 1:
-                    records.append({"id": group[0][0].row.id, "error": why(error)})
-                groups += [[one] for one in group] if len(group) > 1 else []  # one after the other: which was it?
+                    records.append({"id": group[0][0].question.id, "error": one_line(error)})
+                else:
+                    groups += [[alone] for alone in group]  # one after the other, to find the one that fails
                 continue
-            for (question, _), answer in zip(group, answers, strict=True):
+            for (one, _), answer in zip(group, answers, strict=True):
                 records.append(
                     {
-                        "id": question.row.id,
-                        "answer": answer_text(tokenizer, answer.ids, stops),
+                        "id": one.question.id,
+                        "answer": answer_text(tokenizer, answer.ids, stops, skip_special_tokens),
                         "finish": "stop" if answer.stopped else "length",
-                        "prompt_tokens": len(question.prompt),
+                        "prompt_tokens": len(one.prompt),
                         "new_tokens": len(answer.ids),
                     }
                 )
         yield records
 
 
-def why(error: BaseException) -> str:
-    """An error in one line."""
+def one_line(error: BaseException) -> str:
+    """An error in one line: its type and the first line of its message."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {text[:500]}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""Answers in a JSON Lines file that survives being killed: each line is written whole, and read again to go on."""
+"""Answers in a JSON Lines file that survives being killed: each line is written whole, and read again to resume."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Journal"]
 class Journal:
     """The answers so far, and a place for more. Use it with `with`.
 
-    Opening it drops what is no answer: a last line that was torn, and rows that had failed and are tried again.
+    Opening it drops lines that are not answers: a torn last line, and questions that failed and will be tried again.
 
     Args:
-        path: of the file; it need not be there.
+        path: the file; it need not exist.
 
     Raises:
-        ValueError: the file holds something else than answers, and is left as it is.
+        ValueError: the file contains something other than answers; it is left as it is.
         OSError: it cannot be read or written.
     """
 
@@ -50,15 +50,15 @@ class Journal:
 
     def _refuse(self, number: int, line: bytes) -> None:
         raise ValueError(
-            f"{self.path}: line {number} is no answer of this command, so the file is not touched: "
-            f"{line[:80].decode(errors='replace')!r}; name another one"
+            f"{self.path}: line {number} is not an answer of this command, so the file is left as it is: "
+            f"{line[:80].decode(errors='replace')!r}; give another file"
         )
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a record with `id` and `answer` or `error`."""
         line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         written = os.write(self._file, line)
-        while written < len(line):  # a disk that is nearly full takes a part
+        while written < len(line):  # a nearly full disk takes only a part at a time
             written += os.write(self._file, line[written:])
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The command `mindformers-qwenvl`: one module a command, imported only when it is the one asked for."""
+"""The command `mindformers-qwenvl`: one module per command, imported only when that command is run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="mindformers-qwenvl",
         description="Qwen-VL for MindFormers.",
-        epilog="`mindformers-qwenvl COMMAND --help` shows a command's options and examples.",
+        epilog="`mindformers-qwenvl COMMAND --help` shows the options and examples of a command.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

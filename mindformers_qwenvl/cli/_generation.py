@@ -1,4 +1,4 @@
-"""Options that `predict` and `chat` share, and loading what answers."""
+"""What `predict` and `chat` share: options, and loading a model directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DTYPES |= {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Model, dtype and how answers are chosen."""
+    """Add the options for model, dtype, pictures and sampling."""
     parser.add_argument(
         "--model",
         required=True,
@@ -32,52 +32,58 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=list(DTYPES),
         metavar="DTYPE",
-        help="float32, float16 or bfloat16 (fp32, fp16, bf16); default: what config.json says, on a CPU float32 for "
-        "bfloat16",
+        help="float32, float16 or bfloat16 (fp32, fp16, bf16); default: that of config.json, but float32 instead of "
+        "bfloat16 on a CPU",
+    )
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="LoRA adapter in peft's format to answer with, beside the weights"
     )
     parser.add_argument("--system", metavar="TEXT", help='system message (default: "You are a helpful assistant.")')
     pictures = parser.add_argument_group(
-        "pictures from addresses", "Of any public host; addresses that are not public are refused."
+        "pictures from URLs", "By default any public host; hosts in private networks are refused."
     )
     pictures.add_argument(
         "--allow-host",
         action="append",
         metavar="HOST",
-        help="fetch from this host alone, or from those below *.HOST; may be given again",
+        help="fetch only from this host, or *.HOST for those below it; may be repeated",
     )
     pictures.add_argument(
         "--allow-private",
         action="append",
         metavar="NETWORK",
-        help="fetch from this address or network too, like 127.0.0.1 or 10.1.0.0/16; may be given again",
+        help="also fetch from this address or network, such as 127.0.0.1 or 10.1.0.0/16; may be repeated",
     )
-    group = parser.add_argument_group(
-        "how answers are chosen", "Defaults are those of the model's generation_config.json."
-    )
-    group.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest answer")
-    group.add_argument("--max-window-size", type=int, metavar="N", help="tokens of history that are kept")
+    group = parser.add_argument_group("sampling", "The defaults are those of the model's generation_config.json.")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="limit on the tokens of an answer")
+    group.add_argument("--max-window-size", type=int, metavar="N", help="limit on the tokens of history kept")
     how = group.add_mutually_exclusive_group()
     how.add_argument(
-        "--greedy", dest="do_sample", action="store_false", default=None, help="the likeliest token always"
+        "--greedy", dest="do_sample", action="store_false", default=None, help="always choose the likeliest token"
     )
-    how.add_argument("--sample", dest="do_sample", action="store_true", default=None, help="draw tokens")
+    how.add_argument("--sample", dest="do_sample", action="store_true", default=None, help="draw tokens at random")
     group.add_argument(
-        "--temperature", type=float, metavar="T", help="below 1: likely tokens likelier still; 0: greedy"
+        "--temperature", type=float, metavar="T", help="below 1 favours likely tokens, above 1 unlikely ones; 0: greedy"
     )
     group.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; 0: from all")
-    group.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest tokens that make up P; 1: all")
+    group.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="draw from the likeliest tokens, up to a probability of P; 1: from all",
+    )
     group.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1: fewer repetitions")
     parser.set_defaults(usage=parser.error)
 
 
 def changes(args: argparse.Namespace) -> dict[str, Any]:
-    """What the options change in the generation configuration."""
+    """The changes that the options make to the generation configuration."""
     names = ("max_new_tokens", "max_window_size", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
     return {name: getattr(args, name) for name in names}
 
 
-def allow(args: argparse.Namespace, processor: Any) -> None:
-    """Let the options open, or close, the ways of `processor` to pictures; bad options end with exit code 2."""
+def apply_picture_options(args: argparse.Namespace, processor: Any) -> None:
+    """Change the picture policy of `processor` as --allow-host and --allow-private say; bad ones exit with code 2."""
     template = processor.template
     policy = template.image_transform.policy
     try:
@@ -92,8 +98,8 @@ def allow(args: argparse.Namespace, processor: Any) -> None:
 
 
 def import_host() -> None:
-    """Import MindFormers without its chatter on standard output, which is for answers, and without an ./output folder
-    for its logs; errors go to standard error. What the environment says otherwise stays."""
+    """Import MindFormers without its messages on standard output, which is for answers, and without a folder ./output
+    for its logs; errors go to standard error. Variables that the environment sets already take precedence."""
     os.environ.setdefault("GLOG_v", "3")  # MindSpore: errors
     os.environ.setdefault("LOCAL_DEFAULT_PATH", str(Path(tempfile.gettempdir()) / f"mindformers-qwenvl-{os.getuid()}"))
     spoken = io.StringIO()
@@ -102,7 +108,7 @@ def import_host() -> None:
             import mindspore as ms
             from mindformers.tools.logger import LimitedRepeatHandler, get_logger
     finally:
-        # Warnings of models that this one has nothing to do with: they want a package which is not on any index.
+        # Except warnings of unrelated models, which want a package that is not on any index.
         sys.stderr.writelines(line for line in spoken.getvalue().splitlines(True) if "hyper_parallel" not in line)
     for handler in get_logger().handlers:
         if type(handler) is LimitedRepeatHandler:
@@ -112,8 +118,8 @@ def import_host() -> None:
     ms.set_context(mode=ms.GRAPH_MODE)
 
 
-class Loaded:
-    """The processor of a directory and its settings; the network comes last, when all else has turned out well."""
+class ModelDirectory:
+    """What --model names: configuration and processor now, the network later, once everything else has been checked."""
 
     def __init__(self, args: argparse.Namespace):
         import_host()
@@ -125,14 +131,17 @@ class Loaded:
 
         if not args.model.is_dir():
             raise FileNotFoundError(f"--model {args.model}: no such directory")
+        self.adapter = getattr(args, "adapter", None)
+        if self.adapter is not None and not self.adapter.exists():
+            raise FileNotFoundError(f"--adapter {self.adapter}: no such directory")
         self.args = args
         self.config = QwenVLConfig.from_pretrained(str(args.model))
         self.processor = QwenVLProcessor.from_pretrained(str(args.model))
-        allow(args, self.processor)
+        apply_picture_options(args, self.processor)
         self.generation = generation_config_of(args.model) or GenerationConfig.from_model_config(self.config)
 
     def settings(self, **more: Any) -> Any:
-        """The generation configuration that model and options make; bad options end with exit code 2."""
+        """The generation configuration of model and options; bad options exit with code 2."""
         from mindformers_qwenvl.generation.settings import settings_for
 
         network = SimpleNamespace(config=self.config, generation_config=self.generation)
@@ -152,5 +161,7 @@ class Loaded:
             say("the weights are bfloat16, which a CPU cannot compute with: using float32")
             dtype = "float32"
         types = {} if dtype is None else {"compute_dtype": dtype, "param_init_type": dtype}
+        if self.adapter is not None:
+            types["adapter"] = str(self.adapter)
         network = QwenVL.from_pretrained(str(self.args.model), use_past=True, num_blocks=num_blocks, **types)
         return network.set_train(False)

@@ -13,11 +13,11 @@ __all__ = ["Interrupts", "unwound_by_sigterm"]
 
 @contextlib.contextmanager
 def unwound_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that unfinished files go away; the exit code is 143 as ever.
+    """SIGTERM ends the block as Ctrl-C does, so that unfinished files are removed; the exit code is 143, as usual.
 
-    Not for what computes in MindSpore: Python would answer only when the graph has run.
+    Not for code that computes in MindSpore: Python would react only after the graph has run.
     """
-    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+    if threading.current_thread() is not threading.main_thread():  # other threads cannot set handlers
         yield
         return
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -28,11 +28,12 @@ def unwound_by_sigterm() -> Iterator[None]:
 
 
 class Interrupts:
-    """Holds Ctrl-C back, to be looked for between tokens: MindSpore, while it runs a graph, would answer it by ending
-    the process.
+    """Holds Ctrl-C back, to be checked between tokens: while it runs a graph, MindSpore would react by ending the
+    process.
 
-    Make it before anything that starts threads is imported (numpy does): they take over what their maker holds back,
-    and the signal goes to any thread that does not. It has the method of `threading.Event` that `Chat.answer` asks for.
+    Create it before importing anything that starts threads (numpy does). Threads inherit the blocked signals of the
+    thread that starts them, and the signal goes to any thread that does not block it. It has the method of
+    `threading.Event` that `Chat.answer` calls.
     """
 
     def __init__(self) -> None:
@@ -40,20 +41,20 @@ class Interrupts:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
     def is_set(self) -> bool:
-        """Whether Ctrl-C came since `clear`."""
+        """Whether Ctrl-C was pressed since `clear`."""
         if signal.SIGINT in signal.sigpending():
             signal.sigwait({signal.SIGINT})
             self._seen = True
         return self._seen
 
     def clear(self) -> None:
-        """Forget it, and what has come since."""
+        """Forget every Ctrl-C so far."""
         self.is_set()
         self._seen = False
 
     @contextlib.contextmanager
     def allowed(self) -> Iterator[None]:
-        """Here it raises KeyboardInterrupt, as usual (MindSpore's handler may still be there after a graph)."""
+        """In this block Ctrl-C raises KeyboardInterrupt as usual; after a graph, MindSpore's handler may be set."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         try:

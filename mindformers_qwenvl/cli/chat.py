@@ -1,4 +1,4 @@
-"""Talk with a model in the terminal, about pictures too."""
+"""Talk with a model in the terminal, also about pictures."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.cli._generation import Loaded, add_generation_arguments
+from mindformers_qwenvl.cli._generation import ModelDirectory, add_generation_arguments
 from mindformers_qwenvl.cli._interrupt import Interrupts
 
-COMMANDS = """/image PATH   a picture for the next message: a path, or an address; may be used several times
-/reset        begin a new conversation
-/help         this
-/exit         end (also: end of input)
-//...         a message that begins with a slash
-Ctrl-C        ends an answer; at the prompt, the program"""
+COMMANDS = """/image PATH   add a picture to the next message: a path or a URL; may be repeated
+/reset        start a new conversation
+/help         show this help
+/exit         leave (as does the end of input)
+//...         send a message that begins with a slash
+Ctrl-C        stops an answer; at the prompt, leaves"""
 
 EPILOG = f"""in the conversation:
   {COMMANDS.replace(chr(10), chr(10) + "  ")}
@@ -27,7 +27,7 @@ examples:
   printf '/image cat.png\\nWhat is it?\\nBox it.\\n' | mindformers-qwenvl chat --model Qwen-VL-Chat --greedy
 """
 
-PICTURES = 32  # decoded ones to keep
+PICTURES = 32  # how many decoded ones to keep
 
 NEEDS_HOST = True
 
@@ -35,21 +35,21 @@ NEEDS_HOST = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     add_generation_arguments(parser)
-    parser.add_argument("--seed", type=int, metavar="N", help="of what is drawn (default: another one each time)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed for sampling (default: a new one each time)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Talk until the input ends; returns 0, or 1 if a message could not be answered and nobody sits there to see it."""
+    """Talk until the input ends. Returns 0; or 1 if a message could not be answered and the input is not a terminal."""
     terminal = sys.stdin.isatty()
-    interrupts = Interrupts() if terminal else None  # first of all, see there
-    loaded = Loaded(args)
-    settings = loaded.settings(seed=args.seed, chat_format="chatml")
+    interrupts = Interrupts() if terminal else None  # before all else, see there
+    directory = ModelDirectory(args)
+    settings = directory.settings(seed=args.seed, chat_format="chatml")
     from mindformers_qwenvl.chat.answer import Chat
     from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 
-    config = loaded.config
-    network = loaded.network(-(-config.seq_length // config.block_size), lambda text: print(text, file=sys.stderr))
-    talk = Chat(network, loaded.processor, settings, keep_pictures=PICTURES)
+    config = directory.config
+    network = directory.network(-(-config.seq_length // config.block_size), lambda text: print(text, file=sys.stderr))
+    talk = Chat(network, directory.processor, settings, keep_pictures=PICTURES)
     system = SYSTEM_MESSAGE if args.system is None else args.system
     session = Session(talk, system, sys.stdout.write, interrupts)
     if not terminal:
@@ -62,14 +62,16 @@ def run(args: argparse.Namespace) -> int:
         with interrupts.allowed():
             return input("> ")
 
-    print(f"{args.model.resolve().name}, {settings.max_new_tokens} tokens an answer at most; /help helps.")
+    print(
+        f"{args.model.resolve().name}, answers of at most {settings.max_new_tokens} tokens; /help lists the commands."
+    )
     _converse(session, ask)
     print()
     return 0
 
 
 def _converse(session: Session, ask: Callable[[], str]) -> int:
-    """Messages until the input ends; how many could not be answered."""
+    """Take lines until the input ends; returns how many failed."""
     failed = 0
     while True:
         try:
@@ -86,13 +88,13 @@ def _converse(session: Session, ask: Callable[[], str]) -> int:
 
 
 class Session:
-    """A conversation: what was said, and the pictures of the message to come.
+    """A conversation: what was said, and the pictures of the next message.
 
     Args:
         talk: a `Chat`.
         system: the system message.
-        write: takes pieces of text for the user.
-        interrupts: says when the user wants no more of an answer.
+        write: is called with pieces of text for the user.
+        interrupts: tells that the user wants to stop an answer.
     """
 
     def __init__(self, talk: Any, system: str, write: Callable[[str], Any], interrupts: Interrupts | None = None):
@@ -104,11 +106,11 @@ class Session:
         self.images: list[str] = []
 
     def take(self, line: str) -> bool:
-        """Do what a line says; False: that was the end.
+        """Carry out one line of input; returns False if it ends the conversation.
 
         Raises:
             FileNotFoundError, ValueError: the picture cannot be used, or the message cannot be answered; the
-                conversation is as it was before.
+                conversation stays as it was.
         """
         line = line.strip()
         word, _, rest = line.partition(" ")
@@ -117,24 +119,24 @@ class Session:
         if word == "/reset":
             self.history.clear()
             self.images.clear()
-            self.write("(a new conversation)\n")
+            self.write("(new conversation)\n")
         elif word == "/help":
             self.write(COMMANDS + "\n")
         elif word == "/image":
             self._image(rest.strip().strip("'\""))
         elif line.startswith("/") and not line.startswith("//"):
-            self.write(f"there is no {word}; /help shows what there is\n")
+            self.write(f"unknown command {word}; /help lists the commands\n")
         elif line or self.images:
             self._say(line.removeprefix("/") if line.startswith("//") else line)
         return True
 
     def _image(self, source: str) -> None:
         if not source:
-            self.write("which one? /image PATH\n")
+            self.write("which picture? /image PATH\n")
             return
         if "://" not in source and not source.startswith("data:"):
             source = str(Path(source).expanduser())
-        self.talk.pictures.pixels(source)  # raises while it is still easy to say what is meant
+        self.talk.pictures.pixels(source)  # raises now, while it is clear which picture is meant
         self.images.append(source)
         self.write(f"(picture {len(self.images)} of the next message)\n")
 
@@ -154,7 +156,7 @@ class Session:
         answer = self.talk.answer(prompt, show, cancelled=self.interrupts)
         self.write("\n")
         if self.interrupts is not None and self.interrupts.is_set():
-            self.write("(interrupted; not part of the conversation)\n")
+            self.write("(interrupted; left out of the conversation)\n")
             return
         self.history.append((query, answer))
         self.images.clear()

@@ -1,4 +1,4 @@
-"""Read a dataset as training would, and say which samples it would stop at, cut or leave out."""
+"""Read a dataset as training would, and report which samples it would stop at, cut or leave out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from mindformers_qwenvl import recipes
 from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
 from mindformers_qwenvl.datasets.check.checker import check_file
 from mindformers_qwenvl.datasets.check.findings import CheckReport, draw_histogram
 from mindformers_qwenvl.datasets.check.job import read_settings
+from mindformers_qwenvl.datasets.split import split_file
 from mindformers_qwenvl.files import check_output, replacing
 
 EPILOG = """examples:
@@ -20,43 +22,64 @@ EPILOG = """examples:
   # before the paths in the YAML are set; every finding as a line of JSON
   mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml --dataset_dir coco --report found.jsonl
 
-What is checked is what the YAML's train_dataset says: roles, max_length, modal_content_padding_size, image_overflow,
-image_policy, the tokenizer. Pictures are opened and decoded. Nothing of MindSpore is needed. The lengths are drawn as a
-picture too if matplotlib is installed.
+  # hold out one record in fifty, for eval_dataset
+  mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml --split 0.02
 
-exit code: 0; 1 if training would stop at a sample, or the file cannot be read; 2 for bad usage.
+The YAML's train_dataset says what is checked: roles, max_length, modal_content_padding_size, image_overflow,
+image_policy, the tokenizer. Pictures are opened and decoded. MindSpore is not needed. If matplotlib is installed, a
+histogram of the lengths is drawn as well.
+
+exit code: 0; 1 if training would stop at a sample or the file cannot be read; 2 for bad usage.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     parser.add_argument("data", type=Path, metavar="DATA.json", help="the dataset: a JSON list, or JSON Lines")
-    parser.add_argument("--yaml", required=True, type=Path, metavar="FILE", help="the YAML of the fine-tuning")
+    parser.add_argument(
+        "--yaml",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="the YAML for fine-tuning, or the name of a shipped one",
+    )
     parser.add_argument("--dataset_dir", metavar="DIR", help="folder of the pictures (default: the YAML's)")
     parser.add_argument("--vocab_file", metavar="FILE", help="qwen.tiktoken (default: the YAML's)")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)"
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one per core)"
     )
     parser.add_argument(
         "--histogram",
         type=Path,
         metavar="OUT.png",
-        help="where the lengths of the samples are drawn (default: DATA.lengths.png in the current folder)",
+        help="PNG for the histogram of the lengths (default: DATA.lengths.png in the current folder)",
     )
-    parser.add_argument("--report", type=Path, metavar="OUT.jsonl", help="write every finding, a JSON object a line")
+    parser.add_argument(
+        "--report", type=Path, metavar="OUT.jsonl", help="write every finding, one JSON object per line"
+    )
+    parser.add_argument(
+        "--split",
+        type=float,
+        metavar="SHARE",
+        help="after a check without faults, write DATA.train.jsonl and DATA.held_out.jsonl, this share of the records "
+        "in the latter and no picture in both",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which records --split holds out (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(usage=parser.error)
 
 
 @unwound_by_sigterm()
 def run(args: argparse.Namespace) -> int:
-    """Check, print the report; returns 0, or 1 if training would fail. Other faults raise ValueError or OSError."""
+    """Check and print the report. Returns 0, or 1 if training would fail; other faults raise ValueError or OSError."""
     if args.workers < 1:
         args.usage(f"--workers must be at least 1, got {args.workers}")
+    if args.split is not None and not 0 < args.split < 1:
+        args.usage(f"--split must be a share above 0 and below 1, such as 0.02, got {args.split}")
     if args.histogram and args.histogram.suffix.lower() != ".png":
         args.usage(f"--histogram {args.histogram}: the name must end with .png")
     settings = read_settings(args.yaml, dataset_dir=args.dataset_dir, vocab_file=args.vocab_file)
-    inputs = (args.data, args.yaml, settings.vocab_file)
+    inputs = (args.data, *recipes.chain(recipes.find(args.yaml)), settings.vocab_file)
     if args.report:
         check_output(args.report, *inputs)
     if args.histogram:
@@ -66,13 +89,18 @@ def run(args: argparse.Namespace) -> int:
         report = _check(args, settings, lines)
     print(report)
     _draw(report, args.histogram, Path(f"{args.data.stem}.lengths.png"))
+    if args.split is not None:
+        if report.fails:
+            print("not split, because training would stop at the samples above", file=sys.stderr)
+        else:
+            print(split_file(args.data, args.split, args.seed))
     return int(report.fails)
 
 
 def _check(args: argparse.Namespace, settings, lines) -> CheckReport:
     from tqdm import tqdm
 
-    tqdm.monitor_interval = 0  # its thread would be forked
+    tqdm.monitor_interval = 0  # tqdm's thread would be copied by fork
     bar = tqdm(unit="sample", desc="checking", disable=args.quiet, mininterval=0.2)
 
     def progress(done: int, total: int) -> None:
@@ -88,7 +116,7 @@ def _check(args: argparse.Namespace, settings, lines) -> CheckReport:
 def _draw(report: CheckReport, given: Path | None, default: Path) -> None:
     path = given or default
     if not len(report.lengths):
-        print(f"{path}: not drawn, for no sample could be laid out", file=sys.stderr)
+        print(f"{path}: not drawn, because no sample could be laid out", file=sys.stderr)
         return
     try:
         with replacing(path) as file:

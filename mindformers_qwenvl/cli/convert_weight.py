@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from mindformers_qwenvl.checks import byte_count
 from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
+from mindformers_qwenvl.config.original import read_original
 from mindformers_qwenvl.weights.convert.convert import DEFAULT_SHARD, Progress, convert
 from mindformers_qwenvl.weights.convert.dtypes import CODES
 
@@ -15,19 +18,28 @@ EPILOG = """examples:
   # one file for `load_checkpoint:` in a YAML
   mindformers-qwenvl convert-weight --model qwenvl --input_path Qwen-VL-Chat --output_path qwenvl.ckpt --dtype fp16
 
-  # a folder of shards; needs neither MindSpore nor much memory
+  # a folder of shards (needs neither MindSpore nor much memory)
   mindformers-qwenvl convert-weight --input_path Qwen-VL-Chat --output_path qwenvl_ms --dtype bf16 --verify
 
   # a finetuned checkpoint back to the original layout
   mindformers-qwenvl convert-weight --reverse --input_path finetuned.ckpt --config Qwen-VL-Chat --output_path mine
 
-  # a checkpoint of the Qwen-VL that was part of MindFormers up to 1.5
+  # a checkpoint of the Qwen-VL in MindFormers' own tree (up to 1.5)
   mindformers-qwenvl convert-weight --input_path old.ckpt --config Qwen-VL-Chat --output_path new.ckpt
 
-  # the last step of a training on many cards: as one checkpoint, or back to the original layout
+  # the last step of a training on many cards, as one checkpoint or back in the original layout
   mindformers-qwenvl convert-weight --input_path output/checkpoint --config Qwen-VL-Chat --output_path one.safetensors
   mindformers-qwenvl convert-weight --reverse --input_path output/checkpoint --strategy output/strategy \\
       --config Qwen-VL-Chat --output_path mine
+
+  # a LoRA adapter of peft, ms-swift or LLaMA-Factory merged into its base, Int4 as well, in the original's layout
+  mindformers-qwenvl convert-weight --reverse --input_path Qwen-VL-Chat --adapter my_adapter --output_path merged
+
+  # what was trained from a YAML, handed over whole: config.json, weights, tokenizer, model card
+  mindformers-qwenvl convert-weight --reverse --input_path output/checkpoint --config my.yaml --output_path mine
+
+  # the adapter of a checkpoint, or one of MindFormers' own LoRA, in peft's format
+  mindformers-qwenvl convert-weight --adapter_only --input_path output/checkpoint --config my.yaml --output_path adapter
 """
 
 
@@ -40,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="original HuggingFace folder (safetensors or .bin shards) or file; with --reverse, one of ours; or the "
-        "folder with the rank_* folders of a training; or a checkpoint of MindFormers' own Qwen-VL, up to 1.5",
+        "folder with the rank_* folders of a training; or a checkpoint of the Qwen-VL in MindFormers' tree (up to 1.5)",
     )
     parser.add_argument(
         "--output_path",
@@ -58,13 +70,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_shard_size",
         default=str(DEFAULT_SHARD),
         metavar="SIZE",
-        help="size of a shard when the output is a folder: 5GB (default), 500MB, 2GiB ...",
+        help="largest size of a shard when the output is a folder: 5GB (default), 500MB, 2GiB ...",
     )
     parser.add_argument(
         "--config",
         type=Path,
         metavar="PATH",
-        help="the original config.json, or its folder, when it is not beside the input",
+        help="the original config.json, or its folder, if it is not beside the input; or the YAML of a training, of "
+        "which it is made",
+    )
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="merge this LoRA adapter, in peft's format, into the weights"
+    )
+    parser.add_argument(
+        "--adapter_only",
+        action="store_true",
+        help="write no weights, but the adapter of the input, a checkpoint or an adapter, in peft's format",
     )
     parser.add_argument(
         "--strategy",
@@ -77,20 +98,96 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @unwound_by_sigterm()
 def run(args: argparse.Namespace) -> int:
-    """Convert, print the report; returns 0. Faults in the input are raised as ValueError or OSError."""
-    report = convert(
-        args.input_path,
-        args.output_path,
-        dtype=args.dtype,
-        reverse=args.reverse,
-        verify=args.verify,
-        max_shard_size=byte_count("--max_shard_size", args.max_shard_size),
-        config=args.config,
-        strategy=args.strategy,
-        progress=_progress_bar,
-    )
-    print(report, file=sys.stderr if report.overflow or report.later else sys.stdout)
+    """Convert, print the report; returns 0. Errors in the input are raised as ValueError or OSError."""
+    from mindformers_qwenvl.adapters.convert import Merging
+    from mindformers_qwenvl.adapters.handover import complete
+    from mindformers_qwenvl.adapters.settings import from_pet_config
+
+    with tempfile.TemporaryDirectory() as made:
+        trained = _trained(args.config, Path(made))
+        config = Path(made) if trained else args.config
+        settings = from_pet_config(trained.pet_config) if trained and trained.pet_config else None
+        if args.adapter_only:
+            return _export(args, config, settings)
+        merging = Merging(args.adapter, settings)
+        report = convert(
+            args.input_path,
+            args.output_path,
+            dtype=args.dtype,
+            reverse=args.reverse,
+            verify=args.verify,
+            max_shard_size=byte_count("--max_shard_size", args.max_shard_size),
+            config=config,
+            strategy=args.strategy,
+            overlay=merging,
+            progress=_progress_bar,
+        )
+    lines = merging.lines()
+    if args.output_path.is_dir():
+        complete(args.output_path)
+        _write_beside(args, trained, merging)
+    warns = report.overflow or report.later or merging.warnings
+    print("\n".join([str(report), *lines]), file=sys.stderr if warns else sys.stdout)
     return 0
+
+
+def _trained(config: Path | None, folder: Path) -> Any:
+    """What `--config` says of a training, if it is a YAML; config.json and its companions are then in `folder`."""
+    if config is None or config.suffix not in (".yaml", ".yml"):
+        return None
+    from mindformers_qwenvl.adapters.handover import TrainedModel, write_companions
+    from mindformers_qwenvl.cli._generation import import_host
+
+    import_host()
+    model = TrainedModel(config)
+    write_companions(model, folder)
+    return model
+
+
+def _export(args: argparse.Namespace, config: Path | None, settings: Any) -> int:
+    from mindformers_qwenvl.adapters.convert import export_adapter
+
+    original = read_original(config if config is not None else args.input_path)
+    written, count = export_adapter(args.input_path, args.output_path, original, settings, args.strategy)
+    print(f"wrote    {count} tensors, rank {written.rank}, alpha {written.alpha:g}: {args.output_path}")
+    return 0
+
+
+def _write_beside(args: argparse.Namespace, trained: Any, merging: Any) -> None:
+    """The model card, and how much an adapter changed."""
+    from mindformers_qwenvl.adapters.card import model_card, write_card
+    from mindformers_qwenvl.adapters.convert import write_sizes
+
+    facts = {}
+    if trained is not None:
+        facts |= trained.facts | _last_step(trained.output_dir)
+    if merging.merged is not None:
+        adapter = merging.merged.adapter
+        facts["Base"] = facts.get("Base") or str(args.input_path)
+        facts["Adapter"] = f"{adapter.path} (rank {adapter.settings.rank}, alpha {adapter.settings.alpha:g}), merged"
+        write_sizes(args.output_path, merging)
+    if facts and args.reverse:
+        write_card(args.output_path, model_card(args.output_path.resolve().name, facts, args.dtype))
+
+
+def _last_step(output_dir: Path) -> dict[str, str]:
+    """Steps and loss of the training, and its evaluation, if they were recorded in `output_dir`."""
+    import json
+
+    from mindformers_qwenvl.training.steps_file import read_steps
+
+    facts = {}
+    files = sorted((output_dir / "steps").glob("rank_*.csv"))
+    if files and (rows := read_steps(files[-1])):
+        facts = {"Steps": str(int(rows[-1]["step"])), "Loss": f"{rows[-1]['loss']:.4f} at the last step"}
+    for file in sorted(output_dir.glob("eval*/*.json"))[:8]:
+        try:
+            score = json.loads(file.read_text(encoding="utf-8")).get("score")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if score is not None:
+            facts[f"Evaluation, {file.parent.name}"] = str(score)
+    return facts
 
 
 def _progress_bar(total: int) -> Progress:

@@ -1,7 +1,7 @@
 """Estimate the memory that each card needs for a YAML: weights, gradients, optimizer states, activations.
 
-By arithmetic over the YAML: nothing is allocated, and neither MindSpore nor an accelerator is needed. A YAML of a
-prediction gives weights and key/value cache. Not counted: driver, communication library, fragmentation.
+It calculates from the YAML: nothing is allocated, and neither MindSpore nor an accelerator is needed. For a prediction
+YAML it counts weights and key/value cache. The driver, the communication library and fragmentation are not counted.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 EPILOG = """\
 examples:
   mindformers-qwenvl estimate --yaml finetune_qwenvl_9.6b.yaml --device-memory 64GB
-  # one that comes with the package, by its name; and what if
+  # a YAML that comes with the package, by its name, with one value changed
   mindformers-qwenvl estimate --yaml finetune_qwenvl_9.6b_stage2 --set parallel_config.model_parallel=4
   mindformers-qwenvl estimate --yaml predict_qwenvl_9.6b --json
 
-exit code: 0 it fits (or nothing was said to fit into), 1 it does not, 2 the YAML or an option is malformed.
-Without --device-memory, context.max_device_memory of the YAML is what it has to fit into. A GB is 1024**3 bytes.
+exit code: 0 it fits (or no limit is given), 1 it does not fit, 2 the YAML or an option is malformed.
+Without --device-memory the limit is context.max_device_memory of the YAML. A GB is 1024**3 bytes.
 """
 
 __all__ = ["EPILOG", "add_arguments", "run"]
@@ -42,11 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="changes",
         help="change a key, such as runner_config.batch_size=2; may be repeated",
     )
-    parser.add_argument("--json", action="store_true", help="numbers in bytes, for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, all sizes in bytes")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: it fits; 1: it does not; 2: the YAML or an option is malformed."""
+    """0: it fits; 1: it does not fit; 2: the YAML or an option is malformed."""
     from mindformers_qwenvl.estimate import estimate, read_job
     from mindformers_qwenvl.estimate.section import memory_size
     from mindformers_qwenvl.estimate.table import render

@@ -73,8 +73,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def our_settings(original: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `QwenVLConfig` from the original's config.json (original file: configuration_qwen.py)."""
-    visual = original["visual"]
+    """Arguments of `QwenVLConfig` from the original's config.json (original file: configuration_qwen.py).
+
+    Raises:
+        ValueError: a field is missing; names it.
+    """
+    if not isinstance(original["visual"], Mapping):
+        raise ValueError(
+            f"config.json: visual must be an object with the fields of the vision tower, got {original['visual']!r}"
+        )
+    try:
+        return _our_settings(original, original["visual"])
+    except KeyError as error:
+        raise ValueError(f"config.json is not the config.json of a Qwen-VL: it has no {error.args[0]!r}") from None
+
+
+def _our_settings(original: Mapping[str, Any], visual: Mapping[str, Any]) -> dict[str, Any]:
     dtype = original.get("torch_dtype") or "float32"
     types = {"compute_dtype": dtype, "param_init_type": dtype}
     queries = visual.get("n_queries", VisionSettings.num_queries)

@@ -1,4 +1,4 @@
-"""Configuration of the whole network: both parts, and the doors to its files."""
+"""Configuration of the whole network: both parts, and reading it from files."""
 
 from __future__ import annotations
 
@@ -95,6 +95,8 @@ class QwenVLConfig(PretrainedConfig):
             raise ValueError(f"QwenVLConfig: {error}") from None
         self.vision_model = DictConfig(arch=DictConfig(type="QwenVLVisionModel"), model_config=vision)
         self.llm_model = DictConfig(arch=DictConfig(type="QwenForCausalLM"), model_config=llm)
+        if self.pet_config:
+            self.make_room(self.pet_config)
         self.num_queries = num_queries
         self.proj_output_dim = vision.output_dim
         self.image_start_id = image_start_id
@@ -114,6 +116,10 @@ class QwenVLConfig(PretrainedConfig):
             self._spread_over_stages(layers_per_stage)
         elif self.parallel_config.pipeline_stage > 1:
             self._check_offsets(self.parallel_config.pipeline_stage)
+
+    def make_room(self, pet_config: dict[str, Any]) -> None:
+        """Have a network of this configuration built with adapters; for the keys see adapters/settings.py."""
+        self.pet_config = self.vision.lora = self.llm.lora = DictConfig(**pet_config)
 
     @property
     def vision(self) -> QwenVLVisionConfig:
@@ -146,7 +152,7 @@ class QwenVLConfig(PretrainedConfig):
     def _check_offsets(self, stages: int) -> None:
         parts = [(self.vision.num_hidden_layers, self.vision.offset), (self.llm.num_layers, self.llm.offset)]
         if any(isinstance(offset, list) and any(isinstance(more, list) for more in offset) for _, offset in parts):
-            return  # interleaved stages: the host checks them
+            return  # interleaved stages, which the host checks
         check_order(*(stages_by_offset(layers, offset, stages) for layers, offset in parts), stages)
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,10 +166,10 @@ class QwenVLConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Where `AutoConfig.from_pretrained(directory, **kwargs)` comes in with config.json, the original's or ours.
+        """`AutoConfig.from_pretrained(directory, **kwargs)` calls this with a config.json, the original's or ours.
 
-        As the host's; but settings in kwargs (use_past, seq_length, compute_dtype, ...) reach the part they are for.
-        The host sets them on the outer configuration when it is made, where neither part would see them.
+        As the host's, but settings in kwargs (use_past, seq_length, compute_dtype, ...) reach the part they are for.
+        The host would set them on the finished outer configuration, where neither part sees them.
         """
         settings = our_settings(config_dict) if is_original(config_dict) else dict(config_dict)
         names = {*inspect.signature(cls.__init__).parameters, *LANGUAGE_MODEL} - {"self", "kwargs"}
@@ -179,7 +185,7 @@ class QwenVLConfig(PretrainedConfig):
             **kwargs: keys that replace those of the file.
 
         Raises:
-            FileNotFoundError: there is no such file or directory, or the directory holds no configuration.
+            FileNotFoundError: the path does not exist, or the directory holds no configuration.
             ValueError: config.json is not one of Qwen-VL.
         """
         path = Path(kwargs.pop("pretrained_model_name_or_path", None) or yaml_name_or_path)
@@ -190,7 +196,7 @@ class QwenVLConfig(PretrainedConfig):
         if path.is_dir():
             yamls = sorted(path.glob("*.yaml"))
             if not (path / "config.json").exists() and not yamls:
-                raise FileNotFoundError(f"{path}: neither config.json nor a .yaml in this directory")
+                raise FileNotFoundError(f"{path}: this directory has neither a config.json nor a .yaml")
             path = path / "config.json" if (path / "config.json").exists() else yamls[0]
         if path.suffix != ".json":
             return super().from_pretrained(str(path), **kwargs)
@@ -223,5 +229,5 @@ def _part(given: Any, config_class: type, overrides: dict[str, Any]) -> Any:
 
 def _part_to_dict(part: DictConfig) -> dict[str, Any]:
     settings = part["model_config"].to_dict()
-    settings.pop("parallel_config", None)  # it stands once, in the outer configuration
+    settings.pop("parallel_config", None)  # it is kept once, in the outer configuration
     return {"arch": dict(part["arch"]), "model_config": {"type": type(part["model_config"]).__name__, **settings}}

@@ -18,7 +18,7 @@ class QwenVLBatchNormalize:
         mean, std: of the channels R, G, B, for values of 0 to 1.
 
     Raises:
-        ValueError: mean or std are not three numbers, or (when called) the pictures are not uint8 [N, H, W, 3].
+        ValueError: mean or std are not three numbers; or, when called, the pictures are not uint8 [N, H, W, 3].
     """
 
     def __init__(self, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> None:

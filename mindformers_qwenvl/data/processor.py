@@ -1,4 +1,4 @@
-"""`QwenVLProcessor` and `QwenVLImageProcessor`: a query to the inputs of `QwenVL.generate`, and its output to text."""
+"""`QwenVLProcessor`: queries to the inputs of `QwenVL.generate`, and its output to text."""
 
 from __future__ import annotations
 
@@ -11,75 +11,21 @@ from typing import Any
 
 import numpy as np
 from mindformers.models.build_processor import build_processor
-from mindformers.models.image_processing_utils import BaseImageProcessor
 from mindformers.models.multi_modal import BaseXModalToTextProcessor
 from mindformers.models.utils import IMAGE_PROCESSOR_NAME
 from mindformers.tools.register import MindFormerConfig
-from mindspore import Tensor
-from PIL import Image
 
 from mindformers_qwenvl.config import QwenVLConfig
+from mindformers_qwenvl.data.image_processor import QwenVLImageProcessor, image_settings
 from mindformers_qwenvl.data.template import QwenVLContentTransformTemplate
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
 from mindformers_qwenvl.files import replacing
 from mindformers_qwenvl.generation.settings import generation_config_of
-from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform
-from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE, Sample
+from mindformers_qwenvl.pictures.images import ImagePolicy
+from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
+from mindformers_qwenvl.text.rows import Row
 
-
-class QwenVLImageProcessor(BaseImageProcessor):
-    """Pictures to pixels: resize to a square, scale to 0..1, normalise.
-
-    Args:
-        image_size: side of the square.
-        interpolation: see `images.INTERPOLATIONS`.
-        mean, std: of the channels R, G, B; None is CLIP's.
-        is_hwc: only False; the network takes [3, H, W].
-        exif_rotation: turn pictures as their EXIF orientation says; the original does not.
-        image_policy: an `ImagePolicy`, or its YAML section: where pictures may come from, how large they may be.
-    """
-
-    def __init__(
-        self,
-        image_size: int = 448,
-        interpolation: str = "bicubic",
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        is_hwc: bool = False,
-        exif_rotation: bool = False,
-        image_policy: ImagePolicy | Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if is_hwc:
-            raise ValueError("is_hwc: the network takes images as [3, H, W], so only False is possible")
-        super().__init__()
-        mean, std = tuple(mean or CLIP_MEAN), tuple(std or CLIP_STD)
-        policy = ImagePolicy.of(image_policy)
-        self.image_transform = ImageTransform(image_size, interpolation, mean, std, exif_rotation, policy)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The arguments, as plain values; the host's `save_pretrained` writes them."""
-        return _image_settings(self.image_transform)
-
-    def to_dict(self) -> dict[str, Any]:
-        """`config`, with the name of the class, for `preprocessor_config.json`."""
-        return {**self.config, "image_processor_type": type(self).__name__}
-
-    def preprocess(self, images: Any, **kwargs: Any) -> Tensor:
-        """float32 [N, 3, image_size, image_size] of one picture or several.
-
-        Args:
-            images: what `images.open_image` takes, a list of that, or an array or Tensor uint8 [N, H, W, 3].
-
-        Raises:
-            FileNotFoundError, ImageError: names the picture and says why.
-        """
-        if isinstance(images, Tensor):
-            images = images.asnumpy()
-        one = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image) or getattr(images, "ndim", 4) < 4
-        pixels = self.image_transform.stack([images] if one else list(images), root=kwargs.get("root"))
-        return Tensor(self.image_transform.normalise(pixels))
+__all__ = ["QwenVLProcessor"]
 
 
 class QwenVLProcessor(BaseXModalToTextProcessor):
@@ -90,19 +36,20 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
     (row, position). Rows with fewer images than N have black ones at position -1, which the network leaves out.
 
     Args:
-        image_processor: a `QwenVLImageProcessor`; its settings are those of the template, unless that has its own.
+        image_processor: a `QwenVLImageProcessor`; the template takes its settings, unless it has its own.
         tokenizer: a `QwenVLTokenizer`.
-        max_length: the most tokens a prompt may have; None: any number.
+        max_length: limit on the tokens of a prompt; None: no limit.
         model_transform_template: a `QwenVLContentTransformTemplate` in mode "predict", or its YAML section as a dict.
-        num_queries: slots of an image; None leaves it to the template or the tokenizer. Old YAMLs may call it
+        num_queries: slots of an image; None leaves it to the template or the tokenizer. Old YAMLs call it
             `image_padding_size`.
         padding: pad a batch to its longest row ("longest") or always to `max_length` ("max_length").
         chat_format, system_message, dataset_dir: of the template, see there.
-        image_policy: an `ImagePolicy`, or its YAML section; goes before those of the template and the image_processor.
-        prompt, return_tensors: of old YAMLs; accepted, and change nothing.
+        image_policy: an `ImagePolicy`, or its YAML section; takes precedence over those of template and
+            image_processor.
+        prompt, return_tensors: accepted for old YAMLs, without effect.
 
     Raises:
-        ValueError: an argument makes no sense.
+        ValueError: no tokenizer, a bad padding, or settings that contradict each other; names them.
     """
 
     def __init__(
@@ -125,7 +72,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
             raise ValueError("QwenVLProcessor needs a tokenizer (in a YAML: processor.tokenizer)")
         if padding not in ("longest", "max_length") or (padding == "max_length" and not max_length):
             raise ValueError(
-                f"padding is 'longest', or 'max_length' with a max_length, got {padding!r} and {max_length}"
+                f"padding must be 'longest', or 'max_length' with a max_length, got {padding!r} and {max_length}"
             )
         template = model_transform_template
         if not isinstance(template, QwenVLContentTransformTemplate):
@@ -139,23 +86,27 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
                 **({"image_policy": image_policy} if image_policy is not None else {}),
             }
             template = QwenVLContentTransformTemplate(**settings, tokenizer=tokenizer, mode="predict")
-            if image_processor is not None:  # it reads pictures too, when it is called by itself
+            if image_processor is not None:  # when called by itself, it reads pictures too
                 policy = template.image_transform.policy
                 image_processor.image_transform = replace(image_processor.image_transform, policy=policy)
         if image_policy is not None and ImagePolicy.of(image_policy) != template.image_transform.policy:
-            raise ValueError("image_policy: the model_transform_template is made already, and has another one")
+            raise ValueError(
+                "image_policy differs from that of the model_transform_template, which is made already: give it there"
+            )
         if template.mode != "predict":
-            raise ValueError(f"a processor needs a template in mode 'predict', this one is for {template.mode!r}")
+            raise ValueError(
+                f"a processor needs a model_transform_template with mode 'predict', this one has {template.mode!r}"
+            )
         super().__init__(template, tokenizer, max_length=max_length, padding=padding, return_tensors=return_tensors)
         self.kwargs = {}
         self.template = template
-        self.image_processor = image_processor or QwenVLImageProcessor(**_image_settings(template.image_transform))
+        self.image_processor = image_processor or QwenVLImageProcessor(**image_settings(template.image_transform))
         if self.image_processor.image_transform != template.image_transform:
             raise ValueError(
-                f"image_processor says {self.image_processor.config}, model_transform_template "
-                f"{_image_settings(template.image_transform)}; they must agree"
+                f"image_processor has the settings {self.image_processor.config}, model_transform_template "
+                f"{image_settings(template.image_transform)}; they must agree"
             )
-        self._prompts: list[Sample] = []
+        self._prompts: list[Row] = []
 
     def __call__(self, query_list: Any, history_list: Any = None) -> dict[str, Any]:
         """Inputs of `generate` for one query or a batch of them, see the class.
@@ -164,7 +115,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
             ValueError, FileNotFoundError: a query cannot be used; says which and why.
         """
         if history_list is not None:
-            raise ValueError("history_list: give the earlier turns as elements of the query")
+            raise ValueError("history_list is not supported: write the earlier turns into the query")
         queries = _as_batch(query_list)
         rows, self._prompts = [], []
         for number, query in enumerate(queries):
@@ -172,10 +123,10 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
             if self.max_length and len(row["input_ids"]) > self.max_length:
                 raise ValueError(
                     f"query {number} has {len(row['input_ids'])} tokens, max_length allows {self.max_length}; "
-                    "shorten it, or raise max_length if the network takes more"
+                    "shorten the query, or raise max_length if the network takes more"
                 )
             rows.append(row)
-            self._prompts.append(self.modal_transform.result_recorder.get("sample"))
+            self._prompts.append(self.modal_transform.result_recorder.get("prompt"))
         width = max(len(row["input_ids"]) for row in rows)
         return self.template.batch(rows, self.max_length if self.padding == "max_length" else width)
 
@@ -190,16 +141,16 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
 
         Args:
             output_ids: rows of ids; each begins with its prompt.
-            queries: the queries of the rows. None: those of the last call, for the rows that begin with their tokens.
+            queries: the queries of the rows. None: those of the last call, for rows that begin with their tokens.
             skip_special_tokens: leave out image, box and chat tokens.
         """
         rows = [[int(i) for i in np.asarray(row).reshape(-1)] for row in output_ids]
-        known: Sequence[Sample | None] = self._prompts
+        known: Sequence[Row | None] = self._prompts
         if queries is not None:
             known = [self.template.prompt(query) for query in _as_batch(queries)]
         known = [*known, *[None] * len(rows)][: len(rows)]
         prompts = [
-            prompt if prompt is not None and row[: len(prompt.input_ids)] == prompt.input_ids.tolist() else None
+            prompt if prompt is not None and row[: len(prompt)] == prompt.input_ids.tolist() else None
             for row, prompt in zip(rows, known, strict=True)
         ]
         return self.template.post_process(rows, prompts, skip_special_tokens)
@@ -207,8 +158,8 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
     # ---- files
 
     def save_pretrained(self, save_directory: str | os.PathLike[str] | None = None, save_name: str = "mindspore_model"):
-        """Write the tokenizer's files and `save_name`.yaml. Beside the config.json of a model it is
-        `preprocessor_config.json`, for a YAML in a folder makes MindFormers overlook its config.json.
+        """Write the tokenizer's files and `save_name`.yaml. Beside a model's config.json, preprocessor_config.json is
+        written instead of the YAML, which would make MindFormers overlook the config.json.
         """
         folder = Path(save_directory or "./checkpoint_save")
         self.tokenizer.save_pretrained(str(folder))
@@ -229,7 +180,8 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
             super().save_pretrained(str(folder), save_name)
 
     def _inverse_parse_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The host's YAML section; the vocabulary is the one beside it, so that the folder may be moved."""
+        """The host's YAML section, without the path of the vocabulary: it lies beside the YAML, so the folder can be
+        moved."""
         section = super()._inverse_parse_config({key: value for key, value in config.items() if value is not None})
         plain = (str, int, float, bool)
         section["tokenizer"] = {
@@ -248,8 +200,8 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         Args:
             config: of the network.
             tokenizer: a `QwenVLTokenizer`.
-            image_processor: None makes one of the network's image size.
-            generation_config: its `chat_format` "chatml" puts prompts in the frame of a chat model.
+            image_processor: None: one with the network's image size.
+            generation_config: if its `chat_format` is "chatml", prompts get the frame of a chat model.
         """
         if image_processor is None:
             image_processor = QwenVLImageProcessor(image_size=config.vision.image_size)
@@ -263,15 +215,15 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
 
     @classmethod
     def from_pretrained(cls, yaml_name_or_path: str | os.PathLike[str], **kwargs: Any) -> QwenVLProcessor:
-        """The processor of a folder (one that `save_pretrained` wrote, or that of a model, ours or the original) or of
-        a YAML file with a section `processor`.
+        """The processor of a folder (from `save_pretrained`, or a model's, ours or the original) or of a YAML file with
+        a section `processor`.
 
         Args:
             yaml_name_or_path: the folder or the file.
-            **kwargs: `tokenizer` goes in the place of the one that is there; others of the host change nothing.
+            **kwargs: `tokenizer` is used instead of the folder's; the host's others have no effect.
 
         Raises:
-            FileNotFoundError: there is nothing to read.
+            FileNotFoundError: there is no processor to read.
         """
         path = Path(kwargs.pop("pretrained_model_name_or_path", None) or yaml_name_or_path)
         tokenizer = kwargs.pop("tokenizer", None)
@@ -293,7 +245,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
                 return build(section)
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(
-                f"{path}: no YAML with a section `processor`, no {IMAGE_PROCESSOR_NAME} or config.json"
+                f"{path}: found no YAML with a section `processor`, no {IMAGE_PROCESSOR_NAME} and no config.json"
             )
 
         tokenizer = tokenizer or QwenVLTokenizer.from_pretrained(str(folder))
@@ -301,7 +253,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         return cls.for_network(config, tokenizer, generation_config=generation_config_of(folder))
 
 
-# Settings of the template that mean nothing in prediction, where `save_pretrained` need not keep them.
+# Settings of the template that only matter in training, so `save_pretrained` does not keep them.
 _TRAINING_KEYS = (
     "modal_content_padding_size",
     "max_length",
@@ -311,17 +263,6 @@ _TRAINING_KEYS = (
     "assistant_prompt",
     "image_overflow",
 )
-
-
-def _image_settings(image: ImageTransform) -> dict[str, Any]:
-    return {
-        "image_size": image.size,
-        "interpolation": image.interpolation,
-        "mean": list(image.mean),
-        "std": list(image.std),
-        "exif_rotation": image.exif_rotation,
-        **({"image_policy": image.policy.to_dict()} if image.policy != ImagePolicy() else {}),
-    }
 
 
 def _template_settings(section: Mapping[str, Any] | None) -> dict[str, Any]:

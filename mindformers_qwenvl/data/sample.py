@@ -1,4 +1,4 @@
-"""One conversation to the columns of a training sample: tokens, labels, pictures, and what is left out."""
+"""A conversation to the columns of a training sample: tokens, labels, pictures; or the sample is left out."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from mindformers_qwenvl.datasets.ahead import prepared
 from mindformers_qwenvl.datasets.annotations import SampleNote, split_note
 from mindformers_qwenvl.pictures.images import ImageSource, ImageTransform, start_image
 from mindformers_qwenvl.text.columns import training_columns
-from mindformers_qwenvl.text.layout import IGNORE, BadSampleError, ImageCutError, Sample, training_sample
+from mindformers_qwenvl.text.layout import BadSampleError, ImageCutError, training_sample
+from mindformers_qwenvl.text.rows import IGNORE, Row
 
 __all__ = ["TrainingSamples"]
 
 
 class TrainingSamples:
-    """What `QwenVLContentTransformTemplate` does in training; all its arguments are explained there.
+    """What `QwenVLContentTransformTemplate` does in training; see there for the settings.
 
     Args:
         tokenizer: a `QwenVLTokenizer`.
-        layout: the further arguments of `conversation.training_sample`, with `max_length` and `image_overflow`.
-        images: how many a sample has room for.
+        layout: the keyword arguments of `text.layout.training_sample`, `max_length` and `image_overflow` among them.
+        images: how many images a sample has room for.
         slots: tokens of an image.
-        transform: what makes pixels of pictures.
-        root: folder of the pictures where a sample's note names none.
+        transform: turns pictures into pixels.
+        root: folder of the pictures, for samples whose note names none.
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class TrainingSamples:
         self.root = root
         self._skipped: set[str] = set()
 
-    def columns(self, conversation: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-        """Lay out a conversation, which a note of `QwenVLDataLoader` may lead, and read its pictures.
+    def make(self, conversation: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+        """Lay out a conversation, with or without a note of `QwenVLDataLoader` before it, and read its pictures.
 
         Returns:
             input_ids and labels int32 [S + 1], image_context_pos int32 [N, Q, 2], images uint8 [N, H, W, 3].
@@ -74,16 +75,16 @@ class TrainingSamples:
     def _prepare(
         self, turns: list[tuple[str, str]], note: SampleNote | None
     ) -> tuple[dict[str, np.ndarray], list[ImageSource]]:
-        """What can be done before the pictures are decoded; the loader's thread may call it."""
+        """Everything before decoding the pictures; the loader's thread may call it."""
         sample = self.lay_out(turns)
         root, policy = self._root(note), self._transform_for(note).policy
         return self._without_pictures(sample), [start_image(path, root=root, policy=policy) for path in sample.images]
 
-    def lay_out(self, turns: list[tuple[str, str]]) -> Sample:
+    def lay_out(self, turns: list[tuple[str, str]]) -> Row:
         """The sample before padding.
 
         Raises:
-            ImageCutError: it has more images than there is room for, or `max_length` cuts one.
+            ImageCutError: it has more images than there is room for, or `max_length` cuts an image.
             BadSampleError: see `training_sample`.
         """
         sample = training_sample(turns, self.tokenizer, **self.layout)
@@ -94,7 +95,7 @@ class TrainingSamples:
             )
         return sample
 
-    def _without_pictures(self, sample: Sample) -> dict[str, np.ndarray]:
+    def _without_pictures(self, sample: Row) -> dict[str, np.ndarray]:
         length = self.layout["max_length"] + 1
         return training_columns(sample, length, self.tokenizer.pad_token_id, self.images, self.slots)
 
@@ -106,8 +107,8 @@ class TrainingSamples:
             return self.transform
         return replace(self.transform, policy=replace(self.transform.policy, allow_outside=True))
 
-    def _skip(self, where: str, reason: str) -> Sample:
-        """A conversation in the place of a sample that is left out: real tokens, nothing to learn."""
+    def _skip(self, where: str, reason: str) -> Row:
+        """A conversation that replaces a sample that is left out: real tokens, nothing to learn."""
         if where not in self._skipped:
             self._skipped.add(where)
             logger.warning("%s: left out of training: %s", where, reason)
@@ -117,7 +118,7 @@ class TrainingSamples:
             self.tokenizer,
             **{**self.layout, "user_prompt": "", "assistant_prompt": "", "system_message": ""},
         )
-        return Sample(empty.input_ids, np.full_like(empty.labels, IGNORE), (), ())
+        return Row(empty.input_ids, labels=np.full_like(empty.labels, IGNORE))
 
 
 def _beginning(turns: Sequence[tuple[str, str]]) -> str:

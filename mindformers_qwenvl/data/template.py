@@ -1,8 +1,8 @@
 """`QwenVLContentTransformTemplate`: Qwen-VL's layout and pictures behind MindFormers' multimodal transforms.
 
-The host's `BaseXModalToTextTransform` calls the methods of a template one after another, and tokenises the strings it
-gets in between. Qwen-VL's layout tokenises a turn in pieces, so the first method does the whole sample, in training
-through `training.py`, and the later ones hand out its parts.
+The host's `BaseXModalToTextTransform` calls the methods of a template one after another, and tokenises the strings that
+they return. Qwen-VL's layout tokenises a turn in pieces, so the first method prepares the whole sample (in training by
+sample.py), and the later ones hand out its parts.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from mindformers.models.multi_modal.modal_content import (
 from mindformers.models.multi_modal.utils import DataRecord
 from mindspore import Tensor
 
+from mindformers_qwenvl.checks import whole
+from mindformers_qwenvl.data.image_processor import image_settings
 from mindformers_qwenvl.data.sample import TrainingSamples
-from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform, image_name
-from mindformers_qwenvl.text.columns import image_positions
-from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE, Sample, chat_sample, query_sample
-from mindformers_qwenvl.text.row_text import output_text
+from mindformers_qwenvl.generation.prompt import make_prompt
+from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform
+from mindformers_qwenvl.text.columns import batch_columns, image_positions
+from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
+from mindformers_qwenvl.text.reply import row_text
+from mindformers_qwenvl.text.rows import Row
 
 __all__ = ["QwenVLContentTransformTemplate"]
 
@@ -32,16 +36,16 @@ __all__ = ["QwenVLContentTransformTemplate"]
 class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
     """Turns conversations into training columns, and queries into prompts.
 
-    Columns, N images of Q slots each (Q: `num_queries`), S: `max_length`:
+    Columns, with N images of Q slots each (Q: `num_queries`) and S = `max_length`:
 
     - `input_ids` int32 [S + 1] in training, [L] in prediction; `labels` int32 [S + 1], -100 where not trained;
     - `images` uint8 [N, H, W, 3] in training (`BatchToTensor` and `BatchNormalize` of the YAML follow), float32
       [N, 3, H, W] in prediction;
     - `image_context_pos` int32 [N, Q, 2] of (row, position). In training N is always `modal_content_padding_size`; an
-      image that a sample has not is black and has position -1 everywhere, and the network leaves it out.
+      image that a sample does not have is black, at position -1, and the network leaves it out.
 
     Args:
-        output_columns: columns to give, in this order. Default: those above (no labels in prediction).
+        output_columns: columns to return, in this order. Default: those above (no labels in prediction).
         tokenizer: a `QwenVLTokenizer`; None if the transform brings it.
         mode: "train" or "predict".
         vstack_columns: accepted for the host; the columns here are stacked row by row.
@@ -49,21 +53,22 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         max_length: tokens of a training sample, S.
         image_size: side of the squares that pictures are resized to.
         num_queries: slots of an image; None leaves it to the tokenizer, otherwise the tokenizer is set to it.
-        dataset_dir: folder that relative paths of pictures start from, and that no path leaves unless `image_policy`
-            says so. A `dataset_dir` of the data loader goes first. Without either, absolute paths may lead anywhere.
+        dataset_dir: folder where relative paths of pictures start. No path may leave it unless `image_policy` says so.
+            The data loader's `dataset_dir` takes precedence. Without either, absolute paths may lead anywhere.
         system_message: text of the system turn.
         user_role_name, assistant_role_name: `from` of the conversations' turns.
-        user_prompt, assistant_prompt: put in front of every text of that role.
+        user_prompt, assistant_prompt: put before each text of that role.
         image_overflow: what to do with a training sample that has more than `modal_content_padding_size` images, or
-            whose images `max_length` cuts: "error", or "skip_sample": an empty conversation without labels takes its
-            place, which adds nothing to loss and gradients, and a warning names the sample once.
-        chat_format: prompts of prediction: "raw", the query as it is, or "chatml", the frame of the chat model and of
+            whose images `max_length` cuts: "error"; or "skip_sample", which puts an empty conversation without labels
+            in its place (it adds nothing to loss and gradients) and logs a warning that names the sample, once.
+        chat_format: prompts of prediction: "raw", the query as it is; or "chatml", the frame of the chat model and of
             fine-tuned ones.
         interpolation, mean, std, exif_rotation: see `images.ImageTransform`; mean and std are for prediction.
         image_policy: an `ImagePolicy`, or its YAML section: where pictures may come from, how large they may be.
 
     Raises:
-        ValueError: an argument makes no sense. A sample that cannot be used raises `BadSampleError` with its name.
+        ValueError: an argument is not one of those above; names it. A sample that cannot be used raises
+            `BadSampleError` with its name.
     """
 
     def __init__(
@@ -93,8 +98,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         _one_of("mode", mode, ("train", "predict"))
         _one_of("image_overflow", image_overflow, ("error", "skip_sample"))
         _one_of("chat_format", chat_format, ("raw", "chatml"))
-        if modal_content_padding_size < 1:
-            raise ValueError(f"modal_content_padding_size must be at least 1, got {modal_content_padding_size}")
+        whole("modal_content_padding_size", modal_content_padding_size)
         possible = ["input_ids", "images", "image_context_pos"] + ["labels"] * (mode == "train")
         if mode == "predict" and output_columns is not None:  # the same YAML section serves both modes
             output_columns = [column for column in output_columns if column != "labels"]
@@ -127,7 +131,6 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments, as plain values for a YAML (without tokenizer and mode)."""
-        image = self.image_transform
         return {
             "type": type(self).__name__,
             "output_columns": list(self.output_columns),
@@ -135,17 +138,12 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
             "num_queries": self.num_queries,
             "dataset_dir": self.dataset_dir,
             "chat_format": self.chat_format,
-            "image_size": image.size,
-            "interpolation": image.interpolation,
-            "mean": list(image.mean),
-            "std": list(image.std),
-            "exif_rotation": image.exif_rotation,
-            **({"image_policy": image.policy.to_dict()} if image.policy != ImagePolicy() else {}),
+            **image_settings(self.image_transform),
             **self.layout,
         }
 
     def check_modal_builder_tokens(self, tokenizer: Any) -> None:
-        """Take the tokenizer; the host calls this too, if the template was made without one."""
+        """Take the tokenizer. The host calls this if the template was made without one."""
         if self.num_queries is not None and tokenizer.image_slots != self.num_queries:
             tokenizer.image_slots = self.num_queries
         self.tokenizer = tokenizer
@@ -158,7 +156,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
             transform=self.image_transform,
             root=self.dataset_dir,
         )
-        # The host asks these for the modalities and, when serving with MindIE, for the pad id; they do no work here.
+        # The host reads the modalities from these and, when it serves with MindIE, the pad id; they do no work here.
         image = BaseImageContentBuilder(
             context_pad_token=tokenizer.image_pad_tag,
             context_length=self.num_queries,
@@ -186,11 +184,11 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         Raises:
             BadSampleError: names the sample (file, number and id with `QwenVLDataLoader`) and the reason.
         """
-        result_recorder.put("columns", self.training.columns(conversation_list))
+        result_recorder.put("columns", self.training.make(conversation_list))
         return [""]
 
     def build_labels(self, text_id_list: Any, result_recorder: DataRecord, **kwargs: Any) -> np.ndarray:
-        """Labels int32 [S + 1] of the sample at hand."""
+        """Labels int32 [S + 1] of the current sample."""
         return result_recorder.get("columns")["labels"]
 
     def get_need_update_output_items(self, result: DataRecord) -> dict[str, np.ndarray]:
@@ -202,63 +200,47 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
     def process_predict_query(self, query_ele_list: Sequence[dict[str, Any]], result_recorder: DataRecord) -> list[str]:
         """Lay out a query `[{"image": ...}, {"text": ...}, {"box": ..., "ref": ...}]` and read its pictures.
 
-        An image is anything `images.open_image` takes. The host tokenises what this returns, for nothing: the tokens
-        are those of `prompt`, and an image's path or address may be longer than a tokenizer takes.
+        An image is anything `images.open_image` takes. The host tokenises what this returns, so that is empty: the
+        tokens are those of `prompt`, where the path of an image may be longer than a tokenizer allows.
 
         Raises:
             ValueError, FileNotFoundError: the query cannot be used; names the element or the picture.
         """
-        elements, sources = _name_images(query_ele_list)
-        sample = self.prompt(elements)
-        pixels = self.image_transform.stack([sources.get(name, name) for name in sample.images], root=self.dataset_dir)
-        result_recorder.put("sample", sample)
+        prompt = self.prompt(query_ele_list)
+        pixels = self.image_transform.stack(prompt.image_sources, root=self.dataset_dir)
+        result_recorder.put("prompt", prompt)
         result_recorder.put("images", self.image_transform.normalise(pixels))
         return [""]
 
-    def prompt(self, query: Sequence[dict[str, Any]]) -> Sample:
-        """Tokens of a query and where its images are, in the frame that `chat_format` says; reads no picture."""
-        elements, _ = _name_images(query)
-        if self.chat_format == "chatml":
-            sample = chat_sample(elements, self.tokenizer, system=self.layout["system_message"])
-        else:
-            sample = query_sample(elements, self.tokenizer)
-        if not len(sample.input_ids):
-            raise ValueError(f"the query {elements} has neither text nor images")
-        return sample
+    def prompt(self, query: str | Sequence[dict[str, Any]]) -> Row:
+        """Tokens of a query and where its images are, in the frame of `chat_format`; reads no picture."""
+        return make_prompt(self.tokenizer, query, system=self.layout["system_message"], chat_format=self.chat_format)
 
     def batch(self, data_list: Sequence[dict[str, Any]], token_padding_length: int, **kwargs: Any) -> dict[str, Any]:
-        """Columns of a batch: input_ids int32 [B, S] padded on the right, images float32 [B, N, 3, H, W] and
-        image_context_pos int32 [B, N, Q, 2] as Tensors; N is the largest number of images in a row, at least 1."""
-        count = max(1, *(len(data["images"]) for data in data_list)) if "images" in self.output_columns else 1
-        columns: dict[str, Any] = {
-            "input_ids": self.batch_input_ids([data["input_ids"] for data in data_list], token_padding_length).astype(
-                np.int32
-            )
-        }
-        if "images" in self.output_columns:
-            size = self.image_transform.size
-            images = np.zeros((len(data_list), count, 3, size, size), np.float32)
-            for row, data in zip(images, data_list, strict=True):
-                row[: len(data["images"])] = data["images"]
-            columns["images"] = Tensor(images)
-        if "image_context_pos" in self.output_columns:
-            positions = np.stack([image_positions((), count, self.num_queries, row) for row in range(len(data_list))])
-            for row, data in zip(positions, data_list, strict=True):
-                row[: len(data["image_context_pos"])] = data["image_context_pos"]
-            columns["image_context_pos"] = Tensor(positions)
+        """Columns of a batch: input_ids int32 [B, S], padded on the right, and as Tensors images float32
+        [B, N, 3, H, W] and image_context_pos int32 [B, N, Q, 2]; N is the largest number of images in a row, at least
+        1."""
+        columns: dict[str, Any] = batch_columns(
+            data_list,
+            self.tokenizer.pad_token_id,
+            length=token_padding_length,
+            black_image=(self.image_transform.size, self.num_queries),
+        )
+        for name in ("images", "image_context_pos"):
+            columns[name] = Tensor(columns[name])
         return {column: columns[column] for column in self.output_columns}
 
     def post_process(
         self,
         output_ids: Sequence[Sequence[int]],
-        prompts: Sequence[Sample | None] | None = None,
+        prompts: Sequence[Row | None] | None = None,
         skip_special_tokens: bool = False,
         **kwargs: Any,
     ) -> list[str]:
-        """Texts of generated rows, each with its prompt (None: not known); see `output.output_text`. With
-        `chat_format: chatml` a text is the answer alone, if the prompt is known."""
+        """Texts of generated rows, each with its prompt (None: not known); see `text.reply.row_text`. With
+        `chat_format: chatml` the text is the answer alone, if the prompt is known."""
         return [
-            output_text(
+            row_text(
                 self.tokenizer,
                 ids,
                 prompt,
@@ -271,14 +253,14 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
     # ---- both
 
     def build_conversation_input_text(self, raw_inputs: Sequence[str], result_recorder: DataRecord) -> Any:
-        """The stand-in whose tokens `build_modal_context` replaces."""
+        """A placeholder, whose tokens `build_modal_context` replaces."""
         return "".join(raw_inputs) if self.mode == "predict" else raw_inputs
 
     def build_modal_context(self, input_ids: Any, result_recorder: DataRecord, **kwargs: Any) -> np.ndarray:
-        """input_ids int32 of the sample at hand, image slots filled with pads: [S + 1] in training, else [L]."""
+        """input_ids int32 of the current sample, image slots filled with pads: [S + 1] in training, else [L]."""
         if self.mode == "train":
             return result_recorder.get("columns")["input_ids"]
-        return result_recorder.get("sample").input_ids
+        return result_recorder.get("prompt").input_ids
 
     def generate_modal_context_positions(
         self, input_ids: Any, batch_index: int = 0, result_recorder: DataRecord | None = None, **kwargs: Any
@@ -287,23 +269,10 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         `get_need_update_output_items`."""
         if result_recorder is None:
             return {}
-        spans = result_recorder.get("sample").spans
+        spans = result_recorder.get("prompt").spans
         return {"image_context_pos": image_positions(spans, len(spans), self.num_queries, batch_index)}
 
 
 def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
-
-
-def _name_images(elements: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The elements with a name for every image that has none, and these images; see `image_name`."""
-    if not isinstance(elements, list | tuple):
-        raise ValueError(f'a query is a list like [{{"image": path}}, {{"text": "..."}}], got {elements!r}')
-    images: dict[str, Any] = {}
-    named = []
-    for element in elements:
-        if isinstance(element, dict) and "image" in element:
-            element = {**element, "image": image_name(element["image"], images)}
-        named.append(element)
-    return named, images
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

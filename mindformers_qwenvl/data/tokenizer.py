@@ -1,4 +1,4 @@
-"""`QwenVLTokenizer`: the vocabulary of `vocabulary.py` in the dress of a MindFormers tokenizer."""
+"""`QwenVLTokenizer`: the vocabulary of `text/vocabulary.py` as a MindFormers tokenizer."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from numbers import Integral
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers.models.tokenization_utils import PreTrainedTokenizer
 from mindformers.models.tokenization_utils_base import AddedToken, BatchEncoding
+from mindformers.tools.logger import logger
 
-from mindformers_qwenvl.data.tokenizer_files import arguments_of_folder, slots_of_folder
-from mindformers_qwenvl.files import replacing
+from mindformers_qwenvl.data.tokenizer_files import TokenizerFiles
 from mindformers_qwenvl.text import list_format
-from mindformers_qwenvl.text.vocabulary import ENDOFTEXT, MAX_PATH_BYTES, SLOT_NAMES, Encoded, Tags, Vocabulary
+from mindformers_qwenvl.text.rows import Encoded
+from mindformers_qwenvl.text.tags import Tags
+from mindformers_qwenvl.text.vocabulary import ENDOFTEXT, MAX_PATH_BYTES, SLOT_NAMES, Vocabulary
 from mindformers_qwenvl.text.vocabulary_file import FILE_NAME
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["QwenVLTokenizer"]
 
 
-class QwenVLTokenizer(PreTrainedTokenizer):
+class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
     """Tokenizer of Qwen-VL.
 
     `tokenizer(text)["input_ids"]` normalises to NFC, recognises special tokens and fills images: `<img>path</img>`
@@ -33,22 +34,22 @@ class QwenVLTokenizer(PreTrainedTokenizer):
     the ranks of the vocabulary, whatever its size. Padding and end of text are both `eod_id`.
 
     Args:
-        vocab_file: a qwen.tiktoken, or a folder that holds one; None or "" takes the copy in the package dashscope.
+        vocab_file: a qwen.tiktoken, or a folder that has one; None or "": the copy in the package dashscope.
         image_slots: positions of one image. `num_queries` and `n_queries` are other names for it.
-        errors: what decoding does with bytes that are no UTF-8: "replace", "ignore" or "strict".
+        errors: what decoding does with bytes that are not UTF-8: "replace", "ignore" or "strict".
         allowed_special: special tokens recognised in text: "all", "image" (image and grounding tags only, so that a
-            user's text cannot bring in `<|im_start|>`), "none", or a list of tokens. A call may choose otherwise.
+            user's text cannot contain `<|im_start|>`), "none", or a list of tokens. A call may override it.
         pad_token, eos_token: `<|endoftext|>`; another special token of the vocabulary may be named.
-        max_path_bytes: the original's limit to what `<img>...</img>` may hold, for `tokenizer(text)`; None: no limit.
-            Processors and training have none in any case.
+        max_path_bytes: the original's limit on the path in `<img>...</img>`, for `tokenizer(text)`; None: no limit.
+            Processors and training have no limit in any case.
         image_start_tag, image_end_tag, image_pad_tag, ref_start_tag, ref_end_tag, box_start_tag, box_end_tag,
             quad_start_tag, quad_end_tag: spelling of the tags.
-        **kwargs: those of the host's tokenizer (`model_max_length`, `padding_side`, ...). Others of old YAMLs, such as
-            `max_length`, are accepted and change nothing.
+        **kwargs: those of the host's tokenizer (`model_max_length`, `padding_side`, ...). Others in old YAMLs, such as
+            `max_length`, are accepted without effect.
 
     Raises:
         FileNotFoundError: there is no vocabulary file; says how to get one.
-        ValueError: the file is corrupt (names file and line), or an argument makes no sense.
+        ValueError: the file is corrupt (names file and line), or image_slots, allowed_special or a tag is not valid.
     """
 
     vocab_files_names = {"vocab_file": FILE_NAME}  # noqa: RUF012 - the host's base class declares it so
@@ -67,7 +68,7 @@ class QwenVLTokenizer(PreTrainedTokenizer):
         max_path_bytes: int | None = MAX_PATH_BYTES,
         **kwargs,
     ):
-        kwargs.pop("auto_map", None)  # names code of the original repository, which a saved copy would not have
+        kwargs.pop("auto_map", None)  # names code of the original repository, which is not here
         spelled = {f.name: kwargs.pop(f"{f.name}_tag") for f in fields(Tags) if f"{f.name}_tag" in kwargs}
         slots = {name: kwargs.pop(name, None) for name in SLOT_NAMES[1:]} | {"image_slots": image_slots}
         given = {name: value for name, value in slots.items() if value is not None}
@@ -76,7 +77,7 @@ class QwenVLTokenizer(PreTrainedTokenizer):
         self.vocabulary = Vocabulary.from_file(
             vocab_file, image_slots=next(iter(given.values()), 256), tags=Tags(**spelled)
         )
-        self.vocabulary.allowed(allowed_special)  # raises here rather than at the first text
+        self.vocabulary.allowed(allowed_special)  # raises now, not at the first text
         self.allowed_special = allowed_special if isinstance(allowed_special, str) else sorted(allowed_special)
         self.errors = errors
         self.max_path_bytes = max_path_bytes
@@ -96,7 +97,7 @@ class QwenVLTokenizer(PreTrainedTokenizer):
 
     @property
     def image_slots(self) -> int:
-        """Positions of one image. May be set: the network decides it, and a YAML may say it there alone."""
+        """Positions of one image. It can be set, because a YAML may have it in the network's section alone."""
         return self.vocabulary.image_slots
 
     @image_slots.setter
@@ -108,7 +109,7 @@ class QwenVLTokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Ranks and special tokens: 151,860 for the published vocabulary."""
+        """Number of ranks and special tokens: 151,860 for the published vocabulary."""
         return self.vocabulary.size
 
     def __len__(self) -> int:
@@ -116,18 +117,18 @@ class QwenVLTokenizer(PreTrainedTokenizer):
 
     @property
     def IMAGE_ST(self) -> tuple[str, ...]:
-        """The nine image and grounding tags, under the name the original has for them."""
+        """The nine image and grounding tags; the original's name for them."""
         return tuple(self.tags)
 
     def get_vocab(self) -> dict[bytes | str, int]:
-        """Token -> id: bytes of ranks, text of specials."""
+        """Token -> id; a rank's token is bytes, a special token's is text."""
         return {**self.vocabulary.ranks, **self.vocabulary.specials}
 
     def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
-        """The vocabulary is what it is: tokens it has are fine and count as none added, others are an error."""
+        """Nothing can be added: special tokens the vocabulary has count as none added, others are an error."""
         unknown = [str(token) for token in new_tokens or () if str(token) not in self.vocabulary.specials]
         if unknown:
-            raise ValueError(f"tokens cannot be added to this vocabulary, and it has no special tokens {unknown}")
+            raise ValueError(f"{unknown} are not special tokens of this vocabulary, and no tokens can be added to it")
         return 0
 
     def convert_tokens_to_ids(self, tokens: str | bytes | Iterable[str | bytes] | None) -> int | list[int] | None:
@@ -145,7 +146,7 @@ class QwenVLTokenizer(PreTrainedTokenizer):
     def convert_ids_to_tokens(
         self, ids: int | Iterable[int], skip_special_tokens: bool = False
     ) -> bytes | str | list[bytes | str]:
-        """Tokens of ids: bytes of ranks, text of specials.
+        """Tokens of ids: bytes for ranks, text for special tokens.
 
         Raises:
             ValueError: an id is unknown.
@@ -167,7 +168,7 @@ class QwenVLTokenizer(PreTrainedTokenizer):
         allowed_special: str | Collection[str] | None = None,
         disallowed_special: str | Collection[str] = (),
     ) -> Encoded:
-        """Ids with the images among them, see `Vocabulary.encode_with_images`; None means as the tokenizer was made.
+        """Ids with the images among them, see `Vocabulary.encode_with_images`. `allowed_special` None: the tokenizer's.
         Paths of images may have any length."""
         allowed = self.allowed_special if allowed_special is None else allowed_special
         return self.vocabulary.encode_with_images(text, allowed, disallowed_special)
@@ -182,7 +183,7 @@ class QwenVLTokenizer(PreTrainedTokenizer):
         allowed_special: str | Collection[str] | None = None,
         disallowed_special: str | Collection[str] = (),
     ) -> list[int]:
-        """The ids of `encode_with_images` alone; here paths are limited to `max_path_bytes`."""
+        """The ids of `encode_with_images`; here paths are limited to `max_path_bytes`."""
         allowed = self.allowed_special if allowed_special is None else allowed_special
         return self.vocabulary.encode_text(text, allowed, disallowed_special, self.max_path_bytes)
 
@@ -195,11 +196,11 @@ class QwenVLTokenizer(PreTrainedTokenizer):
         disallowed_special: str | Collection[str] = (),
         **kwargs,
     ) -> list[bytes | str]:
-        """Tokens of `text`: bytes of ranks, text of specials."""
+        """Tokens of `text`: bytes for ranks, text for special tokens."""
         return self.convert_ids_to_tokens(self.encode_text(text, allowed_special, disallowed_special))
 
     def __call__(self, text=None, *args, **kwargs):
-        """The host's. Its training transform has an empty text encoded for every sample, which needs not go its way."""
+        """The host's. Its training transform encodes an empty text for every sample, which can skip that path."""
         if isinstance(text, str) and not (text or args or kwargs.keys() - {"add_special_tokens"}):
             return BatchEncoding({name: [] for name in self.model_input_names})
         return super().__call__(text, *args, **kwargs)
@@ -213,14 +214,14 @@ class QwenVLTokenizer(PreTrainedTokenizer):
     def _batch_encode_plus(self, batch_text_or_text_pairs, **kwargs):
         if not kwargs.get("is_split_into_words"):
             specials = _take_specials(kwargs)
-            # Always pairs: the host would take a bare list of ids for one.
+            # Always pairs: the host would take a bare list of ids for a pair.
             pairs = (item if isinstance(item, (list, tuple)) else (item, None) for item in batch_text_or_text_pairs)
             batch_text_or_text_pairs = [tuple(self._as_ids(part, specials) for part in pair) for pair in pairs]
         return super()._batch_encode_plus(batch_text_or_text_pairs, **kwargs)
 
     def _as_ids(self, part: Any, specials: dict[str, Any]) -> Any:
-        """Text straight to ids, which the host takes as they are; left to itself it goes by way of tokens, slower.
-        It refuses an empty list, so text without tokens stays text."""
+        """Text straight to ids, which the host takes as they are; by itself it goes through tokens, which is slower. It
+        refuses an empty list, so text without tokens stays text."""
         return (self.encode_text(part, **specials) or "") if isinstance(part, str) else part
 
     # ---- ids to text
@@ -228,13 +229,13 @@ class QwenVLTokenizer(PreTrainedTokenizer):
     def decode(self, token_ids, skip_special_tokens: bool = False, clean_up_tokenization_spaces=None, **kwargs):
         """Text of ids (an int, a list, a numpy array, a MindSpore tensor); a list of texts for a list of lists.
 
-        An image reads `<img></img>`, see `Vocabulary.decode`. `errors` and `keep_image_special` may be given.
+        An image reads `<img></img>`, see `Vocabulary.decode`, which also explains `errors` and `keep_image_special`.
 
         Raises:
-            ValueError: an id is unknown, or an image span is not whole.
+            ValueError: an id is unknown, or an image is not complete.
         """
         if isinstance(token_ids, Integral) or getattr(token_ids, "ndim", None) == 0:
-            token_ids = [int(token_ids)]  # the host looks for a first item
+            token_ids = [int(token_ids)]  # the host looks at the first item
         return super().decode(token_ids, skip_special_tokens, clean_up_tokenization_spaces, **kwargs)
 
     def _decode(
@@ -261,70 +262,30 @@ class QwenVLTokenizer(PreTrainedTokenizer):
     def draw_bbox_on_latest_picture(
         self, response: str, history: Sequence[Sequence[Any]] | None = None, **options: Any
     ) -> Image | None:
-        """The last picture of the conversation with the boxes of `response`; None without a picture or a box.
+        """The last picture of the conversation with the boxes of `response` drawn on it. As in the original, None if
+        the response has no box or the conversation no picture; a warning says which.
 
-        See `grounding.draw_on_latest_picture`, which says what `options` there are (`font`, `root`, `policy`).
-        """
-        from mindformers_qwenvl.grounding import draw_on_latest_picture  # Pillow, which text alone does not need
-
-        return draw_on_latest_picture(response, history, tags=self.tags, **options)
-
-    # ---- files
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike, *args, **kwargs) -> QwenVLTokenizer:
-        """A tokenizer from a folder: one of ours (`save_pretrained`), or an original HuggingFace one.
-
-        Where nothing else says how many slots an image has, config.json of the model does (`visual.n_queries`).
-
-        Raises:
-            FileNotFoundError: the folder has no qwen.tiktoken, and no `vocab_file` is given.
-        """
-        folder = Path(kwargs.pop("pretrained_model_name_or_path", None) or name_or_path)
-        if folder.is_dir():
-            kwargs = {**slots_of_folder(folder, kwargs), **kwargs}
-            if not any(folder.glob("*.yaml")):  # it may hold arguments, and a path of a vocabulary elsewhere
-                settings = arguments_of_folder(folder, kwargs)
-                return cls(settings.pop("vocab_file"), *args, **settings)
-        return super().from_pretrained(str(folder), *args, **kwargs)
-
-    @classmethod
-    def read_files_according_specific_by_tokenizer(cls, name_or_path):
-        """The host's reading of a folder that holds a YAML; the original's class name in it means this class."""
-        vocab_files, files = super().read_files_according_specific_by_tokenizer(name_or_path)
-        for content in files.values():
-            content["tokenizer_class"] = cls.__name__
-        return vocab_files, files
-
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike,
-        save_name: str = "mindspore_model",
-        file_format: str = "json",
-        save_json: bool = False,
-        **kwargs,
-    ) -> None:
-        """Write tokenizer_config.json, special_tokens_map.json and qwen.tiktoken (the very bytes that were read).
+        picture = tokenizer.draw_bbox_on_latest_picture(response, history)
+        if picture is not None:
+            picture.save("boxes.png")
 
         Args:
-            save_directory: made if it is not there.
-            save_name, file_format: "yaml" writes the host's `save_name`.yaml too. It is not the default, because a YAML
-                in a folder makes MindFormers overlook its config.json.
-            save_json: accepted; the JSON files are written in any case.
-            **kwargs: `filename_prefix`.
-        """
-        if file_format not in ("json", "yaml"):
-            raise ValueError(f"file_format is 'json' or 'yaml', got {file_format!r}")
-        super().save_pretrained(str(save_directory), save_json=True, **kwargs)
-        if file_format == "yaml":
-            self.save_origin_pretrained(str(save_directory), save_name, file_format)
+            response: the answer.
+            history: exchanges (query, answer), oldest first.
+            **options: `font`, `root`, `policy`, ..., see `grounding.draw_on_latest_picture`.
 
-    def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
-        """Write qwen.tiktoken, byte for byte what was read."""
-        path = Path(save_directory) / (f"{filename_prefix}-{FILE_NAME}" if filename_prefix else FILE_NAME)
-        with replacing(path) as file:
-            file.write(self.vocabulary.source)
-        return (str(path),)
+        Raises:
+            FileNotFoundError, ImageError: the picture cannot be opened; names it and says why.
+        """
+        # Pillow, which text alone does not need.
+        from mindformers_qwenvl.grounding import draw_on_latest_picture, latest_picture
+
+        picture = draw_on_latest_picture(response, history, tags=self.tags, **options)
+        if picture is None:
+            has_picture = latest_picture(response, history, self.tags) is not None
+            why = "the response has no box" if has_picture else "the conversation has no picture"
+            logger.warning("draw_bbox_on_latest_picture returns None: %s", why)
+        return picture
 
 
 def _take_specials(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,21 @@
-"""What the files of a tokenizer's folder say, the original's or ours. Plain Python."""
+"""A tokenizer from a folder, the original's or ours, and into one. Plain Python."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.checks import is_whole
-from mindformers_qwenvl.config.original import is_original, read_json
+from mindformers_qwenvl.config.original import read_json
+from mindformers_qwenvl.files import replacing
 from mindformers_qwenvl.text.vocabulary import SLOT_NAMES
-from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
+from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, find_vocabulary
 
-__all__ = ["arguments_of_folder", "slots_of_folder"]
+__all__ = ["TokenizerFiles"]
 
-# What a tokenizer_config.json and the callers of from_pretrained say beside the arguments of the class.
+# Keys of tokenizer_config.json and of callers of from_pretrained that are not arguments of the class.
 NOT_ARGUMENTS = frozenset(
     (
         *("tokenizer_class", "auto_map", "added_tokens_decoder", "tokenizer_file", "name_or_path", "_from_auto"),
@@ -23,11 +25,70 @@ NOT_ARGUMENTS = frozenset(
 )
 
 
-def slots_of_folder(folder: Path, given: Collection[str]) -> dict[str, int]:
-    """`image_slots` by the model's config.json, where neither `given` nor tokenizer_config.json has one of SLOT_NAMES.
+class TokenizerFiles:
+    """A base class for `QwenVLTokenizer`, before the host's: reading and writing the files of a tokenizer."""
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, *args, **kwargs) -> TokenizerFiles:
+        """A tokenizer from a folder: one of ours (`save_pretrained`), or an original HuggingFace one.
+
+        Unless something else says how many slots an image has, the model's config.json does (`visual.n_queries`).
+
+        Raises:
+            FileNotFoundError: the folder has no qwen.tiktoken, and no `vocab_file` is given.
+        """
+        folder = Path(kwargs.pop("pretrained_model_name_or_path", None) or name_or_path)
+        if folder.is_dir():
+            kwargs = {**_slots_of_folder(folder, kwargs), **kwargs}
+            if not any(folder.glob("*.yaml")):  # a YAML may have arguments, and the path of a vocabulary elsewhere
+                settings = _arguments_of_folder(folder, kwargs)
+                return cls(settings.pop("vocab_file"), *args, **settings)
+        return super().from_pretrained(str(folder), *args, **kwargs)
+
+    @classmethod
+    def read_files_according_specific_by_tokenizer(cls, name_or_path):
+        """The host's, for a folder with a YAML; the original's class name in it means this class."""
+        vocab_files, files = super().read_files_according_specific_by_tokenizer(name_or_path)
+        for content in files.values():
+            content["tokenizer_class"] = cls.__name__
+        return vocab_files, files
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        save_name: str = "mindspore_model",
+        file_format: str = "json",
+        save_json: bool = False,
+        **kwargs,
+    ) -> None:
+        """Write tokenizer_config.json, special_tokens_map.json and qwen.tiktoken (byte for byte what was read).
+
+        Args:
+            save_directory: created if it does not exist.
+            save_name, file_format: "yaml" also writes the host's `save_name`.yaml. It is not the default, because a
+                YAML in a folder makes MindFormers overlook its config.json.
+            save_json: accepted; the JSON files are written in any case.
+            **kwargs: `filename_prefix`.
+        """
+        if file_format not in ("json", "yaml"):
+            raise ValueError(f"file_format must be 'json' or 'yaml', got {file_format!r}")
+        super().save_pretrained(str(save_directory), save_json=True, **kwargs)
+        if file_format == "yaml":
+            self.save_origin_pretrained(str(save_directory), save_name, file_format)
+
+    def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str]:
+        """Write qwen.tiktoken, byte for byte what was read."""
+        path = Path(save_directory) / (f"{filename_prefix}-{FILE_NAME}" if filename_prefix else FILE_NAME)
+        with replacing(path) as file:
+            file.write(self.vocabulary.source)
+        return (str(path),)
+
+
+def _slots_of_folder(folder: Path, given: Collection[str]) -> dict[str, int]:
+    """`image_slots` from the model's config.json, unless `given` or tokenizer_config.json has one of SLOT_NAMES.
 
     Raises:
-        ValueError: one of these files is no JSON.
+        ValueError: one of these files is not JSON.
     """
     if {*given, *_read_json(folder / "tokenizer_config.json")} & set(SLOT_NAMES):
         return {}
@@ -35,14 +96,14 @@ def slots_of_folder(folder: Path, given: Collection[str]) -> dict[str, int]:
     return {} if slots is None else {"image_slots": slots}
 
 
-def arguments_of_folder(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the tokenizer by tokenizer_config.json, `vocab_file` among them; those in `given` go first.
+def _arguments_of_folder(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the tokenizer from tokenizer_config.json, and `vocab_file`; those in `given` take precedence.
 
-    The host's way to read JSON would ask a hub for each file that is not there.
+    The host's own reader would ask a hub for each file that is missing.
 
     Raises:
         FileNotFoundError: the folder has no qwen.tiktoken, and no `vocab_file` is given.
-        ValueError: tokenizer_config.json is no JSON.
+        ValueError: tokenizer_config.json is not JSON.
     """
     config = _read_json(folder / "tokenizer_config.json")
     if given.keys() & set(SLOT_NAMES):
@@ -51,14 +112,17 @@ def arguments_of_folder(folder: Path, given: Mapping[str, Any]) -> dict[str, Any
     for name, value in config.items():
         if isinstance(value, dict) and "content" in value:  # an AddedToken in JSON
             config[name] = value["content"]
-    # Without a vocabulary in the folder, not the published one in its place: the ids of a small model are others.
+    # If the folder has no vocabulary, do not fall back to the published one: a small model has other ids.
     return {**config, "vocab_file": config.get("vocab_file") or find_vocabulary(folder)}
 
 
 def _slots_of_model(config: dict[str, Any]) -> int | None:
     """Slots of an image by a model's config.json, the original's or ours."""
-    part = config["visual"] if is_original(config) else config
-    return next((part[name] for name in SLOT_NAMES if isinstance(part, dict) and is_whole(part.get(name))), None)
+    for part in (config, config.get("visual"), config.get("vision_config"), config.get("vision_model")):
+        for name in SLOT_NAMES:
+            if isinstance(part, dict) and is_whole(part.get(name)):
+                return part[name]
+    return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

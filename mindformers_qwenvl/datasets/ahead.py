@@ -1,9 +1,9 @@
-"""What the loader's thread gets ready for the transform's, while that one is busy with pictures.
+"""Samples that the loader's thread prepares ahead, while the transform's threads are busy with pictures.
 
-MindSpore reads the samples in a thread of its own, which has next to nothing to do, and hands the transform texts only.
-Beside the dataset the two meet here: the loader puts a ticket on each sample, and the transform that has it finds the
-tokens and the bytes of the pictures, or does the work itself where there are none: before the first sample has come
-through, in another process, from another loader. The results are the same.
+MindSpore reads samples in a thread of its own, which has little to do, and passes only text to the transform. The two
+meet here, beside the dataset: the loader puts a ticket on each sample, and the transform exchanges it for the tokens
+and the bytes of the pictures. Where there are none (before the first sample has come through, in another process, from
+another loader) it does the work itself. The results are the same.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any, TypeAlias
 
 from mindformers_qwenvl.datasets.annotations import SampleNote
 
-__all__ = ["Ahead", "prepared"]
+__all__ = ["PreparedSamples", "prepared"]
 
 Turns: TypeAlias = Sequence[tuple[str, str]]
 Prepare: TypeAlias = Callable[[Turns, "SampleNote | None"], Any]
 
 _numbers = itertools.count(1)
-_loaders: weakref.WeakValueDictionary[int, Ahead] = weakref.WeakValueDictionary()
+_loaders: weakref.WeakValueDictionary[int, PreparedSamples] = weakref.WeakValueDictionary()
 
 
-class Ahead:
-    """What one loader has ready: the last `kept` samples at most. A dataset that is stopped leaves some behind."""
+class PreparedSamples:
+    """The samples that one loader has prepared: at most the last `kept`, since a stopped dataset leaves some behind."""
 
     def __init__(self, kept: int = 16) -> None:
         self.kept = kept
@@ -36,14 +36,14 @@ class Ahead:
         self._tickets = itertools.count()
         _loaders[self.number] = self
 
-    def __deepcopy__(self, memo: dict) -> Ahead:
-        return self  # MindSpore copies datasets
+    def __deepcopy__(self, memo: dict) -> PreparedSamples:
+        return self  # MindSpore copies datasets; the tickets stay valid
 
     def __reduce__(self) -> tuple:
-        return Ahead, (self.kept,)  # another process has its own
+        return PreparedSamples, (self.kept,)  # another process has its own
 
     def offer(self, turns: Turns, note: SampleNote) -> SampleNote:
-        """Prepare a sample, as the transform does; returns its note with the ticket. An error waits for the taker."""
+        """Prepare a sample as the transform would; returns its note with the ticket. `prepared` raises its errors."""
         if self.prepare is None:
             return replace(note, loader=self.number)
         prepare, ticket = self.prepare, next(self._tickets)
@@ -57,7 +57,9 @@ class Ahead:
 
 
 def prepared(turns: Turns, note: SampleNote | None, prepare: Prepare) -> Any:
-    """`prepare(turns, note)`, from what its loader has ready or made now; the loader then goes on with `prepare`.
+    """The result of `prepare(turns, note)`: what its loader has prepared, or else made now.
+
+    From then on the loader prepares its samples with `prepare`.
 
     Raises:
         Exception: what `prepare` raises.
@@ -67,7 +69,7 @@ def prepared(turns: Turns, note: SampleNote | None, prepare: Prepare) -> Any:
         return prepare(turns, note)
     loader.prepare = prepare
     found = loader.ready.pop(note.ticket, None)
-    if found is None or found[0] != prepare:  # lost, or of another template on the same loader
+    if found is None or found[0] != prepare:  # dropped, or prepared for another template
         return prepare(turns, note)
     if found[2] is not None:
         raise found[2]

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mindformers_qwenvl.grounding import iou, parse
+from mindformers_qwenvl.grounding import Box, iou, parse
 
-__all__ = ["Score", "score"]
+__all__ = ["Mark", "Score", "mark", "score"]
 
 WANTED_RIGHT, WANTED_IOU = 0.9, 0.5
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How one answer compares with the record it belongs to.
+
+    right: the same word; of a box, an IoU of at least 0.5.
+    box_iou: intersection over union of the answer's box and the true one, 0 without a box; None for words.
+    said, true: their boxes, None where there is none.
+    """
+
+    right: bool
+    box_iou: float | None = None
+    said: Box | None = None
+    true: Box | None = None
+
+
+def mark(record: dict[str, Any], answer: str) -> Mark:
+    """Compare an answer with a record of `shapes.write_dataset`."""
+    if record["topic"] != "box":
+        return Mark(answer.strip() == record["answer"])
+    true = parse(record["answer"]).boxes[0]
+    said = next(iter(parse(answer).boxes), None)
+    box_iou = iou(said, true) if said else 0.0
+    return Mark(box_iou >= WANTED_IOU, box_iou, said, true)
 
 
 @dataclass(frozen=True)
@@ -22,10 +48,12 @@ class Score:
 
     @property
     def right(self) -> float:
+        """Share of right answers to both kinds of questions."""
         return (self.colour + self.shape) / 2
 
     @property
     def passed(self) -> bool:
+        """Whether the demo has learned enough."""
         return self.right >= WANTED_RIGHT and self.box_iou >= WANTED_IOU
 
     def __str__(self) -> str:
@@ -39,14 +67,9 @@ class Score:
         )
 
 
-def score(records: list[dict[str, Any]], answers: list[str]) -> Score:
-    """Compare answers with the records of `shapes.write_dataset`. An answer without a box counts as an IoU of 0."""
-    marks: dict[str, list[float]] = {"colour": [], "shape": [], "box": []}
-    for record, answer in zip(records, answers, strict=True):
-        if record["topic"] == "box":
-            found = parse(answer).boxes
-            marks["box"].append(iou(found[0], parse(record["answer"]).boxes[0]) if found else 0.0)
-        else:
-            marks[record["topic"]].append(float(answer.strip() == record["answer"]))
-    colour, shape, box = (sum(values) / max(len(values), 1) for values in marks.values())
-    return Score(colour, shape, box)
+def score(records: Sequence[dict[str, Any]], marks: Sequence[Mark]) -> Score:
+    """The score of all answers. One without a box counts as an IoU of 0."""
+    values: dict[str, list[float]] = {"colour": [], "shape": [], "box": []}
+    for record, found in zip(records, marks, strict=True):
+        values[record["topic"]].append(float(found.right) if found.box_iou is None else found.box_iou)
+    return Score(*(sum(numbers) / max(len(numbers), 1) for numbers in values.values()))

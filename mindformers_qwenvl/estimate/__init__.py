@@ -1,4 +1,4 @@
-"""Memory that a card needs for a YAML, by arithmetic: nothing is allocated, nor is MindSpore imported."""
+"""The memory that a card needs for a YAML, by arithmetic: nothing is allocated, and MindSpore is not imported."""
 
 from mindformers_qwenvl.estimate.job import Job
 from mindformers_qwenvl.estimate.memory import Card, Estimate, estimate

@@ -1,34 +1,35 @@
-"""What the backward pass needs of the forward pass, term by term, in bytes of one card.
+"""What the forward pass keeps for the backward pass, term by term, in bytes on one card.
 
 After Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4, for these
-networks: SwiGLU in the place of the 4 h MLP, RMSNorm, rotary positions, no dropout; a ViT with exact GELU; a
-resampler. The types are the YAML's, so a term is (bytes of its type) x (numbers). The residual stream is whole on
-every card of model_parallel; what lies between the two products of a pair is shared by them.
+networks: SwiGLU instead of the 4 h MLP, RMSNorm, rotary positions, no dropout; a ViT with exact GELU; a
+resampler. A term is (bytes of its type in the YAML) x (numbers). The residual stream is whole on
+every card of model_parallel; what is between the two products of a pair is shared by the cards.
 
-A product y = x W^T needs x for the gradient of W alone: in a frozen part x is not kept.
+A product y = x W^T keeps x only for the gradient of W: in a frozen part x is not kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mindformers_qwenvl.adapters.settings import matches
 from mindformers_qwenvl.estimate.job import Job
 from mindformers_qwenvl.estimate.section import DTYPE_BYTES
 from mindformers_qwenvl.sizes import RESAMPLER_HEAD_DIM
 
 __all__ = ["Layer", "head_and_loss", "inputs", "language_layer", "resampler", "vision_layer"]
 
-# FlashAttentionScore keeps maximum and sum of each row of scores, 8 float32 each.
+# FlashAttentionScore keeps the maximum and the sum of each row of scores, as 8 float32 each.
 FLASH_ROW = 2 * 8 * 4
-# Arrays of float32 logits that are there at once in MindFormers' CrossEntropyLoss (core/loss/loss.py): the log softmax,
+# Arrays of float32 logits that exist at once in MindFormers' CrossEntropyLoss (core/loss/loss.py): the log softmax,
 # the labels as one-hot rows, their product, its negation.
 LOSS_ARRAYS = 4
 
 
 @dataclass(frozen=True)
 class Layer:
-    """kept: for the backward pass. boundary: the input alone, from which the rest can be computed again. work: the
-    gradients of its inside that are there at once. selected: of `kept`, what select_recompute computes again."""
+    """kept: for the backward pass. boundary: the input alone, from which the rest can be recomputed. work: gradients
+    inside the layer that exist at once. selected: what select_recompute recomputes, of `kept`."""
 
     kept: int
     boundary: int
@@ -42,25 +43,38 @@ def language_layer(job: Job) -> Layer:
     positions = job.rows * job.tokens
     stream, middle = positions * llm.hidden_size, positions * llm.intermediate_size
     compute, norm = DTYPE_BYTES[llm.compute_dtype], DTYPE_BYTES[llm.layernorm_compute_type]
-    weights_learn = 0 if job.freeze_llm else 1
+    whole, of_wo, of_w2, low = _inputs(job)
     kept = _norms(stream, positions, compute, norm, job.fused)
-    kept += weights_learn * 2 * compute * stream  # inputs of q, k, v and of the MLP's two branches
-    kept += weights_learn * compute * stream // cards  # input of wo
+    kept += whole * compute * stream  # inputs of q, k, v and of the MLP's two branches
+    kept += of_wo * compute * stream // cards  # input of wo
+    kept += low * compute * positions  # between A and B of adapters
     attention, work = _attention(
         positions * llm.hidden_size, positions * llm.hidden_size, job.rows * llm.num_heads * job.tokens, job.tokens,
         llm, job.fused,
     )  # fmt: skip
     kept += attention // cards
     # w1(x), w3(x), its sigmoid, their product; the input of w2.
-    kept += (4 + weights_learn) * compute * middle // cards
+    kept += (4 + of_w2) * compute * middle // cards
     work = max(work, 3 * compute * middle) // cards
     return Layer(
         kept=kept,
         boundary=compute * stream,
         work=work + compute * stream,
         # The two products of the MLP: the gate, and the input of w2.
-        selected=(1 + weights_learn) * compute * middle // cards,
+        selected=(1 + of_w2) * compute * middle // cards,
     )
+
+
+def _inputs(job: Job) -> tuple[int, int, int, int]:
+    """What a decoder layer keeps for the gradients of its weights: inputs of q, k, v and of the MLP's branches; that of
+    wo; that of w2; and ranks of adapters. A of an adapter needs the layer's input; with dropout each has its own."""
+    if job.adapter is None:
+        return (0, 0, 0, 0) if job.freeze_llm else (2, 1, 1, 0)
+    modules = [f"transformer.h.0.{end}" for end in ("attn.c_attn", "mlp.w1", "mlp.w2", "attn.c_proj", "mlp.c_proj")]
+    *read, wo, w2 = (int(matches(module, job.adapter.targets)) for module in modules)
+    streams = sum(read) if job.adapter.dropout else read[0] + max(read[1:])
+    ranks = sum(job.adapter.rank_of(module) for module in modules if matches(module, job.adapter.targets))
+    return streams, wo, w2, ranks
 
 
 def vision_layer(job: Job) -> Layer:
@@ -85,7 +99,7 @@ def vision_layer(job: Job) -> Layer:
 
 
 def resampler(job: Job) -> Layer:
-    """Embedding, resampler and what follows it; none of them is ever computed again."""
+    """Patch embedding, resampler and what follows it; none of them is ever recomputed."""
     vision, cards = job.vision, job.parallel.model_parallel
     compute, norm = DTYPE_BYTES[vision.compute_dtype], DTYPE_BYTES[vision.layernorm_compute_type]
     patches, queries = job.images * vision.num_patches, job.images * vision.num_queries
@@ -96,7 +110,7 @@ def resampler(job: Job) -> Layer:
         kept += norm * patches * vision.hidden_size  # ln_pre
         kept += compute * slots  # input of proj
     if job.freeze_vision and job.freeze_resampler:
-        return Layer(0, 0, 0)  # nothing behind the pictures learns
+        return Layer(0, 0, 0)  # nothing before the language model learns
     kept += norm * keys  # ln_kv
     kept += norm * slots  # ln_post
     if not job.freeze_resampler:
@@ -110,7 +124,7 @@ def resampler(job: Job) -> Layer:
 
 
 def head_and_loss(job: Job) -> tuple[int, int]:
-    """What the last norm, the head and the loss keep, and the most they need at once beside it."""
+    """What the last norm, the head and the loss keep, and the most they need at once in addition."""
     llm = job.llm
     positions = job.rows * job.tokens
     compute, norm = DTYPE_BYTES[llm.compute_dtype], DTYPE_BYTES[llm.layernorm_compute_type]
@@ -123,19 +137,19 @@ def head_and_loss(job: Job) -> tuple[int, int]:
 
 
 def inputs(job: Job) -> int:
-    """The batch: pixels float32, ids and labels. With full_batch each card reads that of all cards."""
+    """The batch: float32 pixels, ids and labels. With full_batch each card reads the batch of all cards."""
     copies = job.parallel.data_parallel if job.parallel.full_batch else 1
     pixels = 4 * job.images * 3 * job.vision.image_size**2
     return copies * job.parallel.micro_batch_num * (pixels + 2 * 4 * job.rows * (job.tokens + 1))
 
 
 def _norms(stream: int, positions: int, compute: int, norm: int, fused: bool) -> int:
-    """Two RMSNorms: what they read, in their type, and 1 / rms of each position; the plain form also keeps x / rms."""
+    """Two RMSNorms: what they read, in their type, and 1 / rms of each position; the plain form keeps x / rms too."""
     return 2 * ((1 if fused else 2) * norm * stream + 4 * positions)
 
 
 def _attention(queries: int, keys: int, rows: int, columns: int, settings, fused: bool) -> tuple[int, int]:
-    """Kept, and gradients at once: numbers in the queries and in the keys, and scores as rows x columns."""
+    """Bytes kept, and bytes of gradients at once. `queries`, `keys`: their numbers; scores are rows x columns."""
     compute, softmax = DTYPE_BYTES[settings.compute_dtype], DTYPE_BYTES[settings.softmax_compute_type]
     kept = compute * (queries + 2 * keys)  # q, k, v
     if settings.use_flash_attention and fused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mindformers_qwenvl.adapters.settings import AdapterSettings
 from mindformers_qwenvl.sizes import LanguageSettings, VisionSettings
 
 __all__ = ["Job", "Parallel", "Recompute"]
@@ -12,7 +13,7 @@ __all__ = ["Job", "Parallel", "Recompute"]
 
 @dataclass(frozen=True)
 class Parallel:
-    """All ones on a single card, and where each card has everything (`parallel_mode: 0`)."""
+    """All ones on a single card, and where each card holds everything (`parallel_mode: 0`)."""
 
     data_parallel: int = 1
     model_parallel: int = 1
@@ -57,10 +58,11 @@ class Job:
     rows: int
     tokens: int
     images: int
-    accumulation: int  # parts of a batch that the graph adds up before the update (runner_config)
+    accumulation: int  # parts of a batch that the graph accumulates before the update (runner_config)
     accumulation_steps: int  # parts of a batch in QwenVLTrainOneStepCell
-    swapped: bool  # optimizer states live in the host's memory
+    swapped: bool  # optimizer states are in the host's memory
     fused: bool  # the operators of Ascend
     updated_in_place: bool  # QwenVLAdamW on a CPU, with float32 weights
     layers_per_stage: tuple[int, ...] | None
     device_memory: int | None  # context.max_device_memory, bytes
+    adapter: AdapterSettings | None = None  # model_config.pet_config: what learns then is the adapter

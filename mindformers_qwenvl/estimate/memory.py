@@ -1,4 +1,4 @@
-"""The memory of a card: what it holds all the time, and the fullest moment of a step."""
+"""The memory of a card: what it holds all the time, and its peak during a step."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ STATE_BYTES = 2 * 4  # AdamW: two float32 moments
 # Arrays of a parameter's size in the update of MindFormers' AdamW (core/optim/adamw.py), and two more of the gradient,
 # scaled and clipped.
 UPDATE_ARRAYS = 12
-# On a CPU the arrays of all parameters are there at once: so many were measured with MindFormers' AdamW, see
+# On a CPU the arrays of all parameters exist at once; this many were measured with MindFormers' AdamW, see
 # tests/bench/bench_memory.py.
 CPU_UPDATE_ARRAYS = 11
 
 
 @dataclass(frozen=True)
 class Card:
-    """One card of a pipeline stage, in bytes. `moments`: what each moment of a step needs beside what is held."""
+    """One card of a pipeline stage, in bytes. `moments`: what each moment of a step needs beyond what is held."""
 
     stage: int
     parameters: int  # numbers it holds
     weights: int
     optimizer: int
     gradients: int
-    accumulated: int  # gradients that are added up over micro batches
-    computing_weights: int  # in the type and the size that is computed with, for as long as a step
+    accumulated: int  # gradients accumulated over micro batches
+    computing_weights: int  # copies in the computing type and size, for the length of a step
     activations: int
     cache: int
     moments: dict[str, int]
@@ -86,7 +86,7 @@ class Estimate:
 def estimate(job: Job) -> Estimate:
     """Weights, gradients, optimizer states and activations of a card of each pipeline stage.
 
-    Not counted: what the driver, the communication library and fragmentation take.
+    The driver, the communication library and fragmentation are not counted.
     """
     weights, stages = list(weights_of(job)), Stages(job)
     card = _predicting if job.predict else _training
@@ -110,17 +110,17 @@ def _training(job: Job, stages: Stages, stage: int, weights: list[Weight]) -> Ca
     blocks = _Blocks(job, stages, stage, weights)
     accumulated = gradients * (job.accumulation_steps > 1)
     if job.parallel.micro_batch_num > 1 or job.accumulation > 1:
-        # MindFormers' accu_grads: whole unless gradient_accumulation_shard shares them out as well.
+        # MindFormers' accu_grads: whole unless gradient_accumulation_shard shares them out too.
         shared = job.parallel.gradient_accumulation_shard
         accumulated = sum((weight.held if shared else weight.whole) * weight.item for weight in trained)
     last = stage == stages.count - 1
     head, loss = activations.head_and_loss(job) if last else (0, 0)
     tail = activations.resampler(job) if stage == stages.vision[-1] else activations.Layer(0, 0, 0)
-    # 1F1B: the first stage is ahead of the last by as many micro batches as there are stages between them.
+    # 1F1B: a stage is ahead of the last by as many micro batches as there are stages between them.
     under_way = min(job.parallel.pipeline_stage - stage, job.parallel.micro_batch_num)
     of_one = blocks.kept + tail.kept + head
     kept = activations.inputs(job) + under_way * of_one
-    # An embedding of which a card holds a part has a whole gradient first.
+    # The gradient of an embedding is whole at first, even where a card holds a part of it.
     lookup = max((w.whole * w.item for w in trained if w.name.endswith("embedding_weight") and w.shares > 1), default=0)
     if job.fused:
         update = UPDATE_ARRAYS * 4 * max((weight.held for weight in trained), default=0)
@@ -149,10 +149,10 @@ def _training(job: Job, stages: Stages, stage: int, weights: list[Weight]) -> Ca
 
 
 class _Blocks:
-    """The layers of a stage: what they keep, what the backward pass of the fullest needs, and weights to compute with.
+    """The layers of a stage: what they keep, the most that a backward pass needs, and the computing copies of weights.
 
-    A weight that is held in another type, or in parts by the cards of the optimizer, is copied to be computed with. The
-    copies of a layer that is computed again come and go with it (a group of layers at once, if they are gathered:
+    A weight that is held in another type, or shared out among cards by the optimizer, is copied for computing. The
+    copies of a recomputed layer come and go with it (with a group of layers, if they are gathered:
     gradient_aggregation_group); the others stay from the forward to the backward pass.
     """
 

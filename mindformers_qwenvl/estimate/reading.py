@@ -1,4 +1,4 @@
-"""Reading a YAML into a `Job`: which key stands where, what is checked of it."""
+"""Reading a YAML into a `Job`: where each key is, and what is checked."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.adapters.settings import AdapterSettings, from_pet_config, is_saved
 from mindformers_qwenvl.estimate.job import Job, Parallel, Recompute
 from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, memory_size, read_yaml, refuse_unknown
+from mindformers_qwenvl.estimate.weights import config_of, is_target
 from mindformers_qwenvl.host.accumulation import check_accumulation
 from mindformers_qwenvl.sizes import (
     BOTH_PARTS,
@@ -28,12 +30,13 @@ from mindformers_qwenvl.sizes import (
     vit_mlp_width,
 )
 from mindformers_qwenvl.weights.parts import rate_factors
+from mindformers_qwenvl.weights.shapes import original_shapes
 
 __all__ = ["read_job"]
 
-# MindFormers' optimizers whose state is two float32 moments for each number that learns.
+# Optimizers whose state is two float32 moments for each trained number.
 OPTIMIZERS = ("AdamW", "QwenVLAdamW", "FP32StateAdamWeightDecay")
-# Of MindFormers' parallel modes those that know parallel_config; in the others each card has everything.
+# Whether a parallel mode of MindFormers uses parallel_config; in the others each card holds everything.
 MODES = {0: False, 1: True, 2: True, "semi": True, "auto": True, "data": False, "stand_alone": False, "hybrid": False}
 MODES |= {"semi_auto_parallel": True, "auto_parallel": True, "data_parallel": False}
 
@@ -56,7 +59,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     predict = top.choice("run_mode", None, ["train", "finetune", "predict"]) == "predict"
     runner, context = top.section("runner_config"), top.section("context")
     template = top.section("train_dataset").section("modal_to_text_transform")
-    # In semi_auto_parallel MindFormers multiplies the batch by it, and parts of batch_size are under way at once.
+    # In semi_auto_parallel MindFormers multiplies the batch by it.
     interleaved = top.number("micro_batch_interleave_num", 1)
     rows = llm.batch_size if predict else runner.number("batch_size") * (interleaved if parallel.sharded else 1)
     images = 1 if predict else template.section("model_transform_template").number("modal_content_padding_size", 1)
@@ -66,14 +69,19 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
         _check_vision_lr_decay(optimizer)
     fused = context.choice("device_target", "Ascend", ["Ascend", "CPU"]) == "Ascend"
     float32 = vision.param_init_type == llm.param_init_type == "float32"
+    adapter = _adapter(model)
+    frozen = {name: model.switch(f"freeze_{name}") for name in ("vision", "resampler", "llm")}
+    if adapter is not None:  # no weight learns but those of the adapter, and what modules_to_save names
+        frozen = {name: not _is_touched(adapter, name, vision, llm) for name in frozen}
     job = Job(
         name=path.stem,
         predict=predict,
         vision=vision,
         llm=llm,
-        freeze_vision=model.switch("freeze_vision"),
-        freeze_resampler=model.switch("freeze_resampler"),
-        freeze_llm=model.switch("freeze_llm"),
+        freeze_vision=frozen["vision"],
+        freeze_resampler=frozen["resampler"],
+        freeze_llm=frozen["llm"],
+        adapter=adapter,
         parallel=parallel,
         recompute=_recompute(top.section("recompute_config"), parallel.pipeline_stage),
         rows=rows,
@@ -92,6 +100,27 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     refuse_unknown(top, changes)
     _check(job, path)
     return job
+
+
+def _adapter(model: Section) -> AdapterSettings | None:
+    section = model.section("pet_config")
+    if not section.content:
+        return None
+    try:
+        return from_pet_config({key: section.get(key) for key in section.content})
+    except ValueError as error:
+        raise SettingsError(f"{model.where}.{error}") from None
+
+
+def _is_touched(adapter: AdapterSettings, part: str, vision: VisionSettings, llm: LanguageSettings) -> bool:
+    """Whether something of the part learns: an adapter in it, or a weight that modules_to_save names."""
+    starts = {
+        "vision": ("transformer.visual.transformer.", "transformer.visual.conv1", "transformer.visual.ln_"),
+        "resampler": ("transformer.visual.attn_pool.",),
+        "llm": ("transformer.h.", "transformer.wte.", "transformer.ln_f.", "lm_head."),
+    }
+    names = [name for name in original_shapes(config_of(vision, llm)) if name.startswith(starts[part])]
+    return any(is_target(name, adapter) or is_saved(name, adapter.modules_to_save) for name in names)
 
 
 def _part(
@@ -166,11 +195,11 @@ def _parallel(top: Section) -> Parallel:
     sharded = top.switch("use_parallel") & MODES[mode.choice("parallel_mode", 1, MODES)]
     for key in ("context_parallel", "expert_parallel"):
         if given.number(key, 1) > 1 and sharded:
-            raise given.error(key, "1 (Qwen-VL knows no other)")
+            raise given.error(key, "1 (Qwen-VL does not support more)")
     cards = {key: given.number(key, 1) for key in ("data_parallel", "model_parallel", "pipeline_stage")}
     micro_batches = given.number("micro_batch_num", 1)
     optimizer = mode.section("parallel_optimizer_config")
-    # Made in any case: a key that has no effect here is known all the same.
+    # Read in any case: keys without effect in this mode count as known.
     parallel = Parallel(
         **cards,
         micro_batch_num=micro_batches if cards["pipeline_stage"] > 1 else 1,  # without stages MindFormers sets it to 1
@@ -193,7 +222,7 @@ def _recompute(given: Section, stages: int) -> Recompute:
     else:
         layers = given.switch("recompute")
     select = given.get("select_recompute")
-    if isinstance(select, (list, dict)):  # patterns of operators: of ours the default pattern alone is counted
+    if isinstance(select, (list, dict)):  # patterns of operators: only the default one is counted
         select = any(str(pattern).replace("\\", "") == "feed_forward.mul" for pattern in select)
     else:
         select = given.switch("select_recompute")
@@ -228,11 +257,13 @@ def _check(job: Job, path: Path) -> None:
     if not job.predict:
         _check_training(job, path)
     if job.device_memory is not None and job.device_memory < GB // 1024:
-        raise SettingsError(f"{path}: context.max_device_memory is less than a megabyte; write it with its unit, 57GB")
+        raise SettingsError(
+            f"{path}: context.max_device_memory is less than a megabyte; write it with its unit, such as 57GB"
+        )
 
 
 def _check_training(job: Job, path: Path) -> None:
-    if job.freeze_vision and job.freeze_resampler and job.freeze_llm:
+    if job.freeze_vision and job.freeze_resampler and job.freeze_llm and job.adapter is None:
         raise SettingsError(f"{path}: freeze_vision, freeze_resampler and freeze_llm are all True: nothing would learn")
     try:
         check_accumulation(

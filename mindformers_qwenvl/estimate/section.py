@@ -1,4 +1,4 @@
-"""Typed reading of a YAML's keys, with errors that name file, key, what was given and what is expected."""
+"""Typed reading of a YAML's keys. Errors name the file, the key, what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def refuse_unknown(top: Section, changes: Sequence[str]) -> None:
 
 
 class Section:
-    """A section of a YAML. A key that is missing, or null, gives the default.
+    """A section of a YAML. A missing key, or null, gives the default.
 
     `known`: names of all keys asked for so far, shared by the sections of a YAML.
     """

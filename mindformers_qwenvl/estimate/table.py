@@ -12,8 +12,8 @@ __all__ = ["render"]
 _ROWS = (
     ("weights", "weights"),
     ("optimizer states", "optimizer"),
-    ("gradients added up", "accumulated"),
-    ("weights to compute with", "computing_weights"),
+    ("accumulated gradients", "accumulated"),
+    ("computing weights", "computing_weights"),
     ("key/value cache", "cache"),
 )
 _MOMENTS = {
@@ -50,21 +50,21 @@ def render(found: Estimate, device_memory: int | None) -> str:
     for moment, words in _MOMENTS.items():
         if any(moment in card.moments for card in found.cards):
             lines.append(_row(f"more {words}", [card.moments.get(moment) for card in found.cards], unit))
-    lines += [_row("total at the fullest", [card.total for card in found.cards], unit)]
+    lines += [_row("total at the peak", [card.total for card in found.cards], unit)]
     lines.append("")
     total = f"{found.total / unit:.1f} {'GB' if unit == GB else 'MB'}"
     if device_memory is None:
-        lines.append(f"The fullest card needs {total}; --device-memory 64GB says whether that fits.")
+        lines.append(f"The fullest card needs {total}; --device-memory 64GB tells whether that fits.")
     else:
         word = "fits in" if found.total <= device_memory else "DOES NOT FIT in"
         lines.append(f"The fullest card needs {total}: {word} {device_memory / GB:.1f} GB.")
     if not (job.fused or job.predict):
-        lines.append("On a CPU activations were measured to take four times as much as is counted here.")
+        lines.append("On a CPU activations were measured to take four times what is counted here.")
     return "\n".join(lines)
 
 
 def _row(title: str, values: Sequence[int | str | None], unit: int = 1) -> str:
-    """`values`: bytes, a heading, or None where a stage has no such moment."""
+    """`values`: bytes, a heading, or None if a stage has no such moment."""
     cells = []
     for value in values:
         shown = f"{value / unit:.2f}" if isinstance(value, int) else value or "-"

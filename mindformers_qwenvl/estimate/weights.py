@@ -1,4 +1,4 @@
-"""Every parameter of the network: shape, bytes, whether it learns, and what of it a card holds."""
+"""Every parameter of the network: shape, bytes, whether it is trained, and what a card holds of it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+from mindformers_qwenvl.adapters.settings import AdapterSettings, is_saved, matches
 from mindformers_qwenvl.estimate.job import Job, Parallel
 from mindformers_qwenvl.estimate.section import DTYPE_BYTES
+from mindformers_qwenvl.sizes import LanguageSettings, VisionSettings
+from mindformers_qwenvl.weights.names import to_original
 from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, Place, is_norm, place_of
 from mindformers_qwenvl.weights.shapes import our_shapes
 from mindformers_qwenvl.weights.sharding import model_parallel_axis, optimizer_parallel_shares
 
-__all__ = ["Weight", "original_config", "weights_of"]
+__all__ = ["Weight", "config_of", "is_target", "original_config", "weights_of"]
+
+# Tensors of the original whose layers an adapter may be of.
+_LAYERS = ("c_attn.weight", "c_proj.weight", "w1.weight", "w2.weight", "lm_head.weight", "in_proj.weight")
+_LAYERS += ("out_proj.weight", "c_fc.weight", "kv_proj.weight")
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Weight:
 
     @property
     def whole(self) -> int:
-        """Numbers that a card needs at hand to compute."""
+        """Numbers that a card needs to compute."""
         return self.size // self.cuts
 
     @property
@@ -51,8 +58,12 @@ class Weight:
 
 
 def original_config(job: Job) -> dict:
-    """The sizes as the original's config.json names them, for weights/shapes.py."""
-    vision, llm = job.vision, job.llm
+    """The sizes under the names of the original's config.json, for weights/shapes.py."""
+    return config_of(job.vision, job.llm)
+
+
+def config_of(vision: VisionSettings, llm: LanguageSettings) -> dict:
+    """As `original_config`, of the sizes of both parts."""
     return {
         "hidden_size": llm.hidden_size,
         "vocab_size": llm.vocab_size,
@@ -72,29 +83,58 @@ def original_config(job: Job) -> dict:
 
 
 def weights_of(job: Job) -> Iterator[Weight]:
-    """All parameters, without the optimizer's and without the cache of prediction."""
-    frozen = {VISION: job.freeze_vision, RESAMPLER: job.freeze_resampler, LANGUAGE: job.freeze_llm}
-    parallel = job.parallel
+    """All parameters, without the optimizer's states and the cache of prediction."""
     for name, shape in our_shapes(original_config(job)).items():
-        place = place_of(name)
-        settings = job.llm if place.part == LANGUAGE else job.vision
-        norm = is_norm(name)
-        item = DTYPE_BYTES[settings.layernorm_compute_type if norm else settings.param_init_type]
-        axis = model_parallel_axis(name, parallel.vocab_emb_dp)
-        cuts = 1 if axis is None else parallel.model_parallel
-        # The embedding is looked up first and cast then.
-        as_it_is = norm or name.endswith("embedding_weight")
-        yield Weight(
-            name=name,
-            place=place,
-            shape=shape,
-            item=item,
-            compute_item=item if as_it_is else DTYPE_BYTES[settings.compute_dtype],
-            # The sine/cosine table never learns.
-            learns=not (job.predict or frozen[place.part] or name.endswith("attn_pool.pos_embed")),
-            cuts=cuts,
-            shares=_shares(name, shape, item, axis, cuts, parallel),
-        )
+        yield _weight(job, name, shape, place_of(name))
+        if job.adapter is not None:
+            yield from _factors(job, name, shape)
+
+
+def _factors(job: Job, name: str, shape: tuple[int, ...]) -> Iterator[Weight]:
+    """A and B beside the weight `name`, if the adapter is of that layer; wq, wk and wv share one A."""
+    part = to_original(name)
+    if len(shape) != 2 or not is_target(part.name, job.adapter):
+        return
+    layer, rank = name.removesuffix(".weight"), job.adapter.rank_of(part.name.removesuffix(".weight"))
+    owner = layer.rpartition(".")[0] if part.of > 1 else layer
+    if part.index == 0:
+        yield _weight(job, f"{owner}.lora_a.weight", (rank, shape[1]), place_of(name), of_adapter=True)
+    yield _weight(job, f"{layer}.lora_b.weight", (shape[0], rank), place_of(name), of_adapter=True)
+
+
+def is_target(tensor: str, adapter: AdapterSettings) -> bool:
+    """Whether the adapter has factors for the original's `tensor`, the weight of a layer."""
+    module = tensor.removesuffix(".weight")
+    return tensor.endswith(_LAYERS) and matches(module, adapter.targets)
+
+
+def _learns(job: Job, name: str, place: Place) -> bool:
+    if job.predict or name.endswith("attn_pool.pos_embed"):  # the sine/cosine table is never trained
+        return False
+    if job.adapter is not None:
+        return is_saved(to_original(name).name, job.adapter.modules_to_save)
+    return not {VISION: job.freeze_vision, RESAMPLER: job.freeze_resampler, LANGUAGE: job.freeze_llm}[place.part]
+
+
+def _weight(job: Job, name: str, shape: tuple[int, ...], place: Place, of_adapter: bool = False) -> Weight:
+    parallel, settings = job.parallel, job.llm if place.part == LANGUAGE else job.vision
+    norm = is_norm(name)
+    kept = settings.layernorm_compute_type if norm else settings.param_init_type
+    item = DTYPE_BYTES["float32" if of_adapter else kept]
+    axis = model_parallel_axis(name, parallel.vocab_emb_dp)
+    cuts = 1 if axis is None else parallel.model_parallel
+    # The embedding is looked up first, then cast.
+    as_it_is = norm or name.endswith("embedding_weight")
+    return Weight(
+        name=name,
+        place=place,
+        shape=shape,
+        item=item,
+        compute_item=item if as_it_is else DTYPE_BYTES[settings.compute_dtype],
+        learns=not job.predict if of_adapter else _learns(job, name, place),
+        cuts=cuts,
+        shares=_shares(name, shape, item, axis, cuts, parallel),
+    )
 
 
 def _shares(name: str, shape: tuple[int, ...], item: int, axis: int | None, cuts: int, parallel: Parallel) -> int:

@@ -1,4 +1,4 @@
-"""What MindFormers' `generate()` asks of a network: inputs of each step, in few different shapes."""
+"""What MindFormers' `generate()` asks a network for: the inputs of each step, in few different shapes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,30 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
+from mindformers.tools.logger import logger
 from mindspore import Tensor
 
 __all__ = ["GenerationInputs", "bucket"]
 
 
+PYNATIVE = (
+    "MindSpore is in PYNATIVE_MODE, which is its default, and answers take much longer than in graph mode: call "
+    "mindspore.set_context(mode=mindspore.GRAPH_MODE) before the first answer"
+)
+_warned: set[str] = set()
+
+
+def warn_of_pynative_mode() -> None:
+    """Say once in a process that graph mode is faster, if it is not set."""
+    if ms.get_context("mode") == ms.PYNATIVE_MODE and PYNATIVE not in _warned:
+        _warned.add(PYNATIVE)
+        logger.warning(PYNATIVE)
+
+
 def bucket(length: int, longest: int) -> int:
     """Columns to compute for rows of up to `length` tokens: at most an eighth more, and few different numbers.
 
-    A graph is compiled for each number of columns, so lengths share one; eight numbers to each doubling.
+    A graph is compiled for each number of columns, so similar lengths share one: eight numbers per doubling.
     """
     step = max(32, 1 << max(length.bit_length() - 4, 0))
     return min(-(-length // step) * step, longest)
@@ -24,11 +39,12 @@ class GenerationInputs:
     """The methods of the host's GenerationMixin that a network defines for itself."""
 
     def update_model_kwargs_before_generate(self, input_ids: np.ndarray, model_kwargs: dict[str, Any]) -> None:
-        """Called once a `generate()`: keep the prompt's lengths, which choose the rotary base for the whole answer.
+        """Called once per `generate()`: keep the prompts' lengths, which choose the rotary base for the whole answer.
 
         Raises:
             ValueError: the prompts do not fit into the key/value cache.
         """
+        warn_of_pynative_mode()
         lengths = self._valid_length(input_ids)
         blocks = int(np.ceil(lengths / self.config.block_size).sum())
         if self.use_past and blocks > self.config.num_blocks:
@@ -43,7 +59,7 @@ class GenerationInputs:
             model_kwargs["image_context_pos"] = Tensor(model_kwargs["image_context_pos"], ms.int32)
 
     def prepare_inputs_for_generation(self, input_ids: np.ndarray, **kwargs: Any) -> dict[str, Any]:
-        """Called at each step; the host pads `input_ids` to `seq_length` columns, of which most are never needed."""
+        """Called at each step. The host pads `input_ids` to `seq_length` columns, most of which are never needed."""
         lengths = np.asarray(kwargs["valid_length_each_example"], np.int32)
         rows, padded = input_ids.shape
         columns = bucket(int(lengths.max()), padded)
@@ -66,8 +82,8 @@ class GenerationInputs:
         return inputs
 
     def layout_inputs(self, input_ids: Any) -> tuple[Tensor, ...]:
-        """Inputs of a prefill of the shape of `input_ids`, for the host to learn how several cards share the weights:
-        input_ids, prompt_length, batch_valid_length, and with a cache block_tables and slot_mapping.
+        """Inputs of a prefill with the shape of `input_ids`, from which the host learns how several cards share the
+        weights: input_ids, prompt_length, batch_valid_length, and with a cache block_tables and slot_mapping.
         """
         rows, columns = np.shape(input_ids)
         lengths = Tensor(np.full(rows, columns, np.int32))
@@ -79,11 +95,11 @@ class GenerationInputs:
         return (*inputs, tables, Tensor(np.full(rows * columns, -1, np.int32)))
 
     def set_dynamic_inputs(self, **kwargs: Any) -> None:
-        """The host asks for inputs of no fixed shape with `is_dynamic: True`. Here shapes come in buckets, each with a
-        graph of its own, whether or not that is set: lengths, batch sizes and numbers of images may change anyway."""
+        """The host calls this with `is_dynamic: True`, for inputs without a fixed shape. Nothing to do: shapes come in
+        buckets here, each with its own graph, so lengths, batch sizes and numbers of images may always change."""
 
     def add_flags_custom(self, is_first_iteration: bool) -> None:
-        """The host marks prefill and decoding graphs by a flag on every cell; here the number of columns tells them."""
+        """The host flags prefill and decoding graphs on every cell; here the number of columns tells them apart."""
 
     def _valid_length(self, input_ids: np.ndarray) -> np.ndarray:
         real = np.asarray(input_ids) != self.config.pad_token_id

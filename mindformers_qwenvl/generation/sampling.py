@@ -1,15 +1,17 @@
-"""How the host's `generate()` chooses tokens: as the original does, in numpy, on every device alike.
+"""How tokens are chosen: greedily, or drawn by temperature, top-k and top-p; repetition penalty. As in the original.
 
-The host's processors run on device operators of which some have no CPU kernel (TopkExt, SortExt) unless
-`context.postprocess_use_numpy` is set, which exists only where a YAML has been read. The logits are in numpy already
-when they reach them (`GenerationMixin.postprocess`). Two of them differ from the original's besides: top-p drops the
-token that reaches `top_p`, and the repetition penalty takes the padding for words that were said.
+`check_sampling` checks the settings (a temperature of 0 is greedy), `Sampling` is a base class of the networks, and
+`RowByRow` does the work, in numpy on every device.
+
+Why not the host's processors as they are: they run on device operators, some of which have no CPU kernel (TopkExt,
+SortExt) unless `context.postprocess_use_numpy` is set, which exists only where a YAML has been read; and the logits are
+in numpy anyway when they get there (`GenerationMixin.postprocess`). Two of them also differ from the original's: top-p
+drops the token that crosses `top_p`, and the repetition penalty penalises the padding token as if it had been said.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -23,26 +25,43 @@ from mindformers.generation.logits_process import (
 )
 from mindspore import Tensor
 
-__all__ = ["EndAnswer", "RowByRow", "Sampling", "keep_top_p"]
+from mindformers_qwenvl.checks import number, whole
+
+__all__ = ["RowByRow", "Sampling", "check_sampling", "keep_top_p"]
+
+
+def check_sampling(config: Any) -> None:
+    """Check the settings of `config` (a `GenerationConfig`) that choose tokens. A temperature of 0 means greedy search:
+    `do_sample` and `temperature` are set accordingly.
+
+    Raises:
+        ValueError: a setting is out of its range; names the setting, the range and the value.
+    """
+    whole("top_k", config.top_k, 0, optional=True, note="0 turns it off")
+    number("top_p", config.top_p, 0, 1, optional=True, note="1 turns it off")
+    number("temperature", config.temperature, 0, optional=True, note="0 is greedy search")
+    number("repetition_penalty", config.repetition_penalty, above=0, optional=True, note="1 turns it off")
+    if config.temperature == 0:
+        config.do_sample, config.temperature = False, 1.0
 
 
 class Sampling:
     """A base class for networks, before the host's `GenerationMixin`: its two methods that collect the processors.
 
     A `GenerationConfig` with an attribute `row_seeds` (a seed for each row of the batch: an int, or a list of ints)
-    gives each row random numbers of its own. An answer then does not depend on the other rows of its batch, nor on
-    numpy's global state, which otherwise (and with `generate(seed=...)`) decides.
+    gives each row random numbers of its own. Its answer then depends neither on the other rows of its batch nor on
+    numpy's global random state, which is used otherwise (`generate(seed=...)` seeds it).
     """
 
     def get_logits_processor(
         self, generation_config: Any, input_ids_seq_length: int, logits_processor: LogitsProcessorList | None
     ) -> RowByRow:
-        """What changes the logits in greedy search too: the host's list, in numpy."""
+        """Processors for greedy search and sampling alike: the host's list, in numpy."""
         chosen = super().get_logits_processor(generation_config, input_ids_seq_length, logits_processor)
         return RowByRow(chosen, generation_config.pad_token_id)
 
     def get_logits_warper(self, generation_config: Any) -> RowByRow:
-        """What shapes the distribution that is drawn from: temperature, then top-k (0: off), then top-p (1: off)."""
+        """Processors for sampling: temperature, then top-k (0: off), then top-p (1: off)."""
         warpers: list[LogitsProcessor | _TopP] = []
         if generation_config.temperature not in (None, 1.0):
             warpers.append(TemperatureLogitsWarper(generation_config.temperature))
@@ -57,12 +76,12 @@ class Sampling:
 
 
 class RowByRow(LogitsProcessorList):
-    """Logits processors in numpy, over one row after the other.
+    """Logits processors in numpy, applied to one row after the other.
 
     Args:
         processors: the host's, or objects with `process_row(row, ids, scores)`, both arrays of one dimension.
-        pad_token_id: what follows the tokens of a row, and is cut off before the processors see it.
-        seeds: of each row: draw the token here, and leave all others the probability 0.
+        pad_token_id: padding after the tokens of a row is cut off before the processors see them.
+        seeds: one for each row: the token is drawn here, and all others get probability 0.
     """
 
     def __init__(self, processors: Iterable[Any], pad_token_id: int, seeds: Sequence[Any] | None = None):
@@ -75,7 +94,7 @@ class RowByRow(LogitsProcessorList):
     def __call__(
         self, input_ids: np.ndarray, scores: Any, is_finished: Sequence[bool] | None = None, **kwargs: Any
     ) -> np.ndarray:
-        """float32 [B, V] of input_ids [B, S] and scores [B, V], which stay as they are; finished rows are left out."""
+        """float32 [B, V] from input_ids [B, S] and scores [B, V], which are not modified; finished rows are skipped."""
         scores = np.array(scores.asnumpy() if isinstance(scores, Tensor) else scores, np.float32)
         if self.generators is not None and len(self.generators) != len(scores):
             raise ValueError(f"row_seeds: {len(self.generators)} seeds for a batch of {len(scores)} rows")
@@ -110,9 +129,7 @@ def _apply(processor: Any, row: int, ids: np.ndarray, scores: np.ndarray) -> np.
 
 class _TopP:
     def __init__(self, top_p: float):
-        if not 0 <= top_p <= 1:
-            raise ValueError(f"top_p is a probability from 0 to 1, got {top_p!r}")
-        self.top_p = float(top_p)
+        self.top_p = float(number("top_p", top_p, 0, 1, note="1 turns it off"))
 
     def process_row(self, row: int, ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         output = np.full_like(scores, -np.inf)
@@ -122,9 +139,9 @@ class _TopP:
 
 
 def keep_top_p(scores: np.ndarray, top_p: float) -> np.ndarray:
-    """Indices of the fewest likeliest tokens whose probabilities sum up to `top_p` or more, at least one; [V] -> [n].
+    """Indices of the likeliest tokens, as few as sum to a probability of `top_p` or more, at least one; [V] -> [n].
 
-    As transformers 4.31 does, and the original's `top_k_logits`: the token that reaches the sum is in.
+    As in transformers 4.31 and the original's `top_k_logits`, the token that crosses top_p is kept.
     """
     weights = np.exp(scores - scores.max())
     needed = top_p * weights.sum(dtype=np.float64)
@@ -140,43 +157,10 @@ def keep_top_p(scores: np.ndarray, top_p: float) -> np.ndarray:
 
 
 def _draw(scores: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Scores [V] that leave one token, drawn with the probabilities softmax(scores)."""
+    """Scores [V] with one token left, drawn with the probabilities softmax(scores)."""
     possible = np.flatnonzero(scores > -np.inf)
     sums = np.cumsum(np.exp(scores[possible] - scores.max()), dtype=np.float64)
     token = np.searchsorted(sums, generator.random() * sums[-1], side="right")
     output = np.full_like(scores, -np.inf)
     output[possible[token]] = 0
     return output
-
-
-class EndAnswer:
-    """Makes the end-of-text token certain once an answer ends with a stop sequence, or when told to.
-
-    Original: qwen_generation_utils.py, StopWordsLogitsProcessor; it looks at the end of the prompt too, so that a stop
-    word like a newline would end every answer before it began.
-
-    Args:
-        eos_token_id: the token.
-        sequences: ids of the stop sequences.
-        prompt_lengths: of each row.
-        cancelled: once it is set, from any thread, every row ends.
-    """
-
-    def __init__(
-        self,
-        eos_token_id: int,
-        sequences: Iterable[Sequence[int]],
-        prompt_lengths: Sequence[int],
-        cancelled: Event | None = None,
-    ):
-        self.eos_token_id = eos_token_id
-        self.sequences = [list(map(int, sequence)) for sequence in sequences]
-        self.prompt_lengths = list(prompt_lengths)
-        self.cancelled = cancelled
-
-    def process_row(self, row: int, ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        answer = ids[self.prompt_lengths[row] :].tolist()
-        cancelled = self.cancelled is not None and self.cancelled.is_set()
-        if cancelled or any(answer[-len(sequence) :] == sequence for sequence in self.sequences):
-            scores[self.eos_token_id] = 2.0**15
-        return scores

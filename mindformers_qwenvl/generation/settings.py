@@ -1,22 +1,26 @@
-"""How answers are chosen: generation_config.json of a model, and what a call says otherwise."""
+"""Settings of an answer: a model's generation_config.json, and what a call changes of it.
+
+What the settings do is elsewhere: choosing tokens in sampling.py, where an answer ends in stopping.py.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mindformers.generation import GenerationConfig
 
+from mindformers_qwenvl.checks import whole
 from mindformers_qwenvl.files import replacing
+from mindformers_qwenvl.generation.sampling import check_sampling
 
-__all__ = ["generation_config_of", "save_generation_config", "settings_for", "stop_ids", "stop_sequences"]
+__all__ = ["generation_config_of", "save_generation_config", "settings_for"]
 
 FILE = "generation_config.json"
-# Of the published chat model; a network that was made from a YAML alone has no other.
+# Those of the published chat model, for networks without a generation_config.json.
 DEFAULTS = {"chat_format": "chatml", "max_window_size": 6144, "max_new_tokens": 512}
 CHANGEABLE = (
     *("max_new_tokens", "max_window_size", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty"),
@@ -28,7 +32,7 @@ def generation_config_of(directory: str | os.PathLike[str]) -> GenerationConfig 
     """The generation_config.json of a model's directory; None if there is none.
 
     Raises:
-        OSError: it is no JSON.
+        OSError: it is not JSON.
     """
     if not (Path(directory) / FILE).is_file():
         return None
@@ -36,7 +40,7 @@ def generation_config_of(directory: str | os.PathLike[str]) -> GenerationConfig 
 
 
 def save_generation_config(config: GenerationConfig, directory: str | os.PathLike[str]) -> None:
-    """Write generation_config.json: what differs from the host's defaults."""
+    """Write generation_config.json, with the settings that differ from the host's defaults."""
     usual = GenerationConfig().to_dict()
     settings = {
         name: value
@@ -48,23 +52,21 @@ def save_generation_config(config: GenerationConfig, directory: str | os.PathLik
 
 
 def settings_for(network: Any, given: GenerationConfig | None = None, **changes: Any) -> GenerationConfig:
-    """A copy of `given`, or of the network's own, with `changes` (None: no change), checked and complete.
-
-    A temperature of 0 means the likeliest token each time.
+    """A copy of `given`, or of the network's own configuration, with `changes` (None: no change), checked and complete.
 
     Args:
         network: a `QwenVL`.
-        given: goes in the place of `network.generation_config`.
-        **changes: see CHANGEABLE; `seed` is a number, or a list of numbers.
+        given: used instead of `network.generation_config`.
+        **changes: see CHANGEABLE; `seed` is a whole number, or a list of them. A `temperature` of 0 is greedy search.
 
     Raises:
-        TypeError: a change of another name.
-        ValueError: a value makes no sense.
+        TypeError: a change has a name that is not in CHANGEABLE.
+        ValueError: a value is out of its range; names the setting, the range and the value.
     """
     unknown = sorted(set(changes) - set(CHANGEABLE))
     if unknown:
-        hint = "; for an answer as it is written there is chat_stream" if "stream" in unknown else ""
-        raise TypeError(f"no such argument: {', '.join(unknown)}; there are {', '.join(CHANGEABLE)}{hint}")
+        hint = "; chat_stream gives an answer while it is written" if "stream" in unknown else ""
+        raise TypeError(f"unknown arguments {', '.join(unknown)}; expected some of {', '.join(CHANGEABLE)}{hint}")
     config = copy.deepcopy(network.generation_config if given is None else given)
     for name, value in {**DEFAULTS, "seed": None}.items():
         if getattr(config, name, None) is None:
@@ -77,57 +79,15 @@ def settings_for(network: Any, given: GenerationConfig | None = None, **changes:
         config.pad_token_id = network.config.pad_token_id
     eos = config.eos_token_id if config.eos_token_id not in (None, []) else network.config.eos_token_id
     config.eos_token_id = [eos] if isinstance(eos, int) else list(eos)
-    _check(config)
-    if config.temperature == 0:
-        config.do_sample, config.temperature = False, 1.0
+    whole("max_new_tokens", config.max_new_tokens)
+    whole("max_window_size", config.max_window_size, 0)
+    whole("min_new_tokens", getattr(config, "min_new_tokens", None), 0, optional=True)
+    if isinstance(config.seed, list | tuple):
+        for number, seed in enumerate(config.seed):
+            whole(f"seed[{number}]", seed, 0)
+    else:
+        whole("seed", config.seed, 0, optional=True)
+    if config.chat_format not in ("chatml", "raw"):
+        raise ValueError(f"chat_format must be 'chatml' or 'raw', got {config.chat_format!r}")
+    check_sampling(config)
     return config
-
-
-def _check(config: GenerationConfig) -> None:
-    for name, fits, what in (
-        ("max_new_tokens", _whole(config.max_new_tokens, 1), "a whole number above 0"),
-        ("max_window_size", _whole(config.max_window_size, 0), "a whole number"),
-        ("top_k", config.top_k is None or _whole(config.top_k, 0), "a whole number; 0 means off"),
-        ("top_p", config.top_p is None or _number(config.top_p, 0, 1), "a probability from 0 to 1; 1 means off"),
-        ("temperature", config.temperature is None or _number(config.temperature, 0), "a number, 0 or more"),
-        (
-            "repetition_penalty",
-            config.repetition_penalty is None or (_number(config.repetition_penalty, 0) and config.repetition_penalty),
-            "a number above 0; 1 means off",
-        ),
-        ("seed", all(_whole(seed, 0) for seed in _seed_parts(config.seed)), "a whole number, 0 or more"),
-        ("chat_format", config.chat_format in ("chatml", "raw"), "'chatml' or 'raw'"),
-    ):
-        if not fits:
-            raise ValueError(f"{name} is {what}, got {getattr(config, name)!r}")
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _number(value: Any, least: float, most: float = float("inf")) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
-
-
-def _seed_parts(seed: Any) -> Sequence[Any]:
-    return () if seed is None else seed if isinstance(seed, list | tuple) else (seed,)
-
-
-def stop_ids(config: GenerationConfig, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: end of text, and in ChatML those that end or begin a turn."""
-    turns = [tokenizer.im_end_id, tokenizer.im_start_id] if config.chat_format == "chatml" else []
-    return [*config.eos_token_id, *(i for i in turns if i not in config.eos_token_id)]
-
-
-def stop_sequences(config: GenerationConfig, given: Sequence[Sequence[int]] | None = None) -> list[list[int]]:
-    """Sequences of ids after which an answer ends: `given`, and `stop_words_ids` of the configuration.
-
-    Raises:
-        ValueError: not lists of ids.
-    """
-    sequences = [*(given or ()), *(getattr(config, "stop_words_ids", None) or ())]
-    for sequence in sequences:
-        if isinstance(sequence, str | int) or not len(sequence) or not all(_whole(int(i), 0) for i in sequence):
-            raise ValueError(f"stop_words_ids is a list of lists of token ids, got the item {sequence!r}")
-    return [[int(i) for i in sequence] for sequence in sequences]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["loss_parts", "steps_before"]
+__all__ = ["loss_parts", "saved_checkpoint", "steps_before"]
 
 
 def steps_before(params: Any) -> int | None:
@@ -18,6 +18,16 @@ def steps_before(params: Any) -> int | None:
     saved = [getattr(callback, "_append_step_num", None) for callback in params.list_callback]
     known = [int(steps) for steps in (params.get("initial_step"), *told, *saved) if steps is not None]
     return max(known, default=None)
+
+
+def saved_checkpoint(params: Any) -> bool:
+    """Whether a checkpoint was saved at the end of this step, by a callback that comes before the one that asks.
+
+    Host: mindformers/core/callback/callback.py, CheckpointMonitor, keeps the step of its last checkpoint to itself, as
+    `_last_triggered_step`. Seen in 1.7-2.1. Can go when callbacks are told of a checkpoint.
+    """
+    saved = (getattr(callback, "_last_triggered_step", None) for callback in params.list_callback)
+    return any(step == params.cur_step_num for step in saved if step)
 
 
 def loss_parts(network: Any) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from mindformers.generation import GenerationConfig
 from mindformers.pipeline import MultiModalToTextPipeline
 
+from mindformers_qwenvl.adapters.switch import AdapterSwitch
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.data.processor import QwenVLProcessor
 
@@ -29,8 +30,11 @@ class ProcessorPipeline(MultiModalToTextPipeline):
     """
 
     def __init__(self, model: Any, processor: Any = None, tokenizer: Any = None, image_processor: Any = None, **kwargs):
+        network = getattr(model, "predict_network", model)
+        if isinstance(network, AdapterSwitch):
+            network.load_configured_adapters()  # after the weights, of which some adapters replace a part
         if processor is None:
-            processor = self._processor_of(getattr(model, "predict_network", model), tokenizer, image_processor)
+            processor = self._processor_of(network, tokenizer, image_processor)
         if processor is not None:
             tokenizer, image_processor = tokenizer or processor.tokenizer, image_processor or processor.image_processor
         super().__init__(model, processor=processor, tokenizer=tokenizer, image_processor=image_processor, **kwargs)

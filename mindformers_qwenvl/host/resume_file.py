@@ -47,11 +47,11 @@ def latest(folder: Path, suffix: str, named: str | None, found: str) -> Path:
     if named:
         named = named if named.endswith(suffix) else f"{named}{suffix}"
         wanted = SavedFile.of(Path(named))
-        for files in saved.values():
-            for file in files:
-                if file.is_same_step(wanted):
-                    return file.path
-        raise FileNotFoundError(f"{found}, but no file {named} of any rank")
+        same = [file for files in saved.values() for file in files if file.is_same_step(wanted)]
+        if not same:
+            raise FileNotFoundError(f"{found}, but no file {named} of any rank")
+        # A run of the same number need not be the same run in another rank: the file itself takes precedence.
+        return max(same, key=lambda file: (file.path.name == named, file.run == wanted.run)).path
     complete = {rank: _complete(files) for rank, files in saved.items()}
     complete = {rank: files for rank, files in complete.items() if files}
     if not complete:

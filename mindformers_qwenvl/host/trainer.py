@@ -12,6 +12,7 @@ from mindformers.trainer import MultiModalToTextGenerationTrainer
 
 from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
+from mindformers_qwenvl.host.adapters import prepare_adapters
 from mindformers_qwenvl.host.context import device_target, parallel_mode
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
@@ -51,6 +52,7 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         path = config.get("load_checkpoint")
         if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
             refuse_incomplete(path)
+        prepare_adapters(config)
         runner = config.get("runner_config")
         if runner and runner.get("sink_mode") and device_target() == "CPU":
             logger.warning("runner_config: sink_mode: True: nothing sinks on a CPU; sink_mode is off.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from mindformers.modules.layers import LayerNorm, Linear
+from mindformers.modules.layers import LayerNorm
 from mindformers.parallel_core.training_graph.transformer.utils import LayerSetting
 from mindspore import Tensor, nn
 from mindspore import ops as P
 from mindspore.common.initializer import Initializer, Normal
 
+from mindformers_qwenvl.adapters.layers import Dense
+from mindformers_qwenvl.adapters.network import add_adapters
 from mindformers_qwenvl.model.ops import bias_add, row_norm
 from mindformers_qwenvl.model.positions import resize_matrix
 
@@ -23,7 +25,7 @@ def column_linear(
     has_bias: bool = True,
     weight_init: Initializer | None = None,
     split: bool = True,
-) -> Linear:
+) -> Dense:
     """y = x W^T (+ b), W's rows (the outputs) split over the model-parallel cards, or with `split=False` on each whole.
 
     W starts normal with config.initializer_range, where `weight_init` says nothing else.
@@ -33,7 +35,7 @@ def column_linear(
     return _shard(linear, ((dp, 1), (mp, 1)), ((dp, mp), (mp,)))
 
 
-def row_linear(in_channels: int, out_channels: int, config, has_bias: bool = True) -> Linear:
+def row_linear(in_channels: int, out_channels: int, config, has_bias: bool = True) -> Dense:
     """y = x W^T (+ b), W's columns (the inputs) split over the model-parallel cards: the other half of a pair."""
     dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel
     linear = _linear(in_channels, out_channels, config, has_bias)
@@ -42,8 +44,8 @@ def row_linear(in_channels: int, out_channels: int, config, has_bias: bool = Tru
 
 def _linear(
     in_channels: int, out_channels: int, config, has_bias: bool, weight_init: Initializer | None = None
-) -> Linear:
-    return Linear(
+) -> Dense:
+    return Dense(
         in_channels,
         out_channels,
         has_bias=has_bias,
@@ -53,20 +55,24 @@ def _linear(
     )
 
 
-def _shard(linear: Linear, of_product: Strategy, of_bias: Strategy) -> Linear:
+def _shard(linear: Dense, of_product: Strategy, of_bias: Strategy) -> Dense:
     linear.shard(strategy_matmul=of_product, strategy_bias=of_bias if linear.has_bias else None)
     if linear.has_bias:
         linear.bias_add = bias_add(linear.dtype, of_bias)
     return linear
 
 
-def stack(layer: type[nn.Cell], count: int, config) -> nn.CellList:
-    """`count` times `layer(config)`, each on its pipeline stage and with its recompute setting."""
+def stack(layer: type[nn.Cell], count: int, config, name: str) -> nn.CellList:
+    """`count` times `layer(config)`, each with its adapters, on its pipeline stage and with its recompute setting.
+
+    `name` is what the list is called in `QwenVL`, which says what its layers are in the original.
+    """
     place = LayerSetting(
         count, config.offset, config.parallel_config, start_stage=config.start_stage, stage_num=config.stage_num
     )
     layers = nn.CellList([layer(config) for _ in range(count)])
     for index, cell in enumerate(layers):
+        add_adapters(cell, f"{name}.{index}", config)
         place(cell, index)
     return layers
 

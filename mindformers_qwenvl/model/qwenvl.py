@@ -10,6 +10,10 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
+from mindformers_qwenvl.adapters.handover import original_settings
+from mindformers_qwenvl.adapters.network import freeze_base
+from mindformers_qwenvl.adapters.settings import from_pet_config
+from mindformers_qwenvl.adapters.switch import AdapterSwitch, named, room_for
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.config.original import is_original_directory
 from mindformers_qwenvl.generation.settings import generation_config_of
@@ -22,6 +26,7 @@ from mindformers_qwenvl.weights import hooks
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 from mindformers_qwenvl.weights.load import load_original
 from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, part_of
+from mindformers_qwenvl.weights.shapes import original_shapes
 
 __all__ = ["QwenVL"]
 
@@ -65,7 +70,7 @@ class ImageMerge(nn.Cell):
         return self.add(kept, self.place(here, images))
 
 
-class QwenVL(QwenPreTrainedModel):
+class QwenVL(AdapterSwitch, QwenPreTrainedModel):
     """The whole network.
 
     Inputs:
@@ -102,6 +107,9 @@ class QwenVL(QwenPreTrainedModel):
         self.load_checkpoint(config)  # the host's: `checkpoint_name_or_path`, if there is one
 
     def _freeze(self, config: QwenVLConfig) -> None:
+        if config.pet_config:
+            freeze_base(self, from_pet_config(config.pet_config))
+            return
         frozen = {VISION: config.freeze_vision, RESAMPLER: config.freeze_resampler, LANGUAGE: config.freeze_llm}
         for parameter in self.trainable_params():
             if frozen[part_of(parameter.name)]:
@@ -148,6 +156,8 @@ class QwenVL(QwenPreTrainedModel):
         Args:
             pretrained_model_name_or_dir: directory with config.json and weight shards (original names or ours); or
                 what the host takes: a directory with a YAML and a .ckpt, a registered name.
+            adapter: directory of a LoRA adapter in peft's format, or names with a directory each, of which the first
+                one answers: see `AdapterSwitch`.
             **kwargs: keys that replace those of config.json, such as `compute_dtype="float32"`; or `config=`.
 
         Raises:
@@ -155,9 +165,17 @@ class QwenVL(QwenPreTrainedModel):
                 of them are listed.
         """
         directory = Path(kwargs.pop("pretrained_model_name_or_path", None) or pretrained_model_name_or_dir)
+        adapter = kwargs.pop("adapter", None)
         if not (directory / "config.json").is_file():
+            if adapter is not None:
+                raise ValueError(f"adapter={adapter!r}: expected a model directory with config.json, got {directory}")
             return super().from_pretrained(str(pretrained_model_name_or_dir), *args, **kwargs)
         config = kwargs.pop("config", None) or QwenVLConfig.from_pretrained(str(directory), **kwargs)
+        if adapter is not None:
+            config.adapter = named(adapter)
+            if not config.pet_config:
+                room = room_for(adapter, original_shapes(original_settings(config)))
+                config.make_room({**room, "param_init_type": str(config.compute_dtype).lower()})
         if not is_original_directory(directory):
             # Not the original's config.json, but the one of `save_pretrained(directory, save_json=True)`.
             network = super().from_pretrained_experimental_mode(str(directory), *args, config=config)
@@ -168,13 +186,15 @@ class QwenVL(QwenPreTrainedModel):
             for name, array in weights:
                 parameters[name].set_data(Tensor(array, parameters[name].dtype))
         network.generation_config = generation_config_of(directory) or network.generation_config
+        network.load_configured_adapters()
         return network
 
     @classmethod
     def from_pretrained_experimental_mode(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> QwenVL:
         """Where `AutoModel.from_pretrained(directory)` comes in, with the configuration it has read."""
         if (Path(pretrained_model_name_or_path) / "config.json").is_file():
-            return cls.from_pretrained(pretrained_model_name_or_path, config=kwargs.get("config"))
+            given = {name: kwargs[name] for name in ("config", "adapter") if name in kwargs}
+            return cls.from_pretrained(pretrained_model_name_or_path, **given)
         return super().from_pretrained_experimental_mode(pretrained_model_name_or_path, *args, **kwargs)
 
     def chat(
@@ -229,6 +249,57 @@ class QwenVL(QwenPreTrainedModel):
         from mindformers_qwenvl.chat.answer import chat_stream
 
         return chat_stream(self, tokenizer, query, history, system, stop_words_ids, generation_config, **changes)
+
+    def score(
+        self,
+        prompts: Any,
+        options: Any,
+        tokenizer: Any = None,
+        *,
+        images: Any = None,
+        chat_format: str = "raw",
+        batch_size: int = 8,
+    ) -> list[Any]:
+        """How well each option continues its prompt, as the original's multiple-choice benchmarks ask.
+
+        Args:
+            prompts: texts with <img>path</img>, queries in list form, or token ids [L] each.
+            options: texts such as [" A", " B"], the same for all prompts; or a list for each prompt, of texts or ids.
+            tokenizer: a `QwenVLTokenizer` or `QwenVLProcessor`; only token ids do without.
+            images: of prompts of token ids, a list for each: what `open_image` takes, or float32 [3, H, W], normalised.
+            chat_format: "raw": the prompt as it is; "chatml": in the frame of a chat.
+            batch_size: prompts that are computed at once; the result is the same.
+
+        Returns:
+            Of each prompt an array float32 [options]: -log p of an option's tokens after the prompt, their mean. The
+            smallest is the network's choice.
+
+        Raises:
+            ValueError: prompts, options and images do not fit each other or the network.
+            FileNotFoundError, ImageError: names the picture and says why.
+        """
+        from mindformers_qwenvl.chat.likelihood import score
+
+        return score(self, prompts, options, tokenizer, images=images, chat_format=chat_format, batch_size=batch_size)
+
+    def ground(self, tokenizer: Any, image: Any, text: str, **changes: Any) -> Any:
+        """Where in a picture is what `text` says? With the prompt of the original's RefCOCO benchmarks.
+
+        Args:
+            tokenizer: a `QwenVLTokenizer`; or a `QwenVLProcessor`, whose rules for pictures then apply.
+            image: anything `open_image` takes.
+            text: such as "the red shape".
+            **changes: of the generation configuration, as in `chat`; the defaults are those of the benchmark.
+
+        Returns:
+            A `grounding.Found`, whose `boxes` have the label `text`; there are none if the network wrote none.
+
+        Raises:
+            ValueError, FileNotFoundError, ImageError: as `chat`.
+        """
+        from mindformers_qwenvl.chat.ground import ground
+
+        return ground(self, tokenizer, image, text, **changes)
 
     # The host's hooks for `load_checkpoint: <original directory>` with `load_ckpt_format: safetensors`.
     convert_name = staticmethod(hooks.convert_name)

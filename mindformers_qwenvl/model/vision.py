@@ -10,6 +10,7 @@ from mindspore import Parameter, nn
 from mindspore import ops as P
 from mindspore.common.initializer import HeUniform, Normal, initializer
 
+from mindformers_qwenvl.adapters.network import add_adapters
 from mindformers_qwenvl.config import QwenVLVisionConfig
 from mindformers_qwenvl.model.layers import Norm, ResizedTable, column_linear, row_linear, stack
 from mindformers_qwenvl.model.ops import Attention, Gelu
@@ -117,7 +118,7 @@ class VisionTransformer(nn.Cell):
 
     def __init__(self, config: QwenVLVisionConfig):
         super().__init__()
-        self.resblocks = stack(VisionBlock, config.num_hidden_layers, config)
+        self.resblocks = stack(VisionBlock, config.num_hidden_layers, config, "vision_encoder.transformer.resblocks")
 
     def construct(self, x):
         for block in self.resblocks:
@@ -153,6 +154,7 @@ class QwenVLVisionModel(PreTrainedModel):
         self.ln_pre = Norm(width, config, (dp, 1, 1))
         self.transformer = VisionTransformer(config)
         self.attn_pool = Resampler(config)
+        add_adapters(self.attn_pool, "vision_encoder.attn_pool", config)
         self.ln_post = Norm(output_dim, config, (dp, 1, 1))
         self.proj = Parameter(
             initializer(Normal(output_dim**-0.5), (output_dim, output_dim), config.param_init_type), name="proj"

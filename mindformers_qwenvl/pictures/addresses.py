@@ -1,8 +1,8 @@
-"""Which internet addresses are somebody's own machine or network, so that pictures are not fetched from there.
+"""Which internet addresses belong to a private machine or network, so that no picture is fetched from there.
 
-The ranges are those of the IANA special-purpose address registries (RFC 6890 and its updates), written out: what
-`ipaddress.is_global` says differs between versions of Python, and it judges an IPv4 address inside an IPv6 one only in
-some of them.
+The ranges are those of the IANA special-purpose address registries (RFC 6890 and its updates). They are written out
+here because `ipaddress.is_global` differs between versions of Python, and not every version looks at an IPv4 address
+inside an IPv6 one.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _V6 = (
     ("fec0::/10", "private"),
     ("ff00::/8", "multicast"),
 )
-_UNICAST = IPv6Network("2000::/3")  # all of IPv6 that is given out
+_UNICAST = IPv6Network("2000::/3")  # all IPv6 addresses that are assigned
 _TABLES = {
     4: tuple((IPv4Network(network), name) for network, name in _V4),
     6: tuple((IPv6Network(network), name) for network, name in _V6),
 }
-# Networks whose addresses lead to the IPv4 address that stands at this bit: mapped, translated (SIIT), compatible,
-# NAT64, 6to4.
+# Networks whose addresses contain the IPv4 address they lead to, and its lowest bit: mapped, translated (SIIT),
+# compatible, NAT64, 6to4.
 _CARRIERS = (
     (IPv6Network("::ffff:0:0/96"), 0),
     (IPv6Network("::ffff:0:0:0/96"), 0),
@@ -60,25 +60,25 @@ _CARRIERS = (
 )
 _ISATAP = (0x00005EFE, 0x02005EFE)  # bits 32 to 63 of an address that carries IPv4 in the last 32
 
-# Kinds that no setting opens: no picture is at such an address, and 0.0.0.0 is this machine by another name.
+# Kinds that no setting allows: there are no pictures at such addresses, and 0.0.0.0 is another name of this machine.
 NEVER = frozenset(("unspecified", "multicast", "reserved"))
 
 
 def real_address(address: str | Address) -> Address:
-    """The address that a connection ends at: the IPv4 address inside an IPv6 one that carries one, else itself.
+    """The address where a connection ends: the IPv4 address inside an IPv6 one, if it contains one, else itself.
 
     Raises:
-        ValueError: no address.
+        ValueError: `address` is not an address.
     """
     parsed = ip_address(address)
     return _carried(parsed) or _isatap(parsed) or parsed
 
 
 def kind(address: str | Address) -> str | None:
-    """What an address is ("loopback", "private", "link-local", ...) if it is not a public one, else None.
+    """What kind of address it is ("loopback", "private", "link-local", ...) if it is not public, else None.
 
     Raises:
-        ValueError: no address.
+        ValueError: `address` is not an address.
     """
     parsed = ip_address(address)
     if carried := _carried(parsed):
@@ -88,13 +88,13 @@ def kind(address: str | Address) -> str | None:
 
 
 def _carried(address: Address) -> IPv4Address | None:
-    if address.version == 4 or int(address) in (0, 1):  # :: and ::1 carry nothing
+    if address.version == 4 or int(address) in (0, 1):  # :: and ::1 contain none
         return None
     return next((IPv4Address(int(address) >> bit & 0xFFFFFFFF) for net, bit in _CARRIERS if address in net), None)
 
 
 def _isatap(address: Address) -> IPv4Address | None:
-    """Unlike a carrier's, such an address has a network of its own that counts too."""
+    """Unlike those of the carriers, such an address also belongs to a network of its own, which counts too."""
     number = int(address)
     if address.version == 4 or number >> 32 & 0xFFFFFFFF not in _ISATAP:
         return None
@@ -110,9 +110,9 @@ def _own_kind(address: Address) -> str | None:
 
 @lru_cache(maxsize=256)
 def network(text: str) -> IPv4Network | IPv6Network:
-    """A network of `allow_private`: "10.1.0.0/16", or one address.
+    """A network of `allow_private`: "10.1.0.0/16", or a single address.
 
     Raises:
-        ValueError: no network, or bits of a host in it.
+        ValueError: `text` is not a network, or has host bits set.
     """
     return ip_network(text)

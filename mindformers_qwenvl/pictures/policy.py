@@ -1,4 +1,4 @@
-"""`ImagePolicy`: what pictures may come from where, and how large they may be. Standard library only."""
+"""`ImagePolicy`: where pictures may come from and how large they may be. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.checks import number, switch, whole
 from mindformers_qwenvl.pictures.addresses import NEVER, kind, network, real_address
 
 __all__ = ["ImageError", "ImagePolicy", "ImageRefusedError"]
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the message names it and says why."""
+    """A picture that cannot be used. The message names it and says why."""
 
 
 class ImageRefusedError(ImageError):
-    """A picture that a rule of the `ImagePolicy` keeps out.
+    """A picture that a rule of the `ImagePolicy` forbids.
 
-    The message says which rule and how to allow the picture; `rule` is the field of the policy, or "" if no setting
-    opens the way.
+    The message says which rule it is and how to allow the picture. `rule` is the field of the policy, or "" if no
+    setting would allow it.
     """
 
     def __init__(self, name: str, reason: str, rule: str = "", how: str = "") -> None:
@@ -35,21 +36,23 @@ class ImageRefusedError(ImageError):
 class ImagePolicy:
     """Rules for every picture that is opened; in a YAML `image_policy: {allow_hosts: [...], ...}`.
 
-    allow_hosts: hosts that may be fetched from, `images.example.com` or `*.example.com` (what is below it). None: any;
-        an empty list: none, nothing is fetched.
-    allow_private: True, or a list of networks (`10.1.0.0/16`) and addresses: loopback, private and other not public
-        addresses that may be fetched from too. A host must pass both this rule and `allow_hosts`.
-    allow_folders: folders that files may be in; None: any. With a `dataset_dir` they are allowed beside it.
+    allow_hosts: hosts to fetch from, `images.example.com` or `*.example.com` (any name below it). None allows any host,
+        an empty list none.
+    allow_private: addresses that are not public (loopback, private, ...) to fetch from as well: True for all of them,
+        or a list of networks (`10.1.0.0/16`) and addresses. A host must pass both this rule and `allow_hosts`.
+    allow_folders: folders that files may be in; None allows any. With a `dataset_dir`, they are allowed in addition.
     allow_outside: with a `dataset_dir`, let paths leave it (`..`, absolute paths, links that lead out).
-    formats: decoders, by Pillow's names. Pillow has many more, old and seldom tried ones among them.
-    max_bytes: size of a fetched picture or of a `data:` address, at most.
-    max_pixels: width x height of any picture, at most; larger ones are refused before they are decoded.
+    formats: decoders to use, by Pillow's names. Pillow has many more, some of them old and rarely tested.
+    max_bytes: the largest size of a fetched picture or of a `data:` address.
+    max_pixels: the largest width x height of any picture; larger ones are refused before they are decoded.
+    max_side: the largest width or height. Pictures are resized one axis at a time: a narrow one with millions of rows
+        would take gigabytes in between.
     max_redirects: how many redirects are followed; each one is judged like the first address.
-    connect_timeout, read_timeout, total_timeout: seconds: for a connection (name, TCP, TLS), between two pieces of an
-        answer, for the whole picture with redirects.
+    connect_timeout, read_timeout, total_timeout: seconds for a connection (name, TCP, TLS), between two pieces of a
+        response, and for the whole picture with its redirects.
 
     Raises:
-        ValueError: a value makes no sense.
+        ValueError: a value is of the wrong type or out of range; the message names the field and what it takes.
     """
 
     allow_hosts: tuple[str, ...] | None = None
@@ -58,7 +61,8 @@ class ImagePolicy:
     allow_outside: bool = False
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
     max_bytes: int = 32 * 2**20
-    max_pixels: int = 89_478_485  # 270 MB once decoded; from there on Pillow itself warns of a decompression bomb
+    max_pixels: int = 89_478_485  # 270 MB when decoded; above it Pillow itself warns of a decompression bomb
+    max_side: int = 100_000  # JPEG ends at 65,535, WebP at 16,383
     max_redirects: int = 3
     connect_timeout: float = 5.0
     read_timeout: float = 10.0
@@ -76,18 +80,12 @@ class ImagePolicy:
                 network(text)
             except ValueError as error:
                 raise ValueError(f"image_policy: allow_private takes networks like 10.1.0.0/16: {error}") from None
-        if not isinstance(self.allow_outside, bool):
-            raise ValueError(f"image_policy: allow_outside is true or false, got {self.allow_outside!r}")
-        for name in ("max_bytes", "max_pixels", "max_redirects"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < (name != "max_redirects"):
-                raise ValueError(
-                    f"image_policy: {name} must be a whole number above 0 (redirects: or 0), got {value!r}"
-                )
+        switch("image_policy: allow_outside", self.allow_outside)
+        for name in ("max_bytes", "max_pixels", "max_side"):
+            whole(f"image_policy: {name}", getattr(self, name))
+        whole("image_policy: max_redirects", self.max_redirects, 0)
         for name in ("connect_timeout", "read_timeout", "total_timeout"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-                raise ValueError(f"image_policy: {name} must be seconds above 0, got {value!r}")
+            number(f"image_policy: {name}", getattr(self, name), above=0, note="seconds")
 
     def _take_list(self, name: str) -> None:
         value = getattr(self, name)
@@ -96,28 +94,30 @@ class ImagePolicy:
         ):
             return
         if not isinstance(value, list | tuple) or not all(isinstance(item, str | os.PathLike) for item in value):
-            raise ValueError(f"image_policy: {name} takes a list of texts, got {value!r}")
+            raise ValueError(f"image_policy: {name} takes a list of strings, got {value!r}")
         object.__setattr__(self, name, tuple(os.fspath(item) for item in value))
 
     @classmethod
     def of(cls, value: ImagePolicy | Mapping[str, Any] | None) -> ImagePolicy:
-        """A policy from a YAML section; None is the default one.
+        """The policy of a YAML section; None is the default policy.
 
         Raises:
-            ValueError: another kind of value, or a field that there is not.
+            ValueError: `value` is not a section, or has a field that does not exist.
         """
         if isinstance(value, ImagePolicy):
             return value
         if value is not None and not isinstance(value, Mapping):
             raise ValueError(f"image_policy: expected a section like {{allow_hosts: [...]}}, got {value!r}")
         known = [field.name for field in fields(cls)]
-        unknown = sorted(set(value or ()) - set(known))
+        unknown = [name for name in value or () if name not in known]
         if unknown:
-            raise ValueError(f"image_policy: no field {', '.join(unknown)}; there are {', '.join(known)}")
+            raise ValueError(
+                f"image_policy: unknown field {', '.join(map(str, unknown))}; the fields are {', '.join(known)}"
+            )
         return cls(**dict(value or {}))
 
     def to_dict(self) -> dict[str, Any]:
-        """What differs from the default, as plain values for a YAML."""
+        """The values that differ from the default, as plain values for a YAML."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -128,7 +128,7 @@ class ImagePolicy:
     # ---- rules
 
     def check_host(self, host: str, name: str) -> None:
-        """`host` (lower case, as in an address) is one of `allow_hosts`; raises `ImageRefusedError`."""
+        """Raise `ImageRefusedError` unless `host`, in lower case, is one of `allow_hosts`."""
         if self.allow_hosts is None:
             return
         for allowed in self.allow_hosts:
@@ -137,13 +137,13 @@ class ImagePolicy:
                 return
         raise ImageRefusedError(
             name,
-            f"the host {host} is none of those allowed: {', '.join(self.allow_hosts) or 'no host is'}",
+            f"the host {host} is not allowed; allowed are: {', '.join(self.allow_hosts) or 'none'}",
             "allow_hosts",
             f"add {host} to image_policy: {{allow_hosts: [...]}}",
         )
 
     def check_address(self, address: str, host: str, name: str) -> None:
-        """`address`, which `host` has, is public or allowed; raises `ImageRefusedError`."""
+        """Raise `ImageRefusedError` unless `address`, one of those of `host`, is public or allowed."""
         what = kind(address)
         if what is None:
             return
@@ -163,11 +163,11 @@ class ImagePolicy:
         )
 
     def check_path(self, path: Path, root: str | os.PathLike[str] | None, name: str) -> Path:
-        """`path` with links followed, if it may be read; `root` is the `dataset_dir`, or None or "".
+        """`path` with its links followed, if it may be read; `root` is the `dataset_dir`, or None or "".
 
         Raises:
-            ImageRefusedError: it is outside of the allowed folders.
-            OSError, RuntimeError: links that lead in a circle.
+            ImageRefusedError: it is outside the allowed folders.
+            OSError, RuntimeError: its links form a circle.
         """
         confined = bool(root) and not self.allow_outside
         if not confined and self.allow_folders is None:
@@ -179,22 +179,22 @@ class ImagePolicy:
         resolved = path.resolve()
         leads = "" if resolved == path else f" (it leads to {resolved})"
         if confined:
-            reason = f"outside of dataset_dir {root}{leads}"
+            reason = f"outside dataset_dir {root}{leads}"
             how = f"image_policy: {{allow_folders: ['{resolved.parent}']}} or {{allow_outside: true}} allows it"
             raise ImageRefusedError(name, reason, "allow_outside", how)
-        reason = f"in none of the allowed folders {', '.join(map(str, places)) or '(there are none)'}{leads}"
+        reason = f"not in an allowed folder; allowed are: {', '.join(map(str, places)) or 'none'}{leads}"
         how = f"add '{resolved.parent}' to image_policy: {{allow_folders: [...]}}"
         raise ImageRefusedError(name, reason, "allow_folders", how)
 
 
 def _is_inside(real: str, place: str) -> bool:
-    """`real`, with links followed, is the folder `place` or in it. As text: every picture of a training comes here."""
+    """Whether `real`, a path without links, is the folder `place` or in it. As text: it is asked for every picture."""
     return f"{real}{os.sep}".startswith(_real_folder(place, None if place.startswith(os.sep) else Path.cwd()))
 
 
 @lru_cache(maxsize=64)
 def _real_folder(place: str, start: Path | None) -> str:
-    """`place` with links followed, a separator at its end. `start`, the current folder, is there for relative ones."""
+    """`place` with links followed and a separator at the end. `start`, the current folder, is part of the cache key."""
     return f"{Path(place).expanduser().resolve()}{os.sep}".replace(os.sep * 2, os.sep)
 
 

@@ -1,1 +1,10 @@
-"""Text to tokens and back: vocabulary, layout of conversations, answers. Plain Python and numpy."""
+"""Text to tokens and back. Plain Python and numpy; nothing here needs MindSpore, MindFormers or Pillow.
+
+- `vocabulary`, `vocabulary_file`: text to ids and ids to text, special ids.
+- `tags`: the image and grounding tags, found in texts and written.
+- `list_format`: `[{"image": ...}, {"text": ...}]` to text and back.
+- `rows`: the types, `Encoded` for a piece and `Row` for a whole row.
+- `layout`: conversations to rows (ChatML, labels).
+- `columns`: rows to the arrays of a batch.
+- `reply`: generated ids to the text of an answer.
+"""

@@ -1,61 +1,36 @@
-"""Layout of prompts and training samples: which tokens stand where, which are trained, which positions are images.
+"""Layout of training samples and prompts: the order of the tokens, and which of them are trained.
 
-`training_sample` follows the original `finetune.py`, `make_context` and `reply_text` its `qwen_generation_utils.py`.
-Python and numpy only. `tokenizer` is everywhere a `Vocabulary` or a `QwenVLTokenizer`; both offer
-`encode_with_images(text, allowed_special)`, `encode_fixed(text)` and the special ids as attributes.
+`training_sample` follows the original's `finetune.py`, `make_context` its `qwen_generation_utils.py`. Python and numpy
+only. `tokenizer` is a `Vocabulary` or a `QwenVLTokenizer`: both have `encode_with_images(text, allowed_special)`,
+`encode_fixed(text)` and the special ids as attributes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mindformers_qwenvl.text.list_format import from_list_format, restore_image_paths, to_list_format
-from mindformers_qwenvl.text.vocabulary import Encoded, ImageSpan, join
+from mindformers_qwenvl.checks import whole
+from mindformers_qwenvl.text.rows import IGNORE, Encoded, Row, join
 
-__all__ = [
-    "IGNORE",
-    "BadSampleError",
-    "ImageCutError",
-    "ImageSpan",
-    "Sample",
-    "chat_sample",
-    "from_list_format",
-    "make_context",
-    "query_sample",
-    "reply_text",
-    "restore_image_paths",
-    "to_list_format",
-    "training_sample",
-]
+__all__ = ["SYSTEM_MESSAGE", "BadSampleError", "ImageCutError", "make_context", "training_sample", "turn_ends"]
 
-IGNORE = -100  # label of a token that is not trained
 SYSTEM_MESSAGE = "You are a helpful assistant."
 
 
 class BadSampleError(ValueError):
-    """A conversation that cannot be laid out: a bad role, an unclosed tag, no turns. The message says which turn."""
+    """A conversation that cannot be laid out: no turns, a bad role, an unclosed tag. The message says which turn."""
 
 
 class ImageCutError(ValueError):
-    """`max_length` cuts an image, or cuts it off whole. The message says where; the caller may drop the sample."""
+    """`max_length` cuts through an image or cuts it off. The message says where; the caller may drop the sample."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One row before padding.
-
-    input_ids: int32 [L]; labels: int32 [L], -100 where not trained; images: paths in order of appearance;
-    spans: the token positions of each image's slots.
-    """
-
-    input_ids: np.ndarray
-    labels: np.ndarray
-    images: tuple[str, ...]
-    spans: tuple[ImageSpan, ...]
+def turn_ends(tokenizer: Any) -> tuple[int, int]:
+    """<|im_end|> and <|im_start|>: the tokens that end an answer in ChatML."""
+    return tokenizer.im_end_id, tokenizer.im_start_id
 
 
 def training_sample(
@@ -69,7 +44,7 @@ def training_sample(
     user_prompt: str = "",
     assistant_prompt: str = "",
     image_overflow: str = "error",
-) -> Sample:
+) -> Row:
     """Lay out a conversation for fine-tuning: a system turn, then each turn as
     `<|im_start|>role\\n` + prompt + value + `<|im_end|>\\n`.
 
@@ -81,22 +56,22 @@ def training_sample(
     Args:
         conversations: turns `(role, value)`, or dicts with `from` and `value`.
         tokenizer: see the module.
-        max_length: the row is cut on the right to `max_length + 1` tokens (inputs and labels are shifted by one later).
+        max_length: the row is cut on the right to `max_length + 1` tokens (the network shifts inputs against labels by
+            one).
         system_message: text of the system turn.
         user_role_name, assistant_role_name: the role names in `conversations`, written into the row as they are.
-        user_prompt, assistant_prompt: put before each value of that role.
-        image_overflow: "error" or "skip_sample". Either way a cut image raises `ImageCutError`; with "skip_sample" the
-            caller is to drop the sample.
+        user_prompt, assistant_prompt: put before each text of that role.
+        image_overflow: "error" or "skip_sample". Both raise `ImageCutError` for a cut image; with "skip_sample" the
+            caller is expected to drop the sample.
 
     Raises:
         BadSampleError: no turns, a turn of another form or role, an unclosed or nested image tag.
-        ImageCutError: the cut leaves out an image or a part of one, so its picture would be lost unnoticed.
-        ValueError: an argument makes no sense.
+        ImageCutError: the cut would drop an image or a part of one.
+        ValueError: image_overflow or max_length is out of range, or both roles have the same name.
     """
     if image_overflow not in ("error", "skip_sample"):
-        raise ValueError(f"image_overflow is 'error' or 'skip_sample', got {image_overflow!r}")
-    if max_length < 1:
-        raise ValueError(f"max_length must be at least 1, got {max_length!r}")
+        raise ValueError(f"image_overflow must be 'error' or 'skip_sample', got {image_overflow!r}")
+    whole("max_length", max_length)
     if user_role_name == assistant_role_name:
         raise ValueError(f"user_role_name and assistant_role_name must differ, both are {user_role_name!r}")
     prompts = {user_role_name: user_prompt, assistant_role_name: assistant_prompt}
@@ -124,7 +99,7 @@ def training_sample(
     ids = np.array(row.ids, np.int32)
     mask = np.repeat(trained, [len(part) for part in parts])
     labels = np.where(mask, ids, np.int32(IGNORE))
-    return Sample(ids[: max_length + 1], labels[: max_length + 1], row.images, row.spans)
+    return Row(ids[: max_length + 1], row.images, row.spans, labels[: max_length + 1])
 
 
 def _turn(turn: Any, number: int, prompts: dict[str, str]) -> tuple[int, str, str]:
@@ -133,7 +108,7 @@ def _turn(turn: Any, number: int, prompts: dict[str, str]) -> tuple[int, str, st
     except (KeyError, TypeError, ValueError):
         raise BadSampleError(f"turn {number}: expected a role and a text (`from`, `value`), got {turn!r}") from None
     if not isinstance(role, str) or role not in prompts:
-        raise BadSampleError(f"turn {number}: the role is one of {', '.join(map(repr, prompts))}, got {role!r}")
+        raise BadSampleError(f"turn {number}: the role must be {' or '.join(map(repr, prompts))}, got {role!r}")
     if not isinstance(value, str):
         raise BadSampleError(f"turn {number} ({role}): the text must be a string, got {value!r}")
     return number, role, prompts[role] + value
@@ -151,28 +126,6 @@ def _check_cut(row: Encoded, limit: int) -> None:
             )
 
 
-def query_sample(
-    elements: Sequence[dict[str, Any]], tokenizer, *, allowed_special: str | Iterable[str] | None = None
-) -> Sample:
-    """Prompt of a query in list form (see `from_list_format`), as the base model takes it: no chat frame.
-
-    Args:
-        elements: the query.
-        tokenizer: see the module.
-        allowed_special: which special tokens in the text count as such; None means as the tokenizer was made: "all", as
-            in the original, if nothing else was said. "image" recognises image and grounding tags alone.
-
-    Raises:
-        ValueError: an element is of no known form, or an image tag is unclosed or nested.
-    """
-    return _prompt(tokenizer.encode_with_images(from_list_format(elements, tokenizer.tags), allowed_special))
-
-
-def _prompt(row: Encoded) -> Sample:
-    ids = np.array(row.ids, np.int32)
-    return Sample(ids, np.full_like(ids, IGNORE), row.images, row.spans)
-
-
 def make_context(
     tokenizer,
     query: str,
@@ -183,26 +136,27 @@ def make_context(
 ) -> tuple[str, Encoded]:
     """Prompt of a chat: system turn, as many of the latest exchanges as fit, the query, the opening of the answer.
 
-    Only image and grounding tags count as special in what people wrote, so `<|im_start|>` in a query stays text.
+    In what people wrote only image and grounding tags are recognised, so `<|im_start|>` in a query stays text.
 
     Args:
         tokenizer: see the module.
         query: what the user says now.
         history: earlier exchanges `(query, answer)`, oldest first; an answer may be None.
         system: the system message.
-        max_window_size: an exchange is taken while system and history stay below this many tokens. The query always is.
-        chat_format: "chatml", or "raw": the query alone, with all special tokens.
+        max_window_size: exchanges are taken, latest first, while system turn and history stay below this many tokens;
+            the query is always taken.
+        chat_format: "chatml", or "raw": the query alone, where the tokenizer's `allowed_special` holds.
 
     Returns:
         The prompt as text and as tokens.
 
     Raises:
-        ValueError: an image tag is unclosed or nested, or there is no such chat format.
+        ValueError: an image tag is unclosed or nested, or chat_format is neither of the two.
     """
     if chat_format == "raw":
         return query, tokenizer.encode_with_images(query)
     if chat_format != "chatml":
-        raise ValueError(f"chat_format is 'chatml' or 'raw', got {chat_format!r}")
+        raise ValueError(f"chat_format must be 'chatml' or 'raw', got {chat_format!r}")
     start, end = Encoded([tokenizer.im_start_id]), Encoded([tokenizer.im_end_id])
     newline = tokenizer.encode_with_images("\n")
 
@@ -229,27 +183,3 @@ def make_context(
     kept = [part for _, parts in reversed(past) for part in parts]
     text = system_text + "".join(text for text, _ in reversed(past)) + f"\n{query_text}\n<|im_start|>assistant\n"
     return text, join([*system_parts, *kept, newline, *query_parts, *opening])
-
-
-def chat_sample(
-    query: str | Sequence[dict[str, Any]],
-    tokenizer,
-    *,
-    history: Sequence[tuple[str, str | None]] | None = None,
-    system: str = SYSTEM_MESSAGE,
-    max_window_size: int = 6144,
-) -> Sample:
-    """`make_context` as a `Sample`; the query may be in list form too."""
-    if not isinstance(query, str):
-        query = from_list_format(query, tokenizer.tags)
-    return _prompt(make_context(tokenizer, query, history, system, max_window_size)[1])
-
-
-def reply_text(tokenizer, reply_ids: Iterable[int], errors: str = "replace") -> str:
-    """What the model said: `reply_ids` (without the prompt) up to the first `<|im_end|>` or `<|im_start|>`, stripped.
-
-    A reply that stops at neither loses its last token, as in the original.
-    """
-    reply_ids = [int(i) for i in reply_ids]
-    stop = next((p for p, i in enumerate(reply_ids) if i in (tokenizer.im_end_id, tokenizer.im_start_id)), -1)
-    return tokenizer.decode(reply_ids[:stop], errors=errors).strip()

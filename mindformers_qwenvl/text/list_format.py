@@ -5,12 +5,12 @@ Follows `from_list_format` and `to_list_format` of the original `tokenization_qw
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from mindformers_qwenvl.text.vocabulary import ENDOFTEXT, TEXT_SPECIALS, Tags
+from mindformers_qwenvl.text.tags import Tags, box_text, ref_text, tag_pairs
+from mindformers_qwenvl.text.vocabulary import ENDOFTEXT, TEXT_SPECIALS
 
 __all__ = ["from_list_format", "restore_image_paths", "to_list_format"]
 
@@ -20,11 +20,11 @@ def from_list_format(elements: Sequence[dict[str, Any]], tags: Tags | None = Non
 
     - `{"image": path}`: `Picture N: <img>path</img>` and a newline, N counting the images;
     - `{"text": text}`: the text as it is;
-    - `{"box": [[x1, y1, x2, y2], ...]}`, with `"ref": name` if the boxes belong to something: numbers of 0 to 999,
+    - `{"box": [[x1, y1, x2, y2], ...]}`, with `"ref": name` if the boxes belong to something: numbers from 0 to 999,
       fractions cut off.
 
     Raises:
-        ValueError: an element is none of these; the message names it.
+        ValueError: an element has another form; the message names it.
     """
     tags = tags or Tags()
     text, pictures = [], 0
@@ -39,14 +39,14 @@ def from_list_format(elements: Sequence[dict[str, Any]], tags: Tags | None = Non
             text.append(_text(element, "text", number))
         else:
             if "ref" in element:
-                text.append(f"{tags.ref_start}{_text(element, 'ref', number)}{tags.ref_end}")
+                text.append(ref_text(_text(element, "ref", number), tags))
             try:
                 boxes = [tuple(int(value) for value in box) for box in element["box"]]
             except (TypeError, ValueError, OverflowError):
                 boxes = [()]
             if any(len(box) != 4 for box in boxes):
                 raise ValueError(f"element {number}: box takes a list of [x1, y1, x2, y2], got {element['box']!r}")
-            text += (f"{tags.box_start}({x1},{y1}),({x2},{y2}){tags.box_end}" for x1, y1, x2, y2 in boxes)
+            text += (box_text(box, tags) for box in boxes)
     return "".join(text)
 
 
@@ -58,44 +58,34 @@ def _text(element: dict[str, Any], key: str, number: int) -> str:
 
 def to_list_format(text: str, tags: Tags | None = None) -> list[dict[str, str]]:
     """Elements of `text` (after NFC) in order, each a dict of one key: text, image, ref, box or quad, with the string
-    between its tags. What stands inside a tag pair is not looked into; an end tag alone is text.
+    between its tags. Tags inside a pair are not looked at; a lone end tag is text.
 
     Raises:
-        ValueError: a tag is not closed, or the text holds a chat special such as `<|im_start|>`.
+        ValueError: a tag is not closed, or the text contains a chat special such as `<|im_start|>`.
     """
-    tags = tags or Tags()
     text = unicodedata.normalize("NFC", text)
     for special in TEXT_SPECIALS:
         if special != ENDOFTEXT and special in text:
-            raise ValueError(f"the text holds the special token {special}, which has no list form: {text[:80]!r}")
-    ends = {
-        tags.image_start: (tags.image_end, "image"),
-        tags.ref_start: (tags.ref_end, "ref"),
-        tags.box_start: (tags.box_end, "box"),
-        tags.quad_start: (tags.quad_end, "quad"),
-    }
-    starts = re.compile("|".join(map(re.escape, ends)))
+            raise ValueError(f"the text contains the special token {special}, which has no list form: {text[:80]!r}")
     elements, position = [], 0
-    while found := starts.search(text, position):
-        if found.start() > position:
-            elements.append({"text": text[position : found.start()]})
-        end_tag, key = ends[found.group()]
-        end = text.find(end_tag, found.end())
-        if end < 0:
+    for pair in tag_pairs(text, tags, across_starts=True):
+        if pair.content is None:
             raise ValueError(
-                f"unclosed tag: no {end_tag} follows {found.group()} at character {found.start()}: "
-                f"{text[found.start() : found.start() + 80]!r}"
+                f"unclosed {pair.kind} tag at character {pair.start}: {text[pair.start : pair.start + 80]!r}"
             )
-        elements.append({key: text[found.end() : end]})
-        position = end + len(end_tag)
+        if pair.start > position:
+            elements.append({"text": text[position : pair.start]})
+        elements.append({pair.kind: pair.content})
+        position = pair.stop
     if position < len(text):
         elements.append({"text": text[position:]})
     return elements
 
 
 def restore_image_paths(text: str, images: Sequence[str], tags: Tags | None = None) -> str:
-    """Write the paths back into a decoded text, whose images read `<img></img>`: the first empty pair gets `images[0]`
-    and so on. Pairs that have a path keep it, and pairs beyond the images (a model may write some) stay empty."""
+    """Write the paths back into a decoded text, in which an image reads `<img></img>`: the first empty pair gets
+    `images[0]`, and so on. Pairs with a path keep it; empty pairs beyond `images` (a model may write some) stay empty.
+    """
     tags = tags or Tags()
     pieces = text.split(tags.image_start + tags.image_end)
     paths = [*images, *[""] * len(pieces)]

@@ -1,4 +1,14 @@
-"""From the tokens of an answer to its text, all at once or as they come. Plain Python."""
+"""From the ids that a network wrote to text: whole answers, answers as they come, and generated rows. Plain Python.
+
+`tokenizer` is a `Vocabulary` or a `QwenVLTokenizer`.
+
+| function | of | used by |
+|---|---|---|
+| `chat_reply` | an answer, cut as the original's `chat` does | `QwenVL.chat` |
+| `ReplyDecoder` | the same, token by token | `QwenVL.chat_stream` |
+| `answer_text` | an answer, nothing lost | the command predict; `row_text` of chat models |
+| `row_text` | a generated row: prompt and answer | `QwenVLProcessor`: pipeline and run_mode predict |
+"""
 
 from __future__ import annotations
 
@@ -6,46 +16,98 @@ import codecs
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mindformers_qwenvl.text.layout import reply_text
+from mindformers_qwenvl.text.layout import turn_ends
+from mindformers_qwenvl.text.list_format import restore_image_paths
+from mindformers_qwenvl.text.rows import Row
 
-__all__ = ["ReplyDecoder", "answer_text", "chat_reply"]
+__all__ = ["ReplyDecoder", "answer_text", "chat_reply", "row_text"]
 
 
-def chat_reply(tokenizer: Any, ids: Sequence[int]) -> str:
-    """What `chat` returns of an answer: see `conversation.reply_text`.
+def chat_reply(tokenizer: Any, ids: Iterable[int], errors: str = "replace") -> str:
+    """What `chat` returns: the text of `ids` (without the prompt) up to the first `<|im_end|>` or `<|im_start|>`,
+    stripped.
 
-    Ids that have no text, which a network can write but no answer means (image tags that nothing closes, rows of the
-    head beyond the vocabulary), are left out; the original raises.
+    As in the original, an answer without either loses its last token, which is the end of text unless
+    `max_new_tokens` cut the answer. The original raises for ids that have no text; here they are left out.
     """
     ids = [int(i) for i in ids]
-    return reply_text(tokenizer, [*_readable(tokenizer, ids[:-1]), *ids[-1:]])
+    end = _first(ids, turn_ends(tokenizer))
+    return tokenizer.decode(_readable(tokenizer, ids[: -1 if end is None else end]), errors=errors).strip()
 
 
-def answer_text(tokenizer: Any, ids: Sequence[int], stops: Iterable[int]) -> str:
-    """The answer up to the first of `stops`, stripped. Unlike in `chat`, an answer that `max_new_tokens` cuts off keeps
-    its last token: with few tokens to say it in, that may be the word that was asked for."""
-    stops = set(stops)
+def answer_text(tokenizer: Any, ids: Iterable[int], stops: Iterable[int], skip_special_tokens: bool = False) -> str:
+    """The text of `ids` (without the prompt) up to the first of `stops`, stripped.
+
+    Unlike `chat_reply` it keeps the last token of an answer that `max_new_tokens` cut: with a limit of a few tokens,
+    that may be the word that was asked for.
+    """
     ids = [int(i) for i in ids]
-    end = next((position for position, i in enumerate(ids) if i in stops), len(ids))
-    return tokenizer.decode(_readable(tokenizer, ids[:end])).strip()
+    return tokenizer.decode(_readable(tokenizer, ids[: _first(ids, set(stops))]), skip_special_tokens).strip()
+
+
+def row_text(
+    tokenizer: Any,
+    ids: Iterable[int],
+    prompt: Row | None = None,
+    *,
+    answer_only: bool = False,
+    skip_special_tokens: bool = False,
+) -> str:
+    """Text of a generated row (prompt and answer), without the end-of-text tokens at its end.
+
+    Args:
+        tokenizer: see the module.
+        ids: the row.
+        prompt: the prompt it begins with; its images then read `<img>path</img>`. None: not known, and they read
+            `<img></img>`.
+        answer_only: if the prompt is known, return only the answer, up to the end of the turn, stripped.
+        skip_special_tokens: leave out the image, box and chat tokens too.
+    """
+    ids = [int(i) for i in ids]
+    start = 0 if prompt is None else len(prompt)
+    while len(ids) > start and ids[-1] == tokenizer.eod_id:
+        ids.pop()
+    answer = ids[start:]
+    if prompt is None:
+        return _decode(tokenizer, answer, skip_special_tokens)
+    if answer_only:
+        return answer_text(tokenizer, answer, turn_ends(tokenizer), skip_special_tokens)
+    asked = restore_image_paths(_decode(tokenizer, ids[:start], skip_special_tokens), prompt.images, tokenizer.tags)
+    return asked + _decode(tokenizer, answer, skip_special_tokens)
+
+
+def _first(ids: Sequence[int], wanted: Iterable[int]) -> int | None:
+    """Position of the first of `wanted`."""
+    return next((position for position, i in enumerate(ids) if i in wanted), None)
 
 
 def _readable(tokenizer: Any, ids: Iterable[int]) -> list[int]:
+    """The ids of an answer that have a text. A network can also write image tags, which no answer means, and its head
+    has rows beyond the vocabulary."""
     images = (tokenizer.img_start_id, tokenizer.img_end_id, tokenizer.img_pad_id)
     return [i for i in ids if 0 <= i <= tokenizer.img_pad_id and i not in images]  # the last id of the vocabulary
 
 
-class ReplyDecoder:
-    """`chat_reply` of an answer while it is being written: after each token, the text that is certain by now.
+def _decode(tokenizer: Any, ids: list[int], skip_special_tokens: bool) -> str:
+    """Text of ids with whole images among them; image tags that do not close are left out."""
+    try:
+        return tokenizer.decode([i for i in ids if 0 <= i <= tokenizer.img_pad_id], skip_special_tokens)
+    except ValueError:
+        return tokenizer.decode(_readable(tokenizer, ids), skip_special_tokens)
 
-    It never holds a part of a character, or white space that could turn out to be the last, and only ever grows. It is
-    one token behind, because the last one does not belong to the reply.
+
+class ReplyDecoder:
+    """`chat_reply` of an answer while it is being written: after each token, the text that is certain by then.
+
+    The text never ends in part of a character, or in white space that could turn out to be the last, and it only ever
+    grows. It is one token behind, because the last token is not part of the reply.
     """
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self.text = ""
         self._vocabulary = getattr(tokenizer, "vocabulary", tokenizer)
+        self._ends = turn_ends(tokenizer)
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
         self._all = ""  # with white space at both ends
         self._last: int | None = None
@@ -59,15 +121,13 @@ class ReplyDecoder:
 
     def end(self) -> str:
         """The whole text, when no token follows."""
-        if self._last in (self.tokenizer.im_end_id, self.tokenizer.im_start_id):
-            self._ended = True
         self._all += self._bytes.decode(b"", final=True)
         self.text = self._all.strip()
         return self.text
 
     def _write(self) -> None:
-        if self._last in (self.tokenizer.im_end_id, self.tokenizer.im_start_id):
-            self._ended = True
+        """Add the token that is certain now that another one follows it."""
+        self._ended = self._ended or self._last in self._ends
         if self._last is None or self._ended:
             return
         for index in _readable(self.tokenizer, [self._last]):

@@ -1,8 +1,8 @@
 """The Qwen-VL vocabulary over tiktoken: special ids, text to ids and back. Needs neither MindSpore nor MindFormers.
 
 Follows `tokenization_qwen.py` of the original Qwen-VL, with one difference: the slots of an image hold image pads here,
-where the original writes the bytes of the image's path. The network overwrites them either way, and so a path may be
-longer than a small model has slots.
+where the original writes the bytes of the image's path. The network overwrites them either way, so here a path may be
+longer than the number of slots.
 """
 
 from __future__ import annotations
@@ -10,75 +10,28 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import lru_cache
 
+from mindformers_qwenvl.checks import whole
+from mindformers_qwenvl.text.rows import Encoded, ImageSpan
+from mindformers_qwenvl.text.tags import Tags
 from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, find_vocabulary, parse_ranks
 
-__all__ = ["SLOT_NAMES", "Encoded", "ImageSpan", "Tags", "Vocabulary", "join"]
+__all__ = ["SLOT_NAMES", "Vocabulary"]
 
-# How the original cuts text into words before BPE; a part of the vocabulary as much as the ranks are.
+# How the original cuts text into words before BPE; as much a part of the vocabulary as the ranks are.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 ENDOFTEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TEXT_SPECIALS = (ENDOFTEXT, IM_START, IM_END, *(f"<|extra_{i}|>" for i in range(205)))
-# The original's limit for what stands between <img> and </img>, for it writes that into the slots. Text encoded as such
-# keeps it; prompts and training samples, which take pictures by their paths, have none.
-SLOT_NAMES = ("image_slots", "num_queries", "n_queries")  # names of the slots per image, in files and arguments
+SLOT_NAMES = ("image_slots", "num_queries", "n_queries")  # what files and arguments call the slots per image
+# The original's limit on the path between <img> and </img>, which it writes into the slots. It holds for text that is
+# only encoded; prompts and training samples open their pictures by path and have no limit.
 MAX_PATH_BYTES = 256
-FIXED_TEXTS = 64  # as many are remembered
-
-
-@dataclass(frozen=True)
-class Tags:
-    """Spelling of the nine image and grounding tags, in the order of their ids."""
-
-    ref_start: str = "<ref>"
-    ref_end: str = "</ref>"
-    box_start: str = "<box>"
-    box_end: str = "</box>"
-    quad_start: str = "<quad>"
-    quad_end: str = "</quad>"
-    image_start: str = "<img>"
-    image_end: str = "</img>"
-    image_pad: str = "<imgpad>"
-
-    def __iter__(self):
-        return (getattr(self, field.name) for field in fields(self))
-
-
-@dataclass(frozen=True)
-class ImageSpan:
-    """Token positions of one image's slots, half-open: `stop - start` slots, tags not included."""
-
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids with the images among them: `images[i]` is the path (or URL) whose slots are at `spans[i]`."""
-
-    ids: list[int]
-    images: tuple[str, ...] = ()
-    spans: tuple[ImageSpan, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-def join(parts: Iterable[Encoded]) -> Encoded:
-    """The parts one after another, spans shifted to match."""
-    ids: list[int] = []
-    images: list[str] = []
-    spans: list[ImageSpan] = []
-    for part in parts:
-        spans += (ImageSpan(span.start + len(ids), span.stop + len(ids)) for span in part.spans)
-        images += part.images
-        ids += part.ids
-    return Encoded(ids, tuple(images), tuple(spans))
+FIXED_TEXTS = 64  # how many encoded texts are remembered
 
 
 @lru_cache(maxsize=8)
@@ -92,7 +45,7 @@ def _encoding(source: bytes, name: str, specials: tuple[str, ...]):
 
 
 class Vocabulary:
-    """Text to ids and back. Does not change after it is made, so copies share it; pickles without needing the file.
+    """Text to ids and back. It never changes, so copies share it; it pickles without needing the file.
 
     The specials follow the ranks, n of them: eod n, im_start n+1, im_end n+2, 205 extras, then the tags in the order of
     `Tags`. Attributes (and keys of `special_ids`): eod_id, im_start_id, im_end_id, ref_start_id, ref_end_id,
@@ -101,18 +54,17 @@ class Vocabulary:
 
     Args:
         source: content of a tiktoken file.
-        name: what errors call it; its path as a rule.
+        name: what errors call it, usually its path.
         image_slots: how many positions an image takes between its tags.
         tags: spelling of the image and grounding tags.
     """
 
     def __init__(self, source: bytes, name: str = FILE_NAME, *, image_slots: int = 256, tags: Tags | None = None):
-        if not isinstance(image_slots, int) or isinstance(image_slots, bool) or image_slots < 1:
-            raise ValueError(f"image_slots must be a positive whole number, got {image_slots!r}")
+        whole("image_slots", image_slots)
         self.source, self.name, self.image_slots, self.tags = source, name, image_slots, tags or Tags()
         specials = (*TEXT_SPECIALS, *self.tags)
         if len(set(specials)) != len(specials) or not all(specials):
-            raise ValueError(f"every tag needs a spelling of its own, got {self.tags}")
+            raise ValueError(f"every tag needs a spelling of its own, none empty, got {self.tags}")
         self.encoding = _encoding(source, name, specials)
         self.ranks = parse_ranks(source, name)
         self.specials = {token: index for index, token in enumerate(specials, len(self.ranks))}
@@ -124,7 +76,7 @@ class Vocabulary:
             "none": frozenset(),
         }
         self._fixed: dict[tuple[str, frozenset[str]], Encoded] = {}
-        self._heads = {token[0] for token in specials}  # a text without any of these letters holds no special
+        self._heads = {token[0] for token in specials}  # a text without any of these letters has no special token
         self.size = len(self.ranks) + len(self.specials)
         named = {"eod": ENDOFTEXT, "im_start": IM_START, "im_end": IM_END}
         named |= {f.name.replace("image", "img"): getattr(self.tags, f.name) for f in fields(self.tags)}
@@ -133,7 +85,7 @@ class Vocabulary:
 
     @classmethod
     def from_file(cls, vocab_file: str | os.PathLike | None = None, **kwargs) -> Vocabulary:
-        """Read `vocab_file` (see `find_vocabulary`); further arguments are those of the class."""
+        """Read `vocab_file` (see `find_vocabulary`); further arguments go to the class."""
         path = find_vocabulary(vocab_file)
         return cls(path.read_bytes(), str(path), **kwargs)
 
@@ -153,18 +105,20 @@ class Vocabulary:
     # ---- text to ids
 
     def allowed(self, allowed_special: str | Collection[str] | None) -> frozenset[str]:
-        """Which specials are recognised in text: "all" (or None), "image" (the nine tags), "none", or a collection.
+        """Special tokens recognised in text: "all" (also None), "image" (the nine tags), "none", or those given.
 
         Raises:
-            ValueError: another word, or a token that is not a special of this vocabulary.
+            ValueError: any other word, or a token that is not a special token of this vocabulary.
         """
         if allowed_special is None or isinstance(allowed_special, str):
             if allowed_special in self._allowed:
                 return self._allowed[allowed_special]
-            raise ValueError(f"allowed_special is 'all', 'image', 'none' or a list of tokens, got {allowed_special!r}")
+            raise ValueError(
+                f"allowed_special must be 'all', 'image', 'none' or a list of tokens, got {allowed_special!r}"
+            )
         unknown = [token for token in allowed_special if token not in self.specials]
         if unknown:
-            raise ValueError(f"allowed_special names {unknown}, which this vocabulary has not as special tokens")
+            raise ValueError(f"allowed_special names {unknown}, which are not special tokens of this vocabulary")
         return frozenset(allowed_special)
 
     def encode_with_images(
@@ -178,20 +132,20 @@ class Vocabulary:
 
         Args:
             text: what to encode.
-            allowed_special: see `allowed`; every other special stays plain text.
-            disallowed_special: specials that must not be in the text ("all": every one that is not allowed).
-            max_path_bytes: UTF-8 bytes of a path at most, or as many as an image has slots; None: any number.
+            allowed_special: see `allowed`; every other special token stays plain text.
+            disallowed_special: special tokens the text must not contain ("all": every one that is not allowed).
+            max_path_bytes: limit on the UTF-8 bytes of a path (never below the slots of an image); None: no limit.
 
         Raises:
-            ValueError: an image tag is not closed, holds another special token or a path over the limit, or a
-                disallowed special is there.
+            ValueError: an image tag is not closed, contains another special token or a path over the limit; or the
+                text contains a disallowed special token.
             TypeError: `text` is not a string.
         """
         if not isinstance(text, str):
             raise TypeError(f"text to encode must be a string, got {type(text).__name__}: {text!r}")
         text = unicodedata.normalize("NFC", text)
         recognised = self.allowed(allowed_special)
-        if not any(head in text for head in self._heads):  # tiktoken takes 20 us to look at 217 specials
+        if not any(head in text for head in self._heads):  # tiktoken takes 20 us to look for 217 special tokens
             return Encoded(self.encoding.encode_ordinary(text))
         ids = self.encoding.encode(text, allowed_special=recognised, disallowed_special=disallowed_special)
         if self.img_start_id not in ids:
@@ -211,8 +165,8 @@ class Vocabulary:
         return Encoded(output, tuple(images), tuple(spans))
 
     def encode_fixed(self, text: str, allowed_special: str | Collection[str] | None = None) -> Encoded:
-        """`encode_with_images`, remembered: for texts that stand in every sample, such as the names of the roles. In a
-        pipeline, where pictures drive the vocabulary out of the cache, encoding a word takes 50 us. Do not change it.
+        """`encode_with_images`, remembered, for texts of every sample such as the names of the roles: in a pipeline,
+        where pictures drive the vocabulary out of the CPU cache, encoding a word takes 50 us. Do not modify the result.
         """
         key = (text, self.allowed(allowed_special))
         if (encoded := self._fixed.get(key)) is None:
@@ -228,18 +182,20 @@ class Vocabulary:
         disallowed_special: str | Collection[str] = (),
         max_path_bytes: int | None = MAX_PATH_BYTES,
     ) -> list[int]:
-        """The ids of `encode_with_images` alone, as a list; with the original's limit to paths, unless told not to."""
+        """The ids of `encode_with_images` as a list; by default with the original's limit on paths."""
         return self.encode_with_images(text, allowed_special, disallowed_special, max_path_bytes).ids
 
     def _image_tags(self, ids: list[int]) -> Iterator[tuple[int, int]]:
-        """Positions of each start tag and of the first end tag after it; an end tag alone is text."""
+        """Positions of each image start tag and of the first end tag after it; a lone end tag is text."""
         start, end = _find(ids, self.img_start_id, 0), 0
         while start >= 0:
             end = _find(ids, self.img_end_id, start)
             if end < 0:
                 shown = [i for i in ids[start : start + 20] if i < self.size]
                 text = self.encoding.decode(shown, errors="replace")
-                raise ValueError(f"unclosed image tag: token {start} begins {text!r}; no {self.tags.image_end} follows")
+                raise ValueError(
+                    f"unclosed image tag: no {self.tags.image_end} follows {text!r}, which starts at token {start}"
+                )
             yield start, end
             start = _find(ids, self.img_start_id, end)
 
@@ -248,16 +204,16 @@ class Vocabulary:
         if any(i >= self.eod_id for i in ids):
             inner = next(self.token(i) for i in ids if i >= self.eod_id)
             raise ValueError(
-                f"the special token {inner} stands inside {self.tags.image_start}{path[:80]}{self.tags.image_end}; "
-                "only a path or URL may, so close one image before the next begins"
+                f"the special token {inner} is inside {self.tags.image_start}{path[:80]}{self.tags.image_end}; only a "
+                "path or URL may stand there, so close one image before the next begins"
             )
         if max_bytes is None:
             return path
         size, limit = len(path.encode()), max(max_bytes, self.image_slots)
         if size > limit:
             raise ValueError(
-                f"the image path has {size} bytes, and the limit is {limit}: {path[:80]!r}…; max_path_bytes=None lifts "
-                "it, and a processor has none"
+                f"the image path has {size} bytes, the limit is {limit}: {path[:80]!r}…; max_path_bytes=None removes "
+                "the limit; processors have none"
             )
         return path
 
@@ -294,17 +250,18 @@ class Vocabulary:
         errors: str = "replace",
         keep_image_special: bool = False,
     ) -> str:
-        """Text of `ids`. An image span reads `<img></img>`, or `<img>path</img>` where the slots begin with the bytes
-        of a path, as the original writes them.
+        """Text of `ids`. An image reads `<img></img>`, or `<img>path</img>` if its slots begin with the bytes of a
+        path, as the original writes them.
 
         Args:
             ids: token ids.
-            skip_special_tokens: leave out every id from `eod_id` on, unknown ones too. Paths stay, as in the original.
-            errors: what to do with bytes that are no UTF-8 ("replace", "ignore", "strict").
+            skip_special_tokens: leave out every id from `eod_id` on, even unknown ones. Paths stay, as in the original.
+            errors: what to do with bytes that are not UTF-8 ("replace", "ignore", "strict").
             keep_image_special: with `skip_special_tokens`, keep the ref, box and quad tags.
 
         Raises:
-            ValueError: an id is unknown, an image span is not closed, has no pad, or begins with bytes of no path.
+            ValueError: an id is unknown; or an image is not closed, has no pad, or begins with bytes that are not a
+                path.
         """
         ids = [int(i) for i in ids]
         top = self.eod_id if skip_special_tokens else self.size
@@ -329,13 +286,15 @@ class Vocabulary:
 
     def _path_from_slots(self, slots: list[int]) -> bytes:
         if self.img_pad_id not in slots:
-            raise ValueError(f"an image of {len(slots)} slots has no {self.tags.image_pad} among them: {slots[:8]}…")
+            raise ValueError(f"none of the {len(slots)} slots of an image is {self.tags.image_pad}: {slots[:8]}…")
         values = slots[: slots.index(self.img_pad_id)]
         try:
             path = bytes(values)
             path.decode("utf-8")
         except ValueError as error:
-            raise ValueError(f"the slots of an image begin with {values[:8]}…, no bytes of a path: {error}") from error
+            raise ValueError(
+                f"the slots of an image begin with {values[:8]}…, which are not the bytes of a path: {error}"
+            ) from error
         return path
 
 

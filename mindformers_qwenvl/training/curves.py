@@ -7,18 +7,21 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from mindformers_qwenvl.checks import whole
 from mindformers_qwenvl.files import replacing
 from mindformers_qwenvl.training.steps_file import COLUMNS, Row, find_steps_files, read_steps
 
 __all__ = ["Run", "draw", "mean_over_ranks", "read_run", "smooth"]
 
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
+LOG_STEPS_FROM = 5  # times that the longest run is as long as the shortest
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's name and, by column, its numbers over the steps; NaN where one is not known."""
+    """A run: its name, and by column its numbers over the steps, NaN where one is not known."""
 
     name: str
     columns: Mapping[str, list[float]]
@@ -29,11 +32,11 @@ class Run:
 
 
 def read_run(run_dir: str | os.PathLike[str]) -> Run:
-    """A run from its `output_dir`; several cards: the mean over them.
+    """The run in an `output_dir`; with several cards, the mean over them.
 
     Raises:
-        FileNotFoundError: no files of its steps there.
-        ValueError: they are damaged, or hold no step.
+        FileNotFoundError: there are no files of its steps.
+        ValueError: they are damaged or hold no step.
     """
     files = find_steps_files(run_dir)
     rows = mean_over_ranks([read_steps(path) for path in files])
@@ -44,14 +47,14 @@ def read_run(run_dir: str | os.PathLike[str]) -> Run:
 
 
 def mean_over_ranks(ranks: Sequence[Sequence[Row]]) -> list[Row]:
-    """Rows of several processes as one, by step: the mean over those that have the step.
+    """The rows of several processes merged by step: the mean over the processes that have the step.
 
-    They need not have the same ones: a run may go on in more processes than it began in, or in fewer. Rates are of all
-    cards together in every process's row, so that their mean is right whichever of them have it.
+    Not all need to have it: a run may be resumed with more or fewer processes. Throughput in every row is that of all
+    cards together, so the mean is right whichever processes have the row.
     """
     by_step = [{row["step"]: row for row in rows} for rows in ranks]
     steps = sorted(set().union(*by_step))
-    # A run that is going on: one that has the step before the last but not the last is about to write it.
+    # While a run is going on, a process that has the step before the last is about to write the last one.
     if len(steps) > 1 and any(steps[-2] in rank and steps[-1] not in rank for rank in by_step):
         steps.pop()
     merged = []
@@ -63,24 +66,38 @@ def mean_over_ranks(ranks: Sequence[Sequence[Row]]) -> list[Row]:
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
-    """Mean of each value and the `window` - 1 before it (fewer at the beginning), what is not finite left out."""
-    if window < 1:
-        raise ValueError(f"the window must be 1 step at least, got {window}")
+    """The mean of the `window` values around each value, as many after it as before, so that the curve is not shifted.
+
+    Near both ends there are fewer, down to the value itself. An even window counts as one more. Values that are not
+    finite are ignored; NaN where there are no others.
+
+    Raises:
+        ValueError: the window is smaller than 1.
+    """
+    half = whole("window", window) // 2
     smoothed = []
-    for end in range(1, len(values) + 1):
-        finite = [value for value in values[max(0, end - window) : end] if math.isfinite(value)]
+    for at in range(len(values)):
+        reach = min(half, at, len(values) - 1 - at)
+        finite = [value for value in values[at - reach : at + reach + 1] if math.isfinite(value)]
         smoothed.append(sum(finite) / len(finite) if finite else math.nan)
     return smoothed
 
 
-def draw(runs: Sequence[Run], path: str | os.PathLike[str], window: int | None = None) -> None:
-    """Loss (each step, and smoothed), learning rate, gradient norm and throughput over the steps, as the PNG `path`.
+def draw(
+    runs: Sequence[Run], path: str | os.PathLike[str], window: int | None = None, *, log_loss: bool = False
+) -> None:
+    """Loss, gradient norm and throughput (each step, and smoothed) and learning rate over the steps, as the PNG `path`.
+
+    If one of the runs ends before a fifth of another, the steps are on a logarithmic axis, so that both can be seen.
 
     Args:
-        window: steps that the smoothed loss is the mean of. None: a fiftieth of the longest run, 5 to 100.
+        runs: at least one; each has its colour.
+        window: steps that the smoothed lines are means of. None: a fiftieth of each run, 5 to 100.
+        log_loss: put the loss and the gradient norm on logarithmic axes.
 
     Raises:
-        ImportError: no matplotlib.
+        ImportError: matplotlib is not installed.
+        ValueError: with `log_loss`, a run has no loss above 0.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -88,34 +105,96 @@ def draw(runs: Sequence[Run], path: str | os.PathLike[str], window: int | None =
     except ImportError:
         raise ImportError("curves are drawn with matplotlib: pip install 'mindformers-qwenvl[demo]'") from None
 
-    if window is None:
-        window = min(100, max(5, max(len(run.steps) for run in runs) // 50))
+    if log_loss:
+        for run in runs:
+            if not any(value > 0 for value in run.columns["loss"]):
+                raise ValueError(f"{run.name}: there is no loss above 0, which a logarithmic axis needs")
+    ends = [run.steps[-1] for run in runs]
+    log_steps = min(ends) < max(ends) / LOG_STEPS_FROM and min(run.steps[0] for run in runs) > 0
     figure = Figure(figsize=(12, 8), layout="constrained")
     FigureCanvasAgg(figure)
     (loss, rate), (norm, speed) = figure.subplots(2, 2)
-    for number, run in enumerate(runs):
-        colour = COLOURS[number % len(COLOURS)]
-        loss.plot(run.steps, run.columns["loss"], color=colour, alpha=0.25, linewidth=0.8)
-        loss.plot(run.steps, smooth(run.columns["loss"], window), color=colour, label=run.name)
-        for axes, column in ((rate, "learning_rate"), (norm, "grad_norm"), (speed, "tokens_per_s")):
-            marker = "." if len(run.steps) == 1 else None  # a line of one point is not to be seen
-            axes.plot(run.steps, run.columns[column], color=colour, linewidth=0.9, marker=marker)
-        if len(runs) == 1 and not all(map(math.isnan, run.columns["mfu"])):
-            mfu = speed.twinx()
-            mfu.plot(run.steps, [100 * value for value in run.columns["mfu"]], color="gray", linewidth=0.7)
-            mfu.set_ylabel("MFU (%)", color="gray")
-    loss.set(title=f"loss: each step, mean of {window}", ylabel="loss")
+    windows = [(window or min(100, max(5, len(run.steps) // 50))) | 1 for run in runs]  # odd, see `smooth`
+    order = sorted(range(len(runs)), key=lambda number: -len(runs[number].steps))  # short ones on top
+    lines = {}
+    for number in order:
+        run, colour = runs[number], COLOURS[number % len(COLOURS)]
+        marker = "." if len(run.steps) == 1 else None  # a line of one point cannot be seen
+        rate.plot(run.steps, run.columns["learning_rate"], color=colour, linewidth=1.4, marker=marker)
+        for axes, column in ((loss, "loss"), (norm, "grad_norm"), (speed, "tokens_per_s")):
+            axes.plot(run.steps, run.columns[column], color=colour, alpha=0.25, linewidth=0.8)
+            smoothed = smooth(run.columns[column], windows[number])
+            (lines[number],) = axes.plot(run.steps, smoothed, color=colour, linewidth=1.8, marker=marker)
+    _draw_mfu(runs, speed)
+    _draw_validation(runs, loss)
+    loss.set(title="loss", ylabel="loss")
     rate.set(title="learning rate")
     norm.set(title="gradient norm, before clipping")
     speed.set(title="throughput", ylabel="tokens/s")
-    for axes, column in ((norm, "grad_norm"), (rate, "learning_rate")):
+    for axes, column in ((loss, "loss"), (norm, "grad_norm"), (rate, "learning_rate"), (speed, "tokens_per_s")):
         if all(math.isnan(value) for run in runs for value in run.columns[column]):
             axes.text(0.5, 0.5, "not known", ha="center", va="center", transform=axes.transAxes)
-    for axes in (loss, rate, norm, speed):
-        axes.set_xlabel("step")
+        elif log_loss and axes in (loss, norm):
+            _make_log(axes, "y")
+        axes.set_xlabel("step (log scale)" if log_steps else "step")
+        if log_steps:
+            _make_log(axes, "x")
         axes.grid(alpha=0.3)
-    loss.legend(fontsize=8)
+        axes.margins(x=0.02)
+    names = []
+    for run, width in zip(runs, windows, strict=True):
+        length = f"{len(run.steps):,} steps, lines are means of {width}" if len(run.steps) > 1 else "1 step"
+        names.append(f"{shortened(run.name)} ({length})")
+    handles = [lines[number] for number in range(len(runs))]
+    figure.legend(handles, names, loc="outside lower center", ncols=2 if len(runs) > 1 else 1, frameon=False)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         figure.savefig(file, dpi=110, format="png")
+
+
+def _draw_mfu(runs: Sequence[Run], speed: Any) -> None:
+    """Model FLOPs utilisation, of a single run, on an axis at the right of the throughput."""
+    if len(runs) == 1 and not all(map(math.isnan, runs[0].columns["mfu"])):
+        mfu = speed.twinx()
+        mfu.plot(runs[0].steps, [100 * value for value in runs[0].columns["mfu"]], color="gray", linewidth=0.7)
+        mfu.set_ylabel("MFU (%)", color="gray")
+
+
+def _draw_validation(runs: Sequence[Run], loss: Any) -> None:
+    """The loss of held-out samples, where a run evaluated them: a curve of points, the best one a star."""
+    for number, run in enumerate(runs):
+        found = [
+            (value, step) for step, value in zip(run.steps, run.columns["val_loss"], strict=True) if value == value
+        ]
+        if not found:
+            continue
+        values, steps = zip(*found, strict=True)
+        best, at = min(found)
+        colour = COLOURS[number % len(COLOURS)]
+        style = {"color": colour, "markeredgecolor": "black", "zorder": 3}
+        label = f"held-out samples, best {best:.4g} after step {at:,.0f}"
+        loss.plot(steps, values, marker="o", markersize=4, linestyle="--", linewidth=1.2, label=label, **style)
+        loss.plot([at], [best], marker="*", markersize=12, **style)
+    if loss.get_legend_handles_labels()[1]:
+        loss.legend(fontsize=8, frameon=False)
+
+
+def _make_log(axes: Any, which: str) -> None:
+    """A logarithmic axis with plain numbers; between the powers of ten too if there are few of them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    getattr(axes, f"set_{which}scale")("log", nonpositive="mask")
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_formatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value:g}")
+    low, high = axis.get_view_interval()
+    if high / low < 30:
+        axis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        axis.set_minor_formatter(lambda value, _: f"{value:g}")
+    else:
+        axis.set_minor_formatter(NullFormatter())
+
+
+def shortened(name: str, limit: int = 60) -> str:
+    """A path as a legend shows it: its end says more than its beginning."""
+    return name if len(name) <= limit else f"…{name[1 - limit :]}"

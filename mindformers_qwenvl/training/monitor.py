@@ -19,7 +19,7 @@ from mindformers_qwenvl.model.qwenvl import QwenVL
 from mindformers_qwenvl.training.flops import step_flops
 from mindformers_qwenvl.training.steps_file import StepsFile, rewind_other_ranks, steps_file_name
 
-__all__ = ["QwenVLMonitor"]
+__all__ = ["QwenVLMonitor", "steps_resumed"]
 
 INPUT_IDS, IMAGES, POSITIONS = 0, 1, 2  # columns of the data set, as `net_input_columns` orders them
 
@@ -77,7 +77,7 @@ class QwenVLMonitor(Callback):
             self._start(run_context.original_args())
 
     def _start(self, params: Any) -> None:
-        self.steps_before = _steps_before(params)
+        self.steps_before = steps_resumed(params)
         network = params.train_network
         self.loss_parts = loss_parts(network)
         self.config = next((cell.config for _, cell in network.cells_and_names() if isinstance(cell, QwenVL)), None)
@@ -99,9 +99,11 @@ class QwenVLMonitor(Callback):
         row = self._outputs(params.net_outputs)  # waits until they are there
         now = time.perf_counter()
         steps = max(1, params.cur_step_num - self.last_step)
+        self.ended += params.pop("validation_seconds", 0.0)  # of `Validation`, which comes before
         seconds, waited = (now - self.ended) / steps, (self.began - self.ended) / steps
         self.ended, self.last_step = now, params.cur_step_num
         row |= {"step": self.steps_before + params.cur_step_num, "epoch": params.cur_epoch_num}
+        row["val_loss"] = params.pop("validation_loss", None)
         row |= {"seconds": seconds, "waited": waited, **self._rates(params, seconds)}
         self._show(row, params)
 
@@ -147,7 +149,7 @@ class QwenVLMonitor(Callback):
         return rates
 
 
-def _steps_before(params: Any) -> int:
+def steps_resumed(params: Any) -> int:
     """Steps of the run that this one resumes, 0 if it begins anew."""
     told = steps_before(params)
     if told is not None:

@@ -10,6 +10,7 @@ from mindspore import ops
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
+from mindformers_qwenvl.checks import number
 from mindformers_qwenvl.host.optimizer import adamw_step
 from mindformers_qwenvl.model.ops import can_update_in_place, update_in_place
 from mindformers_qwenvl.weights.parts import is_rms_norm, rate_factors
@@ -39,10 +40,11 @@ class QwenVLAdamW(AdamW):
         decay_rms_norm: False: as the host's AdamW.
         vision_lr_decay: factor of the learning rate from each layer of the vision tower to the one below, see
             `weights.parts.rate_factors`. The paper's stages 1 and 2 have 0.95.
+        lora_plus_ratio: the learning rate of B of an adapter over that of A (LoRA+, arXiv 2402.12354).
         others: see `mindformers.core.optim.AdamW`.
 
     Raises:
-        ValueError: vision_lr_decay is not above 0 and at most 1.
+        ValueError: vision_lr_decay is not above 0 and at most 1, or lora_plus_ratio is not above 0.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class QwenVLAdamW(AdamW):
         swap=False,
         decay_rms_norm=True,
         vision_lr_decay=1.0,
+        lora_plus_ratio=1.0,
     ):
+        number("optimizer: lora_plus_ratio", lora_plus_ratio, above=0)
         if not any(isinstance(group, dict) for group in params):
             params = [{"params": list(params), "weight_decay": weight_decay}]
         if decay_rms_norm:
@@ -63,7 +67,12 @@ class QwenVLAdamW(AdamW):
         super().__init__(params, learning_rate, betas, eps, weight_decay, swap)
         self.betas = tuple(betas)
         # Not rates of MindSpore's groups: those are a tensor for each weight, and 9.6B then takes 20 GB to compile.
-        self.factors = rate_factors([parameter.name for parameter in self.parameters], vision_lr_decay)
+        names = [parameter.name for parameter in self.parameters]
+        factors = rate_factors(names, vision_lr_decay)
+        self.factors = tuple(
+            factor * lora_plus_ratio if name.endswith(".lora_b.weight") else factor
+            for name, factor in zip(names, factors, strict=True)
+        )
         self.one_rate = all(factor == 1 for factor in self.factors)
         self.in_place = not swap and can_update_in_place(self.parameters)
 

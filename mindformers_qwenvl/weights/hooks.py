@@ -22,7 +22,7 @@ __all__ = ["convert_map_dict", "convert_name", "convert_weight_dict", "obtain_na
 def convert_name(name: str) -> str:
     """Our (first) name for an original tensor; any other name, ours and optimizer state included, unchanged.
 
-    The host takes a folder for an original one as soon as one name changes here, so names of ours must not.
+    The host takes a folder for an original one as soon as one name changes here, so ours must not change.
     """
     try:
         return (to_ours(name) or (name,))[0]
@@ -38,7 +38,9 @@ def _split(source: Mapping[str, Any]) -> Iterable[tuple[str, Any, tuple[str, ...
         except ValueError:
             unknown.append(name)
     if unknown:
-        raise ValueError(f"{len(unknown)} tensors are not of an original Qwen-VL checkpoint: {listed(sorted(unknown))}")
+        raise ValueError(
+            f"{len(unknown)} tensors do not belong to an original Qwen-VL checkpoint: {listed(sorted(unknown))}"
+        )
     return known
 
 
@@ -46,7 +48,7 @@ def convert_weight_dict(source_dict: Mapping[str, Any], **_: Any) -> dict[str, A
     """Rename and split a dict of original tensors (numpy arrays or MindSpore Parameters).
 
     Raises:
-        ValueError: names the original does not have, all listed.
+        ValueError: names that the original does not have; all are listed.
     """
     result = {}
     for _name, value, parts in _split(source_dict):
@@ -92,16 +94,17 @@ def obtain_name_map(load_checkpoint_files: Iterable[str]) -> dict[str, str]:
 def refuse_incomplete(path: str, key: str = "load_checkpoint") -> None:
     """Raise ValueError if the folder `path`, which the setting `key` names, lacks shards or tensors; reads headers.
 
-    MindFormers would warn of the tensors it has not found, and train on with random ones in their place. Folders of
-    ranks, and those without original names, may hold a part on purpose: of them only an index must be true.
+    MindFormers would warn of missing tensors and train on with random ones. Folders of ranks, and folders without
+    original names, may hold a part on purpose: of these only the index is checked.
     """
     folder = Path(path)
     if not folder.is_dir() or folder.name.startswith("rank_") or any(folder.glob("rank_*")):
         return
     if not any(folder.rglob("*.safetensors")) and any(folder.glob("pytorch_model*.bin")):
         raise ValueError(
-            f"{key}: {path} holds PyTorch's .bin files, and load_ckpt_format: safetensors expects .safetensors; make "
-            f"them with `mindformers-qwenvl convert-weight --input_path {path} --output_path NEW_DIR`, and load NEW_DIR"
+            f"{key}: {path} holds PyTorch's .bin files, but load_ckpt_format: safetensors expects .safetensors; "
+            f"convert them with `mindformers-qwenvl convert-weight --input_path {path} --output_path NEW_DIR`, and "
+            "load NEW_DIR"
         )
     has_index = (folder / SAFETENSORS_INDEX).is_file()
     if not has_index and not any(folder.glob("*.safetensors")):
@@ -113,6 +116,11 @@ def refuse_incomplete(path: str, key: str = "load_checkpoint") -> None:
         if has_index:
             raise ValueError(f"{key}: {error}") from None
         return  # several checkpoints in one folder, or files that the host itself cannot read
+    if any(name.endswith(".qweight") for name in shapes):
+        raise ValueError(
+            f"{key}: {path} holds quantised weights; make plain ones with `mindformers-qwenvl convert-weight "
+            f"--input_path {path} --output_path NEW_DIR`, and load NEW_DIR"
+        )
     if expected := _expected(folder, shapes):
         check_shapes(
             {name: shape for name, shape in shapes.items() if not is_dropped(name)}, expected, f"{key}: {path}"
@@ -120,7 +128,7 @@ def refuse_incomplete(path: str, key: str = "load_checkpoint") -> None:
 
 
 def _expected(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """What the config.json of an original folder asks for; nothing for folders of another kind."""
+    """The shapes that the config.json of an original folder describes; empty for other folders."""
     try:
         return original_shapes(read_original(folder)) if layout(names, str(folder)) == "original" else {}
     except (OSError, ValueError):  # no config.json, or one of another model, such as the language model alone

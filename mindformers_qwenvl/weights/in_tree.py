@@ -1,13 +1,13 @@
-"""Checkpoints of the port that MindFormers had in its own tree (research/qwenvl, up to 1.5), read as if they were ours.
+"""Checkpoints of the port in MindFormers' own tree (research/qwenvl, up to 1.5), read as if they were ours.
 
-Most of its names are ours. What differs, all of it in attention:
+Most of its names are ours. The differences:
 
 - the vision tower's fused `attn.in_proj`, interleaved per head, is there `attn.dense1`, `dense2`, `dense3`: q, k and v
   of all heads;
 - the resampler's `attn.wq`, `wk`, `wv` are called `attn.dense1`, `dense2`, `dense3`;
 - either's output (`out_proj`, `wo`) is called `attn.projection`, its weight transposed;
 - with `qkv_concat` the language model's `attention.wq`, `wk`, `wv` are one `attention.w`: rows [q; k; v];
-- with `enable_emb_opt` the embedding and `lm_head` have rows of nothing behind those of the vocabulary.
+- with `enable_emb_opt` the embedding and `lm_head` have unused rows after those of the vocabulary.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def as_ours(checkpoint: Checkpoint, config: dict[str, Any]) -> Readable:
 def refuse_in_tree(path: str | os.PathLike, key: str = "load_checkpoint") -> None:
     """Raise ValueError if `path`, which the setting `key` names, is of the in-tree port.
 
-    MindFormers would load what it knows by name, log the rest, and go on with random attention. A path that cannot be
-    read is left to MindFormers.
+    MindFormers would load the names it knows, log the rest, and go on with random attention. A path that cannot be read
+    is left to MindFormers.
     """
     try:
         names = weight_names(Path(path))
@@ -83,7 +83,7 @@ class _Piece(NamedTuple):
 class InTreeCheckpoint(Readable):
     """A checkpoint of the in-tree port, read as one of ours.
 
-    A transposed weight is read whole, the largest of them 67 MB in float32; everything else a range at a time.
+    A transposed weight is read whole (the largest is 67 MB in float32), everything else a range at a time.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: dict[str, Any]):
@@ -120,7 +120,9 @@ class InTreeCheckpoint(Readable):
         elif match := _CONCAT.fullmatch(name):
             rows, *rest = info.shape
             if rows % 3:
-                raise ValueError(f"{self.path}: {name} is {list(info.shape)}, rows that three do not divide")
+                raise ValueError(
+                    f"{self.path}: {name} is {list(info.shape)}, whose rows cannot be split into three equal parts"
+                )
             part = TensorInfo(info.dtype, (rows // 3, *rest))
             for index, ours in enumerate(_OURS):
                 pieces = [_Piece(name, index * part.size, (index + 1) * part.size)]
@@ -142,7 +144,8 @@ class InTreeCheckpoint(Readable):
         if len(infos) > 1 or rows % self._heads:
             found = ", ".join(f"{part} {stored[part].dtype} {list(stored[part].shape)}" for part in parts)
             raise ValueError(
-                f"{self.path}: {found}: these three become one, and must be alike, with rows for {self._heads} heads"
+                f"{self.path}: {found}: these three become one tensor: dtype and shape must be equal, and "
+                f"{self._heads} heads must divide the rows"
             )
         head = rows // self._heads * math.prod(rest)
         pieces = [_Piece(part, i * head, (i + 1) * head) for i in range(self._heads) for part in parts]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from mindformers_qwenvl.config.original import read_original
 from mindformers_qwenvl.weights.convert.dtypes import cast, widen
 from mindformers_qwenvl.weights.convert.plan import make_plan
-from mindformers_qwenvl.weights.formats.reader import Checkpoint
-from mindformers_qwenvl.weights.in_tree import as_ours
 from mindformers_qwenvl.weights.names import layout
+from mindformers_qwenvl.weights.opening import opened
 
 __all__ = ["load_original"]
 
@@ -36,7 +36,7 @@ def load_original(directory: str | os.PathLike, dtype: str = "fp32") -> Iterator
     if dtype not in ("fp32", "fp16"):
         raise ValueError(f"dtype {dtype!r}: expected fp32 or fp16 (numpy has no bfloat16: take fp32 and cast)")
     settings = read_original(directory)
-    checkpoint = as_ours(Checkpoint(directory), settings)
+    checkpoint = opened(Path(directory), settings)
     found = layout(checkpoint.tensors, str(directory))
     targets, _ = make_plan(checkpoint, settings, source=found, result="ours", dtype=None)
 

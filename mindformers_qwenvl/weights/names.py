@@ -79,7 +79,7 @@ TABLE: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Part:
-    """Where one of our parameters lives in the original: rows `index/of .. (index+1)/of` of tensor `name`."""
+    """Where one of our parameters is in the original: rows `index/of .. (index+1)/of` of tensor `name`."""
 
     name: str
     index: int
@@ -92,7 +92,7 @@ _INVERSE: dict[str, Part] = {
 
 _LAYER = re.compile(r"(?<=\.)(0|[1-9][0-9]*)(?=\.)")
 
-# What MindSpore and MindFormers store beside the weights when they save a training: it has no place in the original.
+# What MindSpore and MindFormers save beside the weights of a training; the original has no such tensors.
 _TRAINING_PREFIX = (
     "adam_m.",
     "adam_v.",
@@ -169,10 +169,10 @@ def is_training_state(name: str) -> bool:
 
 
 def layout(names: Iterable[str], where: str) -> str:
-    """`"original"` or `"ours"`, by which of the two more of `names` belong to.
+    """`"original"` or `"ours"`: the layout that more of `names` belong to.
 
     Raises:
-        ValueError: none of them is known to either; the message says `where` they come from.
+        ValueError: neither layout has any of them. The message says `where` they come from.
     """
     names = list(names)
     theirs = sum(_pattern(name)[0] in TABLE for name in names)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from numbers import Real
 from typing import Any
 
-from mindformers_qwenvl.sizes import VIT_POSITIONS
+from mindformers_qwenvl.checks import is_number, is_whole
+from mindformers_qwenvl.sizes import VIT_POSITIONS, VisionSettings
 from mindformers_qwenvl.weights.names import to_ours
 
 __all__ = ["check_shapes", "original_shapes", "our_shapes", "whole_number"]
 
 Shape = tuple[int, ...]
 
-QUERIES = 256  # visual.n_queries where config.json leaves it out, as the published one does
-MOST_LAYERS = 10_000  # more is a slip of the pen, and names for them would fill the memory
+MOST_LAYERS = 10_000  # more is a typing error, and their names would fill the memory
 MOST_RATIO = 1_000
 
 
@@ -25,7 +24,7 @@ def original_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     Source: modeling_qwen.py and visual.py of the original.
 
     Raises:
-        ValueError: the config lacks a field, or one is no such number (it is named).
+        ValueError: the config lacks a field, or one is not a number in its range; names it.
     """
     try:
         if not isinstance(visual := config["visual"], Mapping):
@@ -34,11 +33,11 @@ def original_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
             )
         return _language(config) | _vision(visual)
     except KeyError as error:
-        raise ValueError(f"config.json is not that of a Qwen-VL: it has no {error.args[0]!r}") from None
+        raise ValueError(f"config.json is not the config.json of a Qwen-VL: it has no {error.args[0]!r}") from None
 
 
 def _shown(value: object) -> str:
-    """The value as JSON has it, so that it is found in the file; a long one is cut."""
+    """The value in JSON's spelling, as in the file; a long one is cut."""
     return f"{json.dumps(value, default=repr):.60}"
 
 
@@ -46,25 +45,25 @@ def whole_number(settings: Mapping[str, Any], key: str) -> int:
     """The size that `settings`, config.json or a part of it, has under `key`.
 
     Raises:
-        KeyError: there is none.
-        ValueError: it is no whole number of 1 or more.
+        KeyError: it is missing.
+        ValueError: it is not a whole number of 1 or more.
     """
     value = settings[key]
-    if type(value) is not int or value < 1:
+    if not is_whole(value, 1):
         raise ValueError(f"config.json: {key} is {_shown(value)}, expected a whole number of 1 or more")
     return value
 
 
 def _layers(settings: Mapping[str, Any], key: str) -> int:
     count = whole_number(settings, key)
-    if count > MOST_LAYERS:
+    if not is_whole(count, 1, MOST_LAYERS):
         raise ValueError(f"config.json: {key} is {_shown(count)}, expected a whole number from 1 to {MOST_LAYERS}")
     return count
 
 
 def _ratio(settings: Mapping[str, Any], key: str) -> Any:
     value = settings[key]
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < MOST_RATIO:
+    if not is_number(value, above=0, below=MOST_RATIO):
         raise ValueError(f"config.json: {key} is {_shown(value)}, expected a number above 0 and below {MOST_RATIO}")
     return value
 
@@ -92,7 +91,8 @@ def _language(config: Mapping[str, Any]) -> dict[str, Shape]:
 def _vision(visual: Mapping[str, Any]) -> dict[str, Shape]:
     width, out, patch = (whole_number(visual, key) for key in ("width", "output_dim", "patch_size"))
     mlp = int(width * _ratio(visual, "mlp_ratio"))
-    queries = whole_number({"n_queries": QUERIES, **visual}, "n_queries")
+    # The published config.json leaves it out.
+    queries = whole_number({"n_queries": VisionSettings.num_queries, **visual}, "n_queries")
     shapes: dict[str, Shape] = {
         "positional_embedding": (VIT_POSITIONS, width),
         "proj": (out, out),
@@ -141,7 +141,7 @@ def our_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape], where: str) -> None:
-    """Compare the tensors of a checkpoint with what its config asks for.
+    """Compare the tensors of a checkpoint with those its config describes.
 
     Raises:
         ValueError: tensors are missing, unknown, or have another shape; the message lists them.
@@ -159,7 +159,7 @@ def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape], wher
     if wrong:
         faults.append(f"{len(wrong)} of another shape: {listed(wrong, '; ')}")
     if faults:
-        raise ValueError(f"{where} does not fit its config.json.\n  " + "\n  ".join(faults))
+        raise ValueError(f"{where} does not match its config.json.\n  " + "\n  ".join(faults))
 
 
 def listed(items: Iterable[str], separator: str = ", ", limit: int = 40) -> str:

@@ -23,6 +23,7 @@ _CUT = (
 )
 _CUT = tuple((re.compile(pattern), axis) for pattern, axis in _CUT)
 _VOCABULARY = _CUT[0][0]
+_FACTOR = re.compile(r"(?P<layer>.+)\.lora_(?P<kind>[ab])\.weight")
 # `parallel_optimizer=False` is set on these, in model/ and in MindFormers' Linear and LayerNorm.
 _NEVER_SHARED = re.compile(r"\.bias$|positional_embedding$|attn_pool\.(?:query|pos_embed)$")
 
@@ -33,6 +34,9 @@ def model_parallel_axis(name: str, vocab_emb_dp: bool = False) -> int | None:
     Args:
         vocab_emb_dp: `parallel_config.vocab_emb_dp`: embedding and head are not cut.
     """
+    if factor := _FACTOR.fullmatch(name):  # of an adapter: B is cut as the layer's outputs are, A as its inputs
+        axis = model_parallel_axis(f"{factor['layer']}.weight", vocab_emb_dp)
+        return axis if axis == (COLUMNS if factor["kind"] == "a" else ROWS) else None
     if vocab_emb_dp and _VOCABULARY.search(name):
         return None
     return next((axis for pattern, axis in _CUT if pattern.search(name)), None)

@@ -33,6 +33,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -174,9 +175,40 @@ def draw_pictures(folder: Path, count: int, rng: np.random.Generator) -> list[Pa
 
 
 def plain(path: Path) -> None:
-    """What Pillow alone takes: decode and resize."""
+    """What Pillow alone takes: decode and resize, in the order of the original."""
     with Image.open(path) as image:
-        image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        two_calls(image.convert("RGB"))
+
+
+def two_calls(image: Image.Image) -> Image.Image:
+    """Rows, then columns: the original's pixels with every Pillow."""
+    return image.resize((SIZE, image.height), Image.Resampling.BICUBIC).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+
+
+def one_call(image: Image.Image) -> Image.Image:
+    """Pillow 12 and newer choose the order of the axes."""
+    return image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+
+
+def resizing(path: Path) -> None:
+    """What the second call costs, for a wide and for a tall picture. Pillow 13 takes the cheaper order in one call."""
+    with Image.open(path) as opened:
+        wide = opened.convert("RGB")
+    for image in (wide, wide.transpose(Image.Transpose.ROTATE_90)):
+        rows = []
+        for _ in range(ROUNDS * 4):
+            seconds = []
+            for resize in (one_call, two_calls):
+                begin = time.perf_counter()
+                for _ in range(10):
+                    resize(image)
+                seconds.append((time.perf_counter() - begin) / 10)
+            rows.append((*seconds, seconds[1] / seconds[0]))
+        one, two, ratio = (statistics.median(column) for column in zip(*rows, strict=True))
+        print(
+            f"resizing {image.width} x {image.height}, Pillow {PIL.__version__}: one call {one * 1e3:.1f} ms, "
+            f"two calls {two * 1e3:.1f} ms; ratio {ratio:.2f}"
+        )
 
 
 def plain_all(paths: list[Path], threads: int = 1) -> None:
@@ -230,7 +262,7 @@ def _others(begin: tuple[float, float, float]) -> float:
 
 
 def steady(dataset) -> tuple[float, float]:
-    """Seconds and processor seconds a sample of one epoch, once the pipeline runs.
+    """Seconds and processor seconds per sample of one epoch, once the pipeline runs.
 
     The clock starts when the first batches are out, and stops with the last one: decoding is what the queues behind it
     wait for, so they are as empty at the end as at the start.
@@ -325,6 +357,7 @@ def main() -> int:
             good &= open_samples(folder, args.samples, rng)
             pictures = draw_pictures(folder / "pictures", args.pictures, rng)
             data = write_samples(folder / "train.json", pictures, rng)
+            resizing(pictures[0])
             good &= check(pictures, data, args.workers)  # before MindFormers starts threads that a fork would copy
             good &= pipeline(pictures, data, args.workers)
         finally:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from mindformers_qwenvl.chat.batches import answer_questions, cache_blocks, prepare
 from mindformers_qwenvl.chat.journal import Journal
-from mindformers_qwenvl.chat.prompt import Pictures
-from mindformers_qwenvl.chat.questions import BadRow, Row, read_rows, similar
+from mindformers_qwenvl.chat.questions import BadQuestion, Question, batches_by_size, read_questions
+from mindformers_qwenvl.generation.prompt import Pictures
 from mindformers_qwenvl.generation.settings import settings_for
 from mindformers_qwenvl.pictures.images import ImageTransform
 from tests.support.golden import golden_set
@@ -29,7 +29,7 @@ HELLO = "Hello, who are you? 你好"
 def lines(*records):
     text = "\n".join(record if isinstance(record, str) else json.dumps(record) for record in records)
     Path("in.jsonl").write_text(text, encoding="utf-8")
-    return read_rows("in.jsonl")
+    return read_questions("in.jsonl")
 
 
 def test_every_form_of_a_question():
@@ -41,35 +41,35 @@ def test_every_form_of_a_question():
         {"query": "<img>1.png</img>t"},
         {"image": "1.png"},
     ) == [
-        Row("a", [{"image": "1.png"}, {"image": "2.png"}, {"text": "Compare."}]),
-        Row(7, [{"image": "1.png"}, {"text": "What?"}], (["q", "a"],), "Be brief."),
-        Row(4, [{"image": "1.png"}, {"text": "t"}]),
-        Row(5, "<img>1.png</img>t"),
-        Row(6, [{"image": "1.png"}]),
+        Question("a", [{"image": "1.png"}, {"image": "2.png"}, {"text": "Compare."}]),
+        Question(7, [{"image": "1.png"}, {"text": "What?"}], (["q", "a"],), "Be brief."),
+        Question(4, [{"image": "1.png"}, {"text": "t"}]),
+        Question(5, "<img>1.png</img>t"),
+        Question(6, [{"image": "1.png"}]),
     ]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 1 is no JSON"),
+        ("{", "line 1 is not JSON"),
         ("[1]", "expected a JSON object, got [1]"),
-        ({"id": [1], "text": "x"}, "id is a text or a whole number"),
+        ({"id": [1], "text": "x"}, "id must be a text or a whole number"),
         ({"id": "x"}, "expected either query, or text"),
         ({"id": "x", "text": "t", "query": "t"}, "expected either query, or text"),
-        ({"id": "x", "imgs": "a", "text": "t"}, "no key imgs is known"),
+        ({"id": "x", "imgs": "a", "text": "t"}, "unknown keys imgs"),
         ({"id": "x", "text": "t", "question": "t"}, "both text and question"),
         ({"id": "x", "image": "t", "images": "t"}, "both image and images"),
-        ({"id": "x", "images": [1], "text": "t"}, "images is a list of paths"),
-        ({"id": "x", "text": 1}, "text is a text, got 1"),
-        ({"id": "x", "query": 1}, "query is a text, or a list"),
-        ({"id": "x", "text": "t", "history": "h"}, "history is a list"),
+        ({"id": "x", "images": [1], "text": "t"}, "images must be a list of paths"),
+        ({"id": "x", "text": 1}, "text must be a text, got 1"),
+        ({"id": "x", "query": 1}, "query must be a text or a list"),
+        ({"id": "x", "text": "t", "history": "h"}, "history must be a list"),
     ],
 )
 def test_a_line_that_is_no_question_says_why_and_takes_no_other_with_it(line, message):
     bad, good = lines(line, {"id": "good", "text": "t"})
-    assert isinstance(bad, BadRow) and message in bad.error and "line 1" in bad.error
-    assert good == Row("good", [{"text": "t"}])
+    assert isinstance(bad, BadQuestion) and message in bad.error and "line 1" in bad.error
+    assert good == Question("good", [{"text": "t"}])
 
 
 def test_ids_that_are_the_same_are_refused():
@@ -79,7 +79,7 @@ def test_ids_that_are_the_same_are_refused():
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 500)), max_size=40), st.integers(1, 9))
 def test_batches_hold_every_row_once_in_order_of_size(sizes, batch_size):
-    batches = list(similar(sizes, batch_size))
+    batches = list(batches_by_size(sizes, batch_size))
     order = [index for batch in batches for index in batch]
     assert sorted(order) == list(range(len(sizes)))
     assert [sizes[index] for index in order] == sorted(sizes, reverse=True)
@@ -104,7 +104,7 @@ def test_the_journal_goes_on_where_it_was():
 @pytest.mark.parametrize("content", ["important notes", '{"model": 1}\n', "[]\n", '{"id": 1, "text": "t"}\n', "\n"])
 def test_a_file_of_something_else_is_left_alone(content):
     Path("notes").write_text(content)
-    with pytest.raises(ValueError, match="line 1 is no answer of this command"):
+    with pytest.raises(ValueError, match="line 1 is not an answer of this command"):
         Journal("notes")
     assert Path("notes").read_text() == content
 
@@ -147,39 +147,32 @@ def ask(network, tokenizer):
 
     def answers(rows, batch_size=2, seed=0, **changes):
         config = settings_for(network, **{"max_new_tokens": 6, **changes})
-        questions, failed = prepare(
-            tokenizer,
-            rows,
-            seq_length=network.config.seq_length,
-            max_new_tokens=config.max_new_tokens,
-            max_window_size=config.max_window_size,
-            chat_format=config.chat_format,
-        )
+        prepared, failed = prepare(tokenizer, rows, config, seq_length=network.config.seq_length)
         pictures = Pictures(ImageTransform(56), GOLDEN.directory / "images")
-        batches = answer_questions(network, tokenizer, pictures, questions, config, batch_size=batch_size, seed=seed)
+        batches = answer_questions(network, tokenizer, pictures, prepared, config, batch_size=batch_size, seed=seed)
         return {record["id"]: record for batch in [failed, *batches] for record in batch}
 
     return answers
 
 
 def test_an_answer_does_not_depend_on_its_batch(ask):
-    rows = [Row("a", HELLO), Row("b", "Name a number.")]
+    rows = [Question("a", HELLO), Question("b", "Name a number.")]
     together = ask(rows, top_p=0.95)
     assert together == {**ask(rows[1:], top_p=0.95), **ask(rows[:1], top_p=0.95)}
     assert together["a"].keys() == {"id", "answer", "finish", "prompt_tokens", "new_tokens"}
     assert together["a"]["finish"] == "length" and together["a"]["new_tokens"] == 6
     assert ask(rows[:1], seed=1, top_p=0.95)["a"]["answer"] != together["a"]["answer"]
-    assert ask([Row("other", HELLO)], top_p=0.95)["other"]["answer"] != together["a"]["answer"]
+    assert ask([Question("other", HELLO)], top_p=0.95)["other"]["answer"] != together["a"]["answer"]
 
 
 def test_rows_that_fail_are_named_and_the_others_answered(ask):
     rows = [
-        Row("good", HELLO),
-        Row("missing", "<img>9.png</img>?"),
-        Row("outside", "<img>../golden.json</img>?"),
-        Row("unclosed", "<img>9.png"),
-        Row("long", "x " * 9000),
-        BadRow("bad", "line 6 is no JSON"),
+        Question("good", HELLO),
+        Question("missing", "<img>9.png</img>?"),
+        Question("outside", "<img>../golden.json</img>?"),
+        Question("unclosed", "<img>9.png"),
+        Question("long", "x " * 9000),
+        BadQuestion("bad", "line 6 is not JSON"),
     ]
     records = ask(rows, batch_size=6, do_sample=False)
     assert records.keys() == {row.id for row in rows}
@@ -189,7 +182,7 @@ def test_rows_that_fail_are_named_and_the_others_answered(ask):
         "outside": "ImageRefusedError: ",
         "unclosed": "ValueError: unclosed image tag",
         "long": "the network takes 8192",
-        "bad": "line 6 is no JSON",
+        "bad": "line 6 is not JSON",
     }.items():
         assert message in records[name]["error"] and "\n" not in records[name]["error"]
 
@@ -203,21 +196,22 @@ def test_a_batch_that_the_network_cannot_do_is_done_row_by_row(ask, network, mon
         return stock(*args, input_ids=input_ids, **kwargs)
 
     monkeypatch.setattr(network, "generate", generate, raising=False)
-    records = ask([Row("a", HELLO), Row("b", f"<img>0.png</img>{HELLO}")], do_sample=False)
+    records = ask([Question("a", HELLO), Question("b", f"<img>0.png</img>{HELLO}")], do_sample=False)
     assert records["a"]["new_tokens"] == 6
     assert records["b"] == {"id": "b", "error": "RuntimeError: out of memory"}
 
 
 def test_raw_questions_are_continued(ask, network):
-    record = ask([Row("a", HELLO)], chat_format="raw", do_sample=False)["a"]
-    assert record["prompt_tokens"] < ask([Row("a", HELLO)], do_sample=False)["a"]["prompt_tokens"] - 20
+    record = ask([Question("a", HELLO)], chat_format="raw", do_sample=False)["a"]
+    assert record["prompt_tokens"] < ask([Question("a", HELLO)], do_sample=False)["a"]["prompt_tokens"] - 20
     assert record["answer"]
 
 
-def test_the_cache_is_as_large_as_the_largest_batch_needs(tokenizer):
-    rows = [Row(number, "word " * number) for number in range(1, 9)]
-    questions, _ = prepare(tokenizer, rows, seq_length=64, max_new_tokens=10, max_window_size=64)
-    sizes = sorted((len(question.prompt) for question in questions), reverse=True)
-    blocks = cache_blocks(questions, 3, seq_length=64, max_new_tokens=10, block_size=16)
+def test_the_cache_is_as_large_as_the_largest_batch_needs(tokenizer, network):
+    rows = [Question(number, "word " * number) for number in range(1, 9)]
+    config = settings_for(network, max_new_tokens=10, max_window_size=64)
+    prepared, _ = prepare(tokenizer, rows, config, seq_length=64)
+    sizes = sorted((len(one.prompt) for one in prepared), reverse=True)
+    blocks = cache_blocks(prepared, 3, seq_length=64, max_new_tokens=10, block_size=16)
     assert blocks == sum(-(-min(size + 10, 64) // 16) for size in sizes[:3]) + 1
     assert cache_blocks([], 3, seq_length=64, max_new_tokens=10, block_size=16) == 1

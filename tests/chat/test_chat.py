@@ -12,9 +12,8 @@ from PIL import Image
 
 from mindformers_qwenvl import QwenVLProcessor
 from mindformers_qwenvl.chat.answer import Chat, generate_answers
-from mindformers_qwenvl.chat.prompt import chat_prompt
+from mindformers_qwenvl.generation.prompt import make_prompt
 from mindformers_qwenvl.generation.settings import settings_for
-from mindformers_qwenvl.text.layout import reply_text
 from mindformers_qwenvl.text.reply import chat_reply
 from tests.support.golden import golden_set
 from tests.support.layouts import pads_in_images
@@ -41,7 +40,7 @@ def golden_reply(tokenizer, name, tokens=30):
 def test_golden_prompts_and_greedy_answers(network, tokenizer, name):
     query, history = CONVERSATIONS[name]
     prompt = Chat(network, tokenizer).prompt(query, history)
-    assert prompt.ids.tolist() == pads_in_images(GOLDEN.arrays[f"ids.{name}"].tolist(), tokenizer)
+    assert prompt.input_ids.tolist() == pads_in_images(GOLDEN.arrays[f"ids.{name}"].tolist(), tokenizer)
     given = None if history is None else list(history)
     response, after = network.chat(tokenizer, query, given, do_sample=False, max_new_tokens=30)
     assert response == golden_reply(tokenizer, name) != ""
@@ -102,7 +101,7 @@ def test_repetition_penalty(network, tokenizer):
     plain = GOLDEN.arrays["greedy.text"][:12]
     assert set(plain) & set(ids[0]) or len(set(plain)) < len(plain)  # else the penalty had nothing to do
     response, _ = network.chat(tokenizer, HELLO, do_sample=False, max_new_tokens=12, repetition_penalty=1e6)
-    assert response == reply_text(tokenizer, new)
+    assert response == chat_reply(tokenizer, new)
 
 
 @pytest.fixture
@@ -145,9 +144,10 @@ def test_max_window_size_trims_the_history(network, tokenizer):
     history = [(f"question {number}", f"answer {number}") for number in range(6)]
     for window in (0, 40, 80, 6144):
         prompt = Chat(network, tokenizer, max_window_size=window).prompt("now", history)
-        expected = chat_prompt(tokenizer, "now", history, max_window_size=window)
-        assert prompt.text == expected.text and prompt.ids.tolist() == expected.ids.tolist()
-    assert "question" not in Chat(network, tokenizer, max_window_size=0).prompt("now", history).text
+        expected = make_prompt(tokenizer, "now", history, max_window_size=window)
+        assert prompt.input_ids.tolist() == expected.input_ids.tolist()
+    shortest = Chat(network, tokenizer, max_window_size=0).prompt("now", history)
+    assert "question" not in tokenizer.decode(shortest.input_ids)
     pictures = [(f"<img>{number}.png</img>", "answer") for number in range(6)]  # not there; those left out need not be
     response, _ = network.chat(tokenizer, HELLO, pictures, max_window_size=30, do_sample=False, max_new_tokens=8)
     assert response == golden_reply(tokenizer, "text", 8)
@@ -169,12 +169,12 @@ def test_a_picture_may_come_from_memory_and_rules_of_the_processor_hold(network,
     assert history == [(query, response)]
     processor.template.dataset_dir = str(GOLDEN.directory / "images")
     assert network.chat(processor, [{"image": "0.png"}, query[1]], do_sample=False, max_new_tokens=8)[0] == response
-    with pytest.raises(ValueError, match="outside of dataset_dir"):
+    with pytest.raises(ValueError, match="outside dataset_dir"):
         network.chat(processor, "<img>../golden.json</img>")
 
 
 def test_rows_of_a_batch_answer_as_they_do_alone(network, tokenizer):
-    prompts = [chat_prompt(tokenizer, text) for text in (HELLO, "Name a number.")]
+    prompts = [make_prompt(tokenizer, text) for text in (HELLO, "Name a number.")]
     config = settings_for(network, top_p=0.9, max_new_tokens=8)
 
     def answers(rows, seeds):
@@ -237,20 +237,20 @@ def test_an_error_midway_reaches_the_listener_and_frees_the_cache(network, token
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"top_p": 1.5}, ValueError, "top_p is a probability"),
-        ({"top_k": -1}, ValueError, "top_k is a whole number"),
-        ({"temperature": -0.1}, ValueError, "temperature is a number"),
-        ({"repetition_penalty": 0}, ValueError, "repetition_penalty is a number above 0"),
-        ({"max_new_tokens": 0}, ValueError, "max_new_tokens is a whole number above 0"),
-        ({"seed": -1}, ValueError, "seed is a whole number"),
-        ({"chat_format": "alpaca"}, ValueError, "chat_format is 'chatml' or 'raw'"),
-        ({"chat_format": "raw"}, ValueError, "that of a base model"),
-        ({"stream": True}, TypeError, "there is chat_stream"),
-        ({"top_q": 1}, TypeError, "no such argument: top_q"),
+        ({"top_p": 1.5}, ValueError, "top_p must be a number from 0 to 1"),
+        ({"top_k": -1}, ValueError, "top_k must be a whole number of 0 or more"),
+        ({"temperature": -0.1}, ValueError, "temperature must be a number of 0 or more"),
+        ({"repetition_penalty": 0}, ValueError, "repetition_penalty must be a number above 0"),
+        ({"max_new_tokens": 0}, ValueError, "max_new_tokens must be a whole number of 1 or more"),
+        ({"seed": -1}, ValueError, "seed must be a whole number of 0 or more"),
+        ({"chat_format": "alpaca"}, ValueError, "chat_format must be 'chatml' or 'raw'"),
+        ({"chat_format": "raw"}, ValueError, "for a base model"),
+        ({"stream": True}, TypeError, "chat_stream gives an answer"),
+        ({"top_q": 1}, TypeError, "unknown arguments top_q"),
     ],
 )
 @pytest.mark.parametrize("method", ["chat", "chat_stream"])
-def test_arguments_that_make_no_sense(network, tokenizer, method, changes, error, message):
+def test_bad_arguments_are_named(network, tokenizer, method, changes, error, message):
     with pytest.raises(error, match=message):
         getattr(network, method)(tokenizer, HELLO, **changes)
 

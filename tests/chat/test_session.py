@@ -40,8 +40,8 @@ def test_history_pictures_and_reset(session, network, tokenizer):
 
 def test_commands(session):
     assert session.take("/help") and "/image PATH" in session.said()
-    assert session.take("/img x") and session.said() == "there is no /img; /help shows what there is\n"
-    assert session.take("/image") and "which one?" in session.said()
+    assert session.take("/img x") and session.said() == "unknown command /img; /help lists the commands\n"
+    assert session.take("/image") and "which picture?" in session.said()
     assert session.take("   ") and session.said() == ""
     assert not session.take("/exit") and not session.take("/quit")
     assert session.history == []
@@ -67,5 +67,5 @@ def test_an_interrupted_answer_is_no_part_of_the_conversation(network, tokenizer
 
     session = Session(talk, SYSTEM_MESSAGE, write, interrupts)
     session.take(HELLO)
-    assert written[-1] == "(interrupted; not part of the conversation)\n" and len(written) < 6
+    assert written[-1] == "(interrupted; left out of the conversation)\n" and len(written) < 6
     assert session.history == []

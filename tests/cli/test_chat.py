@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from mindformers_qwenvl.cli import main
-from mindformers_qwenvl.text.layout import reply_text
+from mindformers_qwenvl.text.reply import chat_reply
 from mindformers_qwenvl.text.vocabulary import Vocabulary
 from tests.support.golden import golden_set
 
@@ -23,7 +23,7 @@ def python(*words, said=None):
 
 
 def golden_reply(name, tokens):
-    return reply_text(Vocabulary.from_file(GOLDEN.vocab_file), GOLDEN.arrays[f"greedy.{name}"][:tokens])
+    return chat_reply(Vocabulary.from_file(GOLDEN.vocab_file), GOLDEN.arrays[f"greedy.{name}"][:tokens])
 
 
 def test_a_conversation_through_a_pipe(checkpoint_dir):
@@ -31,7 +31,7 @@ def test_a_conversation_through_a_pipe(checkpoint_dir):
     words = ["chat", "--model", str(checkpoint_dir("a56")), "--greedy", "--max-new-tokens", "8"]
     done = python("-m", "mindformers_qwenvl", *words, said=said)
     first, second = golden_reply("text", 8), golden_reply("one_image", 8)
-    assert done.stdout == f"{first}\n(a new conversation)\n(picture 1 of the next message)\n{second}\n"
+    assert done.stdout == f"{first}\n(new conversation)\n(picture 1 of the next message)\n{second}\n"
     assert done.stderr == "FileNotFoundError: image nowhere.png: no such file\n"
     assert done.returncode == 1  # nobody sat there to see it
     assert not Path("output").exists()

@@ -41,7 +41,7 @@ def write(*records):
 def test_clean_data_exits_with_0(capsys):
     assert main(WORDS) == 0
     out, err = capsys.readouterr()
-    assert "samples   3, 3 could be laid out" in out and "training would read all of it" in out
+    assert "samples   3, 3 could be laid out" in out and "training would read all samples" in out
     assert "3/3" in err and "lengths drawn: train.lengths.png" in err
     assert Image.open("train.lengths.png").format == "PNG"
 
@@ -59,7 +59,8 @@ def test_too_few_samples_for_a_batch_exit_with_1(capsys):
     Path("tiny.yaml").write_text(TINY.read_text())
     assert main(WORDS) == 1
     out = capsys.readouterr().out
-    assert "FAILS     3 samples make no batch of runner_config.batch_size 32" in out and "would read all" not in out
+    assert "FAILS     3 samples do not fill a batch of runner_config.batch_size 32" in out
+    assert "would read all" not in out
 
 
 def test_a_vocabulary_larger_than_the_models_is_an_error(capsys):
@@ -105,7 +106,7 @@ def test_nothing_to_draw(capsys):
         (["--yaml", "no.yaml"], "no.yaml"),
         (["--dataset_dir", "nowhere"], "nowhere: no such folder"),
         (["--vocab_file", "no.tiktoken"], "no.tiktoken' does not exist"),
-        (["--yaml", "train.json"], "no section train_dataset"),
+        (["--yaml", "train.json"], "sections such as `model:` are expected"),
         (["--report", "train.json"], "train.json would overwrite train.json, which is needed"),
         (["--report", "pictures/../tiny.yaml"], "would overwrite tiny.yaml, which is needed"),
         (["--report", "pictures"], "pictures is a folder"),

@@ -33,7 +33,7 @@ def test_the_yaml_says_what_it_has_to_fit_in(capsys):
     assert "fits in 57.0 GB" in capsys.readouterr().out
     assert main(["estimate", "--yaml", STAGE_3, "--set", "context.max_device_memory=10GB"]) == 1
     assert main(["estimate", "--yaml", "finetune_qwenvl_tiny"]) == 0  # says nothing
-    assert "--device-memory 64GB says whether that fits" in capsys.readouterr().out
+    assert "--device-memory 64GB tells whether that fits" in capsys.readouterr().out
 
 
 def test_a_name_instead_of_a_path(capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mindformers_qwenvl.chat.questions import Question
 from mindformers_qwenvl.cli import main, predict
 from tests.support.golden import golden_set
 from tests.support.web import site
@@ -44,7 +45,7 @@ def test_two_pictures_and_a_question(checkpoint_dir, capsys):
     assert main(["predict", "--model", str(checkpoint_dir("a56")), *images, "Compare them.", *options]) == 0
     out, err = capsys.readouterr()
     assert out == golden_text("two_images", 8) + "\n"
-    assert err == "out.png: not written, for there is no box in the answer\n" and not Path("out.png").exists()
+    assert err == "out.png: not written, because the answer has no box\n" and not Path("out.png").exists()
 
 
 def test_a_picture_from_an_address(checkpoint_dir, capsys):
@@ -58,7 +59,7 @@ def test_a_picture_from_an_address(checkpoint_dir, capsys):
         assert out == "" and err.startswith("mindformers-qwenvl predict: ImageRefusedError: image http://127.0.0.1:")
         assert "rule allow_private; image_policy: {allow_private: ['127.0.0.1']} allows it" in err
         assert main([*words, "--allow-private", "127.0.0.1", "--allow-host", "pictures.example"]) == 1
-        assert "the host 127.0.0.1 is none of those allowed: pictures.example" in capsys.readouterr().err
+        assert "the host 127.0.0.1 is not allowed; allowed are: pictures.example" in capsys.readouterr().err
         assert served.seen == []
         assert main([*words, "--allow-private", "127.0.0.0/8", "--allow-host", "127.0.0.1"]) == 0
         assert capsys.readouterr().out == golden_text("one_image", 8) + "\n"
@@ -91,14 +92,14 @@ def test_a_file_of_questions_and_going_on(checkpoint_dir, capsys):
         expected = {"finish": "length", "prompt_tokens": prompt_tokens, "new_tokens": 8}
         assert found[name] == {"id": name, "answer": golden_text(name, 8), **expected}
     assert found["missing"]["error"].endswith("questions/later.png: no such file")
-    assert found[4]["error"].startswith("line 4 is no JSON")
+    assert found[4]["error"].startswith("line 4 is not JSON")
     assert "4/4" in err and "tokens/s" in err and "2 answered, 2 failed; 16 tokens" in err
 
     before = Path("out.jsonl").read_text(encoding="utf-8").splitlines()
     shutil.copy(GOLDEN.image(0), folder / "later.png")
     (folder / "in.jsonl").write_text(lines, encoding="utf-8")
     assert main(words) == 0
-    assert "1 answered, 0 failed, 2 were there already" in capsys.readouterr().err
+    assert "1 answered, 0 failed, 2 already there" in capsys.readouterr().err
     after = Path("out.jsonl").read_text(encoding="utf-8").splitlines()
     assert after[:2] == before[2:] and len(after) == 3  # those that had failed are gone
     assert records()["missing"] == {**found["one_image"], "id": "missing"}
@@ -109,21 +110,33 @@ def test_a_file_of_questions_and_going_on(checkpoint_dir, capsys):
 
 
 def test_boxes_are_drawn_on_the_last_picture(checkpoint_dir, capsys):
-    from mindformers_qwenvl.chat.questions import Row
-
     Image.new("RGB", (200, 100), "white").save("last.png")
     query = [{"image": str(GOLDEN.image(0))}, {"image": "last.png"}, {"text": "Box it."}]
     parser = argparse.ArgumentParser()
     predict.add_arguments(parser)
     words = ["--model", str(checkpoint_dir("a56")), "--draw", "boxes.png", "--image", "last.png", "Box it."]
     args = parser.parse_args(words)
-    work = predict._Work(args, [Row("question", query)], None)
+    work = predict.Prediction(args, [Question("question", query)], None)
     predict._draw(args, work, query, "<ref>it</ref><box>(100,200),(499,799)</box>")
     drawn = Image.open("boxes.png")
     assert drawn.size == (200, 100) and drawn.getpixel((99, 60)) != (255, 255, 255)
     assert drawn.getpixel((180, 50)) == (255, 255, 255)
     assert capsys.readouterr().err == "boxes drawn: boxes.png\n"
     assert sorted(path.name for path in Path().glob("*boxes*")) == ["boxes.png"]
+
+
+def test_a_drawing_that_cannot_be_saved_leaves_nothing_behind(checkpoint_dir):
+    Image.new("RGB", (20000, 2), "white").save("wide.png")  # wider than WebP can be
+    query = [{"image": "wide.png"}, {"text": "Box it."}]
+    parser = argparse.ArgumentParser()
+    predict.add_arguments(parser)
+    words = ["--model", str(checkpoint_dir("a56")), "--draw", "boxes.webp", "--image", "wide.png", "Box it."]
+    args = parser.parse_args(words)
+    prediction = predict.Prediction(args, [Question("question", query)], None)
+    before = sorted(Path().iterdir())
+    with pytest.raises(ValueError, match="WebP"):
+        predict._draw(args, prediction, query, "<box>(100,200),(499,799)</box>")
+    assert sorted(Path().iterdir()) == before
 
 
 def teach(source, folder, image, question, answer):
@@ -180,15 +193,16 @@ def test_boxes_that_a_network_has_learnt(checkpoint_dir, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "a QUESTION or an --image is needed"),
-        (["q", "--input", "i", "--output", "o"], "leave QUESTION, --image and --draw out"),
-        (["--input", "i"], "belong together"),
-        (["--input", "i", "--output", "i"], "--output is --input"),
+        ([], "give a QUESTION or an --image"),
+        (["q", "--input", "i", "--output", "o"], "leave out QUESTION, --image and --draw"),
+        (["--input", "i"], "must be given together"),
+        (["--input", "i", "--output", "i"], "is the same file as --input"),
         (["--input", "i", "--output", "o", "--batch-size", "0"], "at least 1"),
-        (["q", "--batch-size", "2"], "are for --input"),
-        (["q", "--draw", "boxes"], "the name must end as pictures do"),
+        (["q", "--batch-size", "2"], "need --input"),
+        (["q", "--draw", "boxes.psd"], "the name must end in the suffix of an image format"),  # Pillow only reads these
+        (["q", "--draw", "boxes"], "the name must end in the suffix of an image format"),
         (["q", "--greedy", "--sample"], "not allowed with"),
-        (["q", "--top-p", "7"], "top_p is a probability from 0 to 1"),
+        (["q", "--top-p", "7"], "top_p must be a number from 0 to 1"),
         (["q", "--dtype", "int8"], "invalid choice"),
         (["q", "--allow-private", "all"], "allow_private takes networks like 10.1.0.0/16"),
         (["q", "--allow-host", "http://a.example/"], "allow_hosts takes names like images.example.com"),
@@ -205,6 +219,8 @@ def test_bad_usage(words, message, checkpoint_dir, usage_error):
         (["--model", "M", "--image", "nowhere.png", "q"], "nowhere.png: no such file"),
         (["--model", "M", "--input", "nowhere.jsonl", "--output", "o"], "nowhere.jsonl"),
         (["--model", "M", "<img>x"], "unclosed image tag"),
+        (["--model", "nowhere", "--draw", "no/folder.png", "q"], "there is no folder"),
+        (["--model", "nowhere", "--draw", "a.png", "--image", "a.png", "q"], "would overwrite a.png"),
     ],
 )
 def test_failures_exit_with_1_and_one_message(words, message, checkpoint_dir, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -65,6 +66,21 @@ def test_our_settings():
     )
     assert vision["hidden_size"] == ORIGINAL["visual"]["width"]
     assert vision["num_queries"] == settings["num_queries"] == ORIGINAL["visual"]["n_queries"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"visual": None}, "visual must be an object with the fields of the vision tower, got None"),
+        ({"visual": {}}, "it has no 'image_start_id'"),
+        ({"vocab_size": ...}, "it has no 'vocab_size'"),
+    ],
+    ids=str,
+)
+def test_what_is_missing_is_named(change, words):
+    settings = {key: value for key, value in {**ORIGINAL, **change}.items() if value is not ...}
+    with pytest.raises(ValueError, match=re.escape(words)):
+        our_settings(settings)
 
 
 def test_mindformers_is_not_imported():

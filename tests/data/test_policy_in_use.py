@@ -69,7 +69,7 @@ def test_where_a_processor_takes_its_policy_from(tokenizer):
         assert processor.template.image_transform.policy == policy
         assert processor.image_processor.image_transform.policy == policy
     assert made.config["image_policy"] == LOCAL and processor.image_processor.config["image_policy"] == LOCAL
-    with pytest.raises(ValueError, match=r"image_policy: .*has another one"):
+    with pytest.raises(ValueError, match="image_policy differs from that of the model_transform_template"):
         build(tokenizer, model_transform_template=made, image_policy={"max_bytes": 7})
 
 
@@ -119,7 +119,7 @@ def test_training_samples_follow_the_policy(tokenizer, tmp_path):
             transform(tokenizer)(conversation(url))
         images = transform(tokenizer, image_policy=LOCAL, dataset_dir=str(path.parent))(conversation(url))[1]
     np.testing.assert_array_equal(images, transform(tokenizer)(conversation(path))[1])
-    with pytest.raises(BadSampleError, match=r"outside of dataset_dir"):
+    with pytest.raises(BadSampleError, match=r"outside dataset_dir"):
         transform(tokenizer, dataset_dir=str(path.parent))(conversation("../b.png"))
     allowed = {"allow_folders": [str(tmp_path)]}
     transform(tokenizer, dataset_dir=str(path.parent), image_policy=allowed)(conversation(outside))
@@ -140,7 +140,7 @@ def test_a_loader_that_was_given_the_file_alone_confines_nothing(tokenizer, tmp_
     near, far = [row[0] for row in dataset.create_tuple_iterator(output_numpy=True, num_epochs=1)]
     assert made(near)[1].any()
     if own_folder:
-        with pytest.raises(BadSampleError, match=r"data\.json, sample 1: .*outside of dataset_dir"):
+        with pytest.raises(BadSampleError, match=r"data\.json, sample 1: .*outside dataset_dir"):
             made(far)
     else:
         assert made(far)[1].any()
@@ -156,7 +156,7 @@ def test_paths_of_any_length(tokenizer, tmp_path):
     assert batch["images"].asnumpy().any() and (batch["input_ids"] == tokenizer.img_pad_id).sum() == 16
     text = f"<img>{path}</img>"
     assert tokenizer.encode_with_images(text).images == (str(path),)
-    with pytest.raises(ValueError, match=r"the limit is 256: .*max_path_bytes=None lifts it"):
+    with pytest.raises(ValueError, match=r"the limit is 256: .*max_path_bytes=None removes"):
         tokenizer(text)  # as the original does
     free = type(tokenizer)(tokenizer.vocab_file, image_slots=16, max_path_bytes=None)
     assert free(text)["input_ids"] == tokenizer.encode_with_images(text).ids

@@ -16,7 +16,7 @@ from mindformers.models.tokenization_utils_base import AddedToken
 from mindformers.tools.register import MindFormerConfig, MindFormerModuleType, MindFormerRegister
 
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
-from mindformers_qwenvl.text.layout import chat_sample, training_sample
+from mindformers_qwenvl.text.layout import make_context, training_sample
 from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
 from tests.support.golden import GOLDEN, SETS, golden_set
 from tests.support.layouts import failed, golden_lines, pads_in_images
@@ -104,7 +104,7 @@ def test_which_specials_count_is_configurable(small):
     turns = [("user", text), ("assistant", "ok")]
     count = [np.isin(training_sample(turns, t, max_length=99).input_ids, end).sum() for t in (small, safe)]
     assert count == [4, 3]
-    assert np.isin(chat_sample(text, small).input_ids, end).sum() == 2
+    assert np.isin(make_context(small, text)[1].ids, end).sum() == 2
     with pytest.raises(ValueError, match="'chat'"):
         QwenVLTokenizer(A56, allowed_special="chat")
     with pytest.raises(ValueError, match="im_end"):
@@ -197,7 +197,7 @@ def test_special_tokens_may_be_named_but_not_added(small):
     assert QwenVLTokenizer(A56, pad_token=AddedToken("<|im_end|>")).pad_token_id == 802
     assert small.add_tokens(["<img>", "</img>"], special_tokens=True) == 0 and len(small) == 1017
     for add in (lambda: small.add_tokens(["<new>"]), lambda: QwenVLTokenizer(A56, pad_token="<pad>")):
-        with pytest.raises(ValueError, match="cannot be added"):
+        with pytest.raises(ValueError, match="no tokens can be added"):
             add()
 
 
@@ -306,7 +306,7 @@ def test_folder_without_a_vocabulary_is_an_error_not_the_published_one(tmp_path)
 def test_folder_with_broken_json_is_named(tmp_path):
     shutil.copy(A56, tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is no JSON"):
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
         QwenVLTokenizer.from_pretrained(tmp_path)
 
 
@@ -326,3 +326,18 @@ def test_an_empty_text_takes_a_short_way_to_what_the_host_gives(small):
     host = PreTrainedTokenizer.__call__(small, "", add_special_tokens=False)
     given = small("", add_special_tokens=False)
     assert type(given) is type(host) and dict(given) == dict(host) == {"input_ids": [], "attention_mask": []}
+
+
+@pytest.mark.parametrize(
+    ("response", "history", "reason"),
+    [
+        ("A cat.", [("<img>a.png</img>What is it?", "A cat.")], "the response has no box"),
+        ("<ref>cat</ref><box>(1,2),(3,4)</box>", [("What is it?", None)], "the conversation has no picture"),
+    ],
+)
+def test_without_a_box_or_a_picture_nothing_is_drawn_and_a_warning_says_why(
+    small, warnings_of_host, response, history, reason
+):
+    assert small.draw_bbox_on_latest_picture(response, history) is None  # as in the original
+    [warning] = warnings_of_host()
+    assert warning == f"draw_bbox_on_latest_picture returns None: {reason}"

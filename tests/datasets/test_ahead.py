@@ -14,7 +14,7 @@ import pytest
 from mindspore.dataset import config as dataset_config
 
 from mindformers_qwenvl.datasets import loader as loader_module
-from mindformers_qwenvl.datasets.ahead import Ahead, prepared
+from mindformers_qwenvl.datasets.ahead import PreparedSamples, prepared
 from mindformers_qwenvl.datasets.annotations import SampleNote
 from mindformers_qwenvl.datasets.loader import QwenVLDataLoader
 from tests.support.pictures import draw
@@ -62,12 +62,12 @@ def test_rows_are_the_same_and_come_from_the_loader(small, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(loader_module, "WORKERS_SERVED", 0)
         loader = QwenVLDataLoader(path, dataset_dir=str(tmp_path), shuffle=False)
-        assert loader.source.ahead is None
+        assert loader.source.prepared is None
         without = read_all(path, stock_transform(small, 160), loader)
     assert (without[5][2][:2, :, 1] >= 0).all() and without[5][2].shape == (3, SLOTS, 2)
     for _ in range(2):
         loader = QwenVLDataLoader(path, dataset_dir=str(tmp_path), shuffle=False)
-        ahead = loader.source.ahead
+        ahead = loader.source.prepared
         transform = stock_transform(small, 160)
         samples = transform.model_transform_template.training
         readers, workers = recorded(ahead, "offer"), recorded(samples, "lay_out")
@@ -105,7 +105,7 @@ def test_errors_are_the_same(fault, served, small, tmp_path, monkeypatch):
     path = write_samples(tmp_path)
     picture = tmp_path / "11_0.png"
     picture.unlink()
-    reason = {"missing": "no such file", "broken": "not a readable image", "outside": "outside of dataset_dir"}[fault]
+    reason = {"missing": "no such file", "broken": "not a readable image", "outside": "outside dataset_dir"}[fault]
     if fault == "broken":
         picture.write_bytes(b"no picture")
     elif fault == "outside":
@@ -123,7 +123,7 @@ def other(turns, note):
 
 
 def test_the_first_sample_says_how():
-    ahead = Ahead()
+    ahead = PreparedSamples()
     note = ahead.offer(TURNS, NOTE)
     assert (note.loader, note.ticket, ahead.ready) == (ahead.number, None, {})
     assert prepared(TURNS, note, prepare) == ("q", "here")
@@ -134,7 +134,7 @@ def test_the_first_sample_says_how():
 
 
 def test_lost_tickets_and_other_templates_do_the_work_themselves():
-    ahead = Ahead(kept=5)
+    ahead = PreparedSamples(kept=5)
     ahead.prepare = prepare
     notes = [ahead.offer([("user", str(number))], NOTE) for number in range(8)]
     assert len(ahead.ready) == 5
@@ -153,7 +153,7 @@ def test_an_error_waits_for_its_sample():
     def fail(turns, note):
         raise FileNotFoundError(turns[0][1])
 
-    ahead = Ahead()
+    ahead = PreparedSamples()
     ahead.prepare = fail
     notes = [ahead.offer([("user", name)], NOTE) for name in ("a", "b")]
     for name, note in zip("ab", notes, strict=True):
@@ -162,7 +162,7 @@ def test_an_error_waits_for_its_sample():
 
 
 def test_copies_are_one_and_another_process_has_its_own():
-    ahead = Ahead()
+    ahead = PreparedSamples()
     assert copy.deepcopy(ahead) is ahead
     assert pickle.loads(pickle.dumps(ahead)).number != ahead.number
     note = ahead.offer(TURNS, NOTE)

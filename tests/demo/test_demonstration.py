@@ -25,6 +25,10 @@ def test_demo_with_few_steps(tmp_path):
     assert list((workdir / "output").rglob("*.ckpt"))
     for picture in ("loss.png", "answers.png"):
         assert min(Image.open(workdir / picture).size) > 400
+        assert str(workdir / picture) in done.stdout
+    lines = [json.loads(line) for line in (workdir / "answers.jsonl").read_text().splitlines()]
+    assert len(lines) == 12 and {"image", "question", "answer", "expected", "right"} <= set(lines[0])
+    assert {"iou" in line for line in lines[:3]} == {True, False}
     assert "Traceback" not in done.stderr and "Logging error" not in done.stderr
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from mindformers_qwenvl.demo import shapes
-from mindformers_qwenvl.demo.score import score
+from mindformers_qwenvl.demo.score import mark, score
 from mindformers_qwenvl.grounding import parse
 
 
@@ -51,7 +51,11 @@ def test_score():
         {"topic": "box", "answer": "<box>(0,0),(500,500)</box>"},
         {"topic": "box", "answer": "<box>(0,0),(500,500)</box>"},
     ]
-    perfect = score(records, [record["answer"] for record in records])
+
+    def scored(answers):
+        return score(records, [mark(record, answer) for record, answer in zip(records, answers, strict=True)])
+
+    perfect = scored([record["answer"] for record in records])
     assert perfect.passed and (perfect.colour, perfect.shape, perfect.box_iou) == (1, 1, 1)
-    poor = score(records, ["red", "square", "<box>(0,0),(500,500)</box>", "no idea"])
+    poor = scored(["red", "square", "<box>(0,0),(500,500)</box>", "no idea"])
     assert (poor.colour, poor.shape, poor.box_iou, poor.passed) == (1, 0, 0.5, False)

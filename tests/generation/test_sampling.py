@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import mindspore as ms
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from mindformers.generation.logits_process import (
 )
 from mindformers.generation.text_generator import GenerationMixin
 
-from mindformers_qwenvl.generation.sampling import EndAnswer, RowByRow, Sampling, keep_top_p
+from mindformers_qwenvl.generation.sampling import RowByRow, Sampling, check_sampling, keep_top_p
 
 PAD = 9
 
@@ -150,13 +148,28 @@ def test_draws_follow_the_probabilities():
     np.testing.assert_allclose(counts / 4000, probabilities, atol=0.03)  # four standard deviations
 
 
-def test_an_answer_ends_after_a_stop_sequence_of_its_own():
-    end = EndAnswer(0, [[4, 5], [7]], [3, 1])
-    scores = np.zeros(10, np.float32)
-    assert end.process_row(0, np.array([1, 4, 5]), scores.copy()).argmax() == 0 and not scores.any()
-    assert not end.process_row(0, np.array([1, 4, 5]), scores.copy()).any()  # the prompt's
-    assert not end.process_row(0, np.array([1, 1, 4, 5]), scores.copy()).any()  # half the prompt's
-    assert end.process_row(0, np.array([1, 1, 1, 4, 5]), scores.copy())[0] == 2**15
-    assert end.process_row(1, np.array([1, 7]), scores.copy())[0] == 2**15
-    cancelled = SimpleNamespace(is_set=lambda: True)
-    assert EndAnswer(0, [], [1], cancelled).process_row(0, np.array([1]), scores.copy())[0] == 2**15
+@pytest.mark.parametrize("temperature", [0, 0.0])
+def test_a_temperature_of_zero_is_greedy(temperature):
+    config = GenerationConfig(do_sample=True, temperature=temperature, top_k=0)
+    check_sampling(config)
+    assert (config.do_sample, config.temperature) == (False, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"top_k": -1}, r"top_k must be a whole number of 0 or more.*0 turns it off\), got -1"),
+        ({"top_k": True}, "top_k must be a whole number"),
+        ({"top_p": float("nan")}, "top_p must be a number from 0 to 1"),
+        ({"top_p": 1.01}, "top_p must be a number from 0 to 1"),
+        ({"temperature": float("inf")}, "temperature must be a number of 0 or more"),
+        ({"temperature": "hot"}, "temperature must be a number of 0 or more"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be a number above 0"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, message):
+    config = GenerationConfig()
+    for name, value in settings.items():  # the host has checks of its own, and other messages
+        setattr(config, name, value)
+    with pytest.raises(ValueError, match=message):
+        check_sampling(config)

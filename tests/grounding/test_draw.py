@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def no_fonts(monkeypatch, tmp_path):
     monkeypatch.delenv(FONT_VARIABLE, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(fonts_module, "FOLDERS", dict.fromkeys(("linux", "darwin", "win32"), PLACES))
+    monkeypatch.setattr(fonts_module, "FOLDERS", PLACES)
     monkeypatch.setattr(fonts_module, "PACKAGES", ("qwenvl-test-fonts",))
     monkeypatch.setattr(fonts_module, "_warned", False)
     fonts_module._search.cache_clear()
@@ -187,6 +188,54 @@ def test_long_labels_are_folded(no_fonts):
     label_area(draw(white(40, 300), [Box(0, 0, 500, 500, "x" * 60)]))
 
 
+def hidden(size, boxes: list[Box]) -> float:
+    """The part of a white picture that is no longer white, because of labels alone."""
+    plain = [replace(box, label=None) for box in boxes]
+    with_labels, without = (np.asarray(draw(white(*size), some)) for some in (boxes, plain))
+    return float((with_labels != without).any(axis=2).mean())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 130), st.integers(1, 130)),
+    st.lists(
+        st.builds(
+            Box.of, st.lists(st.integers(0, 999), min_size=4, max_size=4), st.text("abc def", min_size=1, max_size=40)
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+)
+def test_labels_hide_no_more_than_half_of_a_small_picture(size, boxes):
+    assert hidden(size, boxes) <= 0.5
+    assert hidden(size, boxes[:1]) <= 0.25
+
+
+def test_labels_on_small_pictures(no_fonts, caplog):
+    assert 0 < hidden((56, 56), [Box(0, 250, 750, 999, "blue square")]) <= 0.25
+    assert not caplog.text
+    assert hidden((20, 12), [Box(0, 0, 600, 600, "cat")]) == 0
+    assert "the picture of 20x12 pixels is too small for the label 'cat'" in caplog.text
+
+
+def test_a_label_does_not_hide_a_small_box(no_fonts):
+    for y, below in ((500, False), (0, True)):
+        x1, y1, _, y2 = label_area(draw(white(400, 400), [Box(500, y, 530, y + 30, "a bird")]))
+        assert x1 == 200
+        assert y1 > 12 if below else y2 <= 200
+
+
+def test_labels_do_not_hide_each_other(no_fonts):
+    first, second = Box(100, 100, 900, 900, "one thing"), Box(100, 100, 800, 950, "another")
+    both = np.asarray(draw(white(400, 400), [first, second]))
+    places = {
+        label: (both == colour).all(axis=2).sum()
+        for label, colour in (("one", (51, 119, 204)), ("another", (255, 127, 51)))
+    }
+    alone = np.asarray(draw(white(400, 400), [first]))
+    assert places["one"] >= (alone == (51, 119, 204)).all(axis=2).sum() > 0 and places["another"] > 0
+
+
 # ---- fonts
 
 
@@ -229,7 +278,7 @@ def test_a_font_of_an_installed_package(no_fonts, tmp_path, monkeypatch):
 @pytest.mark.skipif(not Path("/usr/bin/fc-list").exists(), reason="needs fontconfig")
 def test_a_font_that_fontconfig_knows(no_fonts, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin")
-    monkeypatch.setattr(fonts_module, "FOLDERS", dict.fromkeys(("linux", "darwin", "win32"), ()))
+    monkeypatch.setattr(fonts_module, "FOLDERS", ())
     letters = "\U000f1234\U000f1235"  # private letters, which no font of the machine has
     make_font(no_fonts / ".fonts" / "mine.ttf", letters)
     assert squares(draw(white(), [Box(100, 100, 900, 900, letters)])) > 2 * 11 * 11
@@ -248,7 +297,7 @@ def test_without_a_font_there_is_one_warning(no_fonts):
 
 def test_a_font_that_was_asked_for_is_taken_and_what_it_lacks_is_said(no_fonts, tmp_path):
     own = make_font(tmp_path / "own.ttf", "格子")
-    with pytest.warns(FontWarning, match=r"\(衫衬\): the font .*own\.ttf has not all"):
+    with pytest.warns(FontWarning, match=r"\(衫衬\): the font .*own\.ttf does not have all"):
         assert 2 * 11 * 11 < squares(draw(white(), CHINESE, font=own)) < FILLED * 2
 
 
@@ -257,7 +306,7 @@ def test_fonts_that_are_none(no_fonts, tmp_path, monkeypatch):
         draw(white(), CHINESE, font=tmp_path / "none.ttf")
     (tmp_path / "bad.ttf").write_text("x")
     monkeypatch.setenv(FONT_VARIABLE, str(tmp_path / "bad.ttf"))
-    with pytest.raises(ValueError, match=rf"{FONT_VARIABLE}: .*bad\.ttf is no font"):
+    with pytest.raises(ValueError, match=rf"{FONT_VARIABLE}: .*bad\.ttf is not a font"):
         draw(white(), CHINESE)
 
 
@@ -288,7 +337,7 @@ def test_boxes_on_the_latest_picture(tmp_path, caplog):
     assert draw_on_latest_picture(ANSWER) is None
     again = draw_on_latest_picture(f"{ANSWER}<box>(1,2</box>", history)
     np.testing.assert_array_equal(np.asarray(again), np.asarray(want))
-    assert "no box, left out: characters 44 to 59, '<box>(1,2</box>'" in caplog.text
+    assert "not a box, left out: characters 44 to 59, '<box>(1,2</box>'" in caplog.text
     relative = [("<img>a.png</img>", None)]
     np.testing.assert_array_equal(
         np.asarray(draw_on_latest_picture(ANSWER, relative, root=path.parent)), np.asarray(want)

@@ -128,6 +128,15 @@ def test_a_file_by_its_name_of_any_rank(tmp_path, name):
         latest(tmp_path, "other_rank_0-1_2.ckpt")
 
 
+def test_a_file_by_its_name_takes_precedence_over_other_runs(tmp_path):
+    saved(tmp_path, 0, (1, 2))
+    saved(tmp_path, 0, (1, 2), more="_1")
+    saved(tmp_path, 1, (1, 2), more="_2")
+    for name in ("tiny_rank_0-1_2.ckpt", "tiny_rank_0_1-1_2.ckpt", "tiny_rank_1_2-1_2.ckpt"):
+        assert latest(tmp_path, name).endswith(f"/{name}")
+    assert latest(tmp_path, "tiny_rank_9_1-1_2") == "rank_0/tiny_rank_0_1-1_2.ckpt"
+
+
 def test_other_names_go_by_their_time(tmp_path):
     (tmp_path / "rank_0").mkdir()
     (tmp_path / "rank_0/mine.ckpt").touch()

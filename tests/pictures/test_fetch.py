@@ -136,7 +136,7 @@ def test_allow_hosts(web, allowed, host, passes):
     if passes:
         assert fetch(web.url("/a.png", host), policy, resolver=names).data == PNG
         return
-    with pytest.raises(ImageRefusedError, match="is none of those allowed") as error:
+    with pytest.raises(ImageRefusedError, match="is not allowed; allowed are") as error:
         fetch(web.url("/a.png", host), policy, resolver=names)
     assert error.value.rule == "allow_hosts" and f"add {host} to" in str(error.value)
     assert not names.asked and not web.seen  # it is not even looked up
@@ -177,7 +177,7 @@ def test_redirects_leave_the_allowed_hosts_no_more_than_addresses_do(web):
     web.redirect("/first", web.url("/a.png", "other.test"))
     web.page("/a.png", PNG)
     names = Names(good__test=["127.0.0.1"], other__test=["127.0.0.1"])
-    with pytest.raises(ImageRefusedError, match=r"other\.test is none of those allowed"):
+    with pytest.raises(ImageRefusedError, match=r"other\.test is not allowed; allowed are"):
         fetch(web.url("/first", "good.test"), policy, resolver=names)
     assert names.asked == ["good.test"]
 
@@ -189,7 +189,7 @@ def test_the_number_of_redirects_is_limited(web):
     assert error.value.rule == "max_redirects" and len(web.seen) == 4
     with pytest.raises(ImageRefusedError, match="more than 0 redirects"):
         fetch(web.url("/round"), ImagePolicy(allow_private=True, max_redirects=0))
-    with pytest.raises(ImageError, match="without saying where"):
+    with pytest.raises(ImageError, match="without a Location"):
         fetch(web.page("/nowhere", b"", 302), LOCAL)
 
 
@@ -238,12 +238,12 @@ def test_other_answers(web):
         fetch(web.url("/nothing"), LOCAL)
     with pytest.raises(ImageError, match="answers 204"):
         fetch(web.page("/empty", b"", 204), LOCAL)
-    with pytest.raises(ImageError, match="sends it as gzip"):
+    with pytest.raises(ImageError, match=r"sends it compressed \(gzip\)"):
         fetch(web.page("/gzip", b"", Content_Encoding="gzip"), LOCAL)
     url = web.page("/page", b"<!DOCTYPE html>", Content_Type="text/html")
-    with pytest.raises(ImageRefusedError, match=r"/page: not a readable image \(HTML; .*the server calls it text/html"):
+    with pytest.raises(ImageRefusedError, match=r"/page: .* it is HTML, .*; the server says text/html"):
         open_image(url, policy=LOCAL)
-    with pytest.raises(ImageError, match=r"unknown or damaged format; the server calls it text/plain"):
+    with pytest.raises(ImageError, match=r"unknown or damaged format; the server says text/plain"):
         open_image(web.page("/text", b"hello", Content_Type="text/plain"), policy=LOCAL)
     with pytest.raises(ImageError, match=r"cannot be fetched from 127\.0\.0\.1: .*refused"):
         fetch(f"http://127.0.0.1:{closed_port()}/", LOCAL)

@@ -55,7 +55,7 @@ def test_pixels_are_limited_before_they_are_decoded(web):
 def test_bodies_that_are_cut_off(web):
     with pytest.raises(ImageError, match=r"cut off after 10 of 99 bytes"):
         fetch(web.page("/length", bytes(10), Content_Length="99"), LOCAL)
-    with pytest.raises(ImageError, match="cut off, its last piece"):
+    with pytest.raises(ImageError, match="cut off, the last piece"):
         fetch(web.page("/chunk", b"9\r\nabc", Transfer_Encoding="chunked", Content_Length=""), LOCAL)
 
 

@@ -6,7 +6,13 @@ import json
 from typing import Any
 
 from mindformers_qwenvl.text.vocabulary import Vocabulary
-from tests.support.golden import GOLDEN
+from tests.support.golden import GOLDEN, golden_set
+
+
+def small_vocabulary(name: str) -> Vocabulary:
+    """The vocabulary of a golden set, with its slots per image."""
+    golden = golden_set(name)
+    return Vocabulary.from_file(golden.vocab_file, image_slots=golden.meta["n_queries"])
 
 
 def golden_lines(name: str) -> list[dict[str, Any]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from tests.support.golden import GoldenSet, golden_set
+from tests.support.golden import GOLDEN, GoldenSet, golden_set
 
 
 def draw(path: Path, *, size: tuple[int, int] = (20, 12), seed: int = 0) -> Path:
@@ -21,6 +22,11 @@ def draw(path: Path, *, size: tuple[int, int] = (20, 12), seed: int = 0) -> Path
 def golden_images(name: str) -> list[int]:
     """The pictures whose pixels set `name` holds (c448 leaves some out for their size)."""
     return [index for index in range(4) if f"image.{index}" in golden_set(name).arrays]
+
+
+def pixel_goldens() -> list[dict]:
+    """Of each picture of golden/pixels and each size: `image`, `image_size`, and the `sha256` of its pixels."""
+    return json.loads((GOLDEN / "pixels" / "pixels.json").read_text())
 
 
 def assert_golden_pixels(image: np.ndarray, golden: GoldenSet, index: int) -> None:

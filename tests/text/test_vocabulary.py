@@ -14,7 +14,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mindformers_qwenvl.text.vocabulary import FIXED_TEXTS, Tags, Vocabulary
+from mindformers_qwenvl.text.tags import Tags
+from mindformers_qwenvl.text.vocabulary import FIXED_TEXTS, Vocabulary
 from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
 from tests.support.golden import GOLDEN, SETS, golden_set
 from tests.support.layouts import failed, golden_lines, pads_in_images
@@ -115,9 +116,9 @@ def test_an_image_takes_its_slots_and_its_path_is_kept(slots):
     ("text", "named"),
     [
         ("see <img>a.png and go", "unclosed image tag.*a.png and go"),
-        ("<img>a<img>b</img></img>", r"<img> stands inside <img>a<img>b</img>"),
-        ("<img><box>1</box></img>", "<box> stands inside"),
-        ("<img>" + "p" * 257 + "</img>", "257 bytes, and the limit is 256: 'ppp"),
+        ("<img>a<img>b</img></img>", r"<img> is inside <img>a<img>b</img>"),
+        ("<img><box>1</box></img>", "<box> is inside"),
+        ("<img>" + "p" * 257 + "</img>", "257 bytes, the limit is 256: 'ppp"),
     ],
 )
 def test_bad_image_tags_are_named(text, named):
@@ -217,7 +218,7 @@ GOOD = b"".join(base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in ra
         (GOOD[:1001], "line 124"),
         (GOOD.replace(b"IQ== 33\n", b""), "line 34: expected rank 33, got 34"),
         (GOOD + b"YWI= 258\n", "line 257: expected rank 256, got 258"),
-        (GOOD + b"IQ== 256\n", r"line 257: token b'!' is there already, with rank 33"),
+        (GOOD + b"IQ== 256\n", r"line 257: token b'!' is repeated; it already has rank 33"),
         (GOOD + b"Y!I= 256\n", r"line 257: expected `base64 rank`, got b'Y!I= 256'"),
         (GOOD + b"YWI= x\n", "line 257"),
         (GOOD + b"YWI=\n", "line 257"),

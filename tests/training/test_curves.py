@@ -22,11 +22,23 @@ def train(output_dir, steps: int, ranks: int = 1, **more) -> None:
         file.close()
 
 
-def test_smooth_is_the_mean_of_the_last_ones():
-    assert smooth([1, 2, 3, 4], 2) == [1, 1.5, 2.5, 3.5]
+def test_smooth_is_the_mean_of_the_values_around():
+    assert smooth([1, 2, 6, 4, 2], 3) == [1, 3, 4, 4, 2]
+    assert smooth([1, 2, 6, 4, 1], 5) == [1, 3, 2.8, 11 / 3, 1]
+    assert smooth([1, 2, 6, 4, 2], 2) == smooth([1, 2, 6, 4, 2], 3)
     assert smooth([5], 3) == [5]
-    assert smooth([1, math.inf, 3], 2) == [1, 1, 3]
+    assert smooth([1, math.inf, 3], 3) == [1, 2, 3]
     assert math.isnan(smooth([math.nan], 2)[0])
+
+
+def test_smooth_does_not_shift_a_curve():
+    """Of a straight line the mean is the line itself, also at its ends."""
+    line = [10 - 0.5 * step for step in range(40)]
+    for window in (1, 2, 5, 20, 100):
+        assert smooth(line, window) == pytest.approx(line)
+
+
+def test_smooth_refuses_an_empty_window():
     with pytest.raises(ValueError, match="got 0"):
         smooth([1], 0)
 
@@ -85,6 +97,43 @@ def test_plot_draws_and_compares(tmp_path, capsys):
     orange = (255, 127, 14)  # the second run's
     assert orange in {colour for _, colour in png(both).getcolors(1 << 24)}
     assert orange not in {colour for _, colour in alone.getcolors(1 << 24)}
+
+
+def axes_drawn(monkeypatch, runs, path, **more):
+    """The four axes of a drawing: loss, learning rate, gradient norm, throughput."""
+    from matplotlib.figure import Figure
+
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: (drawn.append(self), save(self, *args, **kw)))
+    draw(runs, path, **more)
+    return drawn[0].axes
+
+
+def test_a_short_run_beside_a_long_one(tmp_path, monkeypatch):
+    train(tmp_path / "short", 10)
+    train(tmp_path / "long", 60)
+    train(tmp_path / "longer", 100)
+    short, long, longer = (read_run(tmp_path / name) for name in ("short", "long", "longer"))
+    axes = axes_drawn(monkeypatch, [short, long], tmp_path / "x.png")
+    assert {part.get_xscale() for part in axes} == {"log"}
+    (x1, _), (x2, _) = (axes[0].transAxes.inverted().transform(axes[0].transData.transform((x, 1))) for x in (1, 10))
+    assert x2 - x1 > 0.4  # of the width; a sixth on a linear axis
+    assert axes[0].lines[-1].get_xdata()[-1] == 10  # the short one is on top
+    assert {part.get_xscale() for part in axes_drawn(monkeypatch, [long, longer], tmp_path / "y.png")} == {"linear"}
+
+
+def test_logarithmic_loss(tmp_path, monkeypatch, capsys):
+    train(tmp_path / "a", 30)
+    loss, rate, norm, _ = axes_drawn(monkeypatch, [read_run(tmp_path / "a")], tmp_path / "x.png", log_loss=True)
+    assert (loss.get_yscale(), rate.get_yscale(), norm.get_yscale()) == ("log", "linear", "log")
+    assert main(["plot", str(tmp_path / "a"), "--log"]) == 0
+    file = StepsFile(steps_file_name(tmp_path / "b", 0))
+    file.append({"step": 1, "epoch": 1, "loss": -1.0, "learning_rate": 1e-5, "grad_norm": 2.0, "seconds": 0.5})
+    file.close()
+    capsys.readouterr()
+    assert main(["plot", str(tmp_path / "b"), "--log"]) == 1
+    assert "no loss above 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps", [1, 2])

@@ -50,7 +50,7 @@ def test_a_whole_folder_passes(folder):
 
 def test_a_missing_shard_is_named(folder):
     (folder / "2.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"^load_checkpoint: .* names shards that are not there: 2\.safetensors"):
+    with pytest.raises(ValueError, match=r"^load_checkpoint: .* names shards that do not exist: 2\.safetensors"):
         refuse_incomplete("hf")
 
 
@@ -98,5 +98,5 @@ def test_load_checkpoint_in_a_yaml(folder):
     (folder / "2.safetensors").unlink()
     config = MindFormerConfig(str(ROOT / "yaml" / "finetune_qwenvl_tiny.yaml"))
     config.load_checkpoint, config.load_ckpt_format = "hf", "safetensors"
-    with pytest.raises(ValueError, match=r"shards that are not there: 2\.safetensors"):
+    with pytest.raises(ValueError, match=r"shards that do not exist: 2\.safetensors"):
         FullConfigTrainer(model_name="qwenvl_9.6b").set_config(config, is_full_config=True)

@@ -85,7 +85,7 @@ def test_it_becomes_ours(form, options, ours, checkpoint_dir, monkeypatch):
     assert all(np.array_equal(new[name], ours[name]) for name in ours)
     assert (report.tensors_read, report.tensors_written) == (len(old), len(ours))
     assert sorted(report.dropped) == sorted(state)
-    assert "MindFormers' tree up to 1.5" in str(report)
+    assert "MindFormers' own tree (up to 1.5)" in str(report)
     assert ("rows beyond the vocabulary: " in str(report)) == bool(options)
 
 
@@ -128,8 +128,8 @@ BLOCK = "vision_encoder.transformer.resblocks.1.attn"
     [
         ({f"{BLOCK}.dense2.weight": None}, f"but no {BLOCK}.dense2.weight"),
         ({f"{BLOCK}.dense1.bias": None}, f"but no {BLOCK}.dense1.bias"),
-        ({f"{BLOCK}.dense3.bias": np.zeros(2, np.float32)}, "must be alike, with rows for"),
-        ({f"{LAYERS}.0.attention.w.bias": np.zeros(5, np.float32)}, "three do not divide"),
+        ({f"{BLOCK}.dense3.bias": np.zeros(2, np.float32)}, "dtype and shape must be equal, and 4 heads"),
+        ({f"{LAYERS}.0.attention.w.bias": np.zeros(5, np.float32)}, "rows cannot be split into three equal parts"),
         ({f"{LAYERS}.0.attention.w.bias": np.zeros(6, np.float32)}, "mixes two checkpoints"),
         ({f"{BLOCK}.in_proj.bias": np.zeros(6, np.float32)}, "mixes two checkpoints"),
         ({"vision_encoder.ln_post.gamma": None}, r"1 missing: vision_encoder\.ln_post\.gamma"),

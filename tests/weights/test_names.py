@@ -140,7 +140,7 @@ def test_a_faulty_checkpoint_lists_every_fault():
         del found[name]
     found["llm_model.transformer.layers.2.ffn_norm.weight"] = (256,)
     found["vision_encoder.proj"] = (256, 128)
-    with pytest.raises(ValueError, match="here does not fit") as caught:
+    with pytest.raises(ValueError, match="here does not match") as caught:
         check_shapes(found, expected, "here")
     message = str(caught.value)
     assert f"{len(gone)} missing" in message

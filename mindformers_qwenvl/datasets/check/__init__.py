@@ -1,1 +1,1 @@
-"""A dataset read as training would, without MindSpore: what would fail, what would be cut, how long samples are."""
+"""A dataset read as training would read it, without MindSpore: what fails, what is cut, how long samples are."""

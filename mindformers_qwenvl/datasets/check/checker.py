@@ -17,8 +17,8 @@ from mindformers_qwenvl.datasets.check.sample_check import Checker, Result
 
 __all__ = ["check_file"]
 
-CHUNK = 32  # samples a process takes at a time
-WAITING = 4  # chunks that are under way for each process; more would only be memory
+CHUNK = 32  # samples that a process takes at a time
+CHUNKS_PER_WORKER = 4  # submitted at a time; more would only take memory
 
 _checker: Checker | None = None  # of a worker process
 
@@ -34,14 +34,17 @@ def check_file(
     """Check every sample of `path`.
 
     Args:
-        workers: processes; 1 does without others.
-        lines, progress: for every finding, see `CheckReport`; called with how many samples are done, and of how many.
+        path: the annotation file.
+        settings: see `read_settings`.
+        workers: processes; with 1, everything is done in this one.
+        lines: a text file for the findings, see `CheckReport`.
+        progress: called with the number of samples that are done and the number of all.
 
     Raises:
-        OSError: the file, the vocabulary or a folder is not there.
+        OSError: the file, the vocabulary or a folder does not exist.
         AnnotationError: the file as a whole cannot be read.
-        ValueError: a setting makes no sense.
-        ChildProcessError: a worker died, as by want of memory; says near which sample.
+        ValueError: the vocabulary has more ids than the model, or a setting is not allowed.
+        ChildProcessError: a worker died, for example out of memory; the message says near which sample.
     """
     file = AnnotationFile(path, **settings.keys)
     count = len(file) if settings.num_samples is None else min(len(file), settings.num_samples)
@@ -61,25 +64,25 @@ def _results(checker: Checker, count: int, workers: int) -> Iterator[tuple[int, 
         for start, stop in chunks:
             yield start, [checker.check(index) for index in range(start, stop)]
         return
-    # A fork has the vocabulary and the index without reading them again; no thread is running yet.
+    # A forked process has the vocabulary and the index already; no thread is running yet.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     arguments = () if method == "fork" else (checker.file, checker.settings)
     global _checker
     _checker = checker
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _make_checker, arguments)
-    under_way: deque = deque()
+    submitted: deque = deque()
     try:
         for start, stop in chunks:
-            under_way.append((start, stop, pool.submit(_check, start, stop)))
-            if len(under_way) >= workers * WAITING:
-                start, _, future = under_way.popleft()
+            submitted.append((start, stop, pool.submit(_check, start, stop)))
+            if len(submitted) >= workers * CHUNKS_PER_WORKER:
+                start, _, future = submitted.popleft()
                 yield start, future.result()
-        while under_way:
-            start, _, future = under_way.popleft()
+        while submitted:
+            start, _, future = submitted.popleft()
             yield start, future.result()
     except BrokenProcessPool as error:
         raise ChildProcessError(
-            f"a worker died near sample {start}, maybe for want of memory; --workers 1 says at which sample"
+            f"a worker process died near sample {start}, perhaps out of memory; --workers 1 shows at which sample"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

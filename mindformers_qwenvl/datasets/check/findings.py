@@ -1,4 +1,4 @@
-"""What a check found, as text, as a picture and as JSON Lines."""
+"""The findings of a check, as text, as a picture and as JSON Lines."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from mindformers_qwenvl.datasets.check.sample_check import FAULTS, WARNINGS, Fin
 
 __all__ = ["CheckReport", "draw_histogram"]
 
-SHOWN = 5  # samples that the report names of each kind
+SHOWN = 5  # samples of each kind that the report names
 BINS = 12
 WIDTH = 40  # characters of the longest bar
 
 
 class CheckReport:
-    """Gathers results; holds three numbers a sample, and the first samples of each kind of finding.
+    """Collects results. It keeps three numbers per sample, and the first samples of each kind of finding.
 
     Args:
-        count: how many samples there are.
-        max_length, max_images: of training.
-        lines: a file open for text, that gets every finding as a line of JSON; None: no such file.
-        least: how many samples training needs for a batch.
+        count: number of samples.
+        max_length, max_images: the limits of training.
+        lines: a text file that gets every finding as a line of JSON, or None.
+        least: number of samples that training needs for a batch.
     """
 
     def __init__(
         self, count: int, max_length: int, max_images: int, lines: IO[str] | None = None, *, least: int = 1
     ) -> None:
         self.too_few = (
-            f"{count:,} samples make no batch of runner_config.batch_size {least:,} (drop_remainder: True)"
+            f"{count:,} samples do not fill a batch of runner_config.batch_size {least:,} (drop_remainder: True)"
             if count < least
             else ""
         )
@@ -47,7 +47,7 @@ class CheckReport:
         self._lines = lines
 
     def add(self, start: int, results: Iterable[Result]) -> None:
-        """Take the results of samples `start`, `start + 1`, ..."""
+        """Add the results of the samples `start`, `start + 1`, ..."""
         for index, result in enumerate(results, start):
             self.checked += 1
             self.tokens[index], self.trained[index], self.images[index] = result.tokens, result.trained, result.images
@@ -65,12 +65,12 @@ class CheckReport:
 
     @property
     def fails(self) -> bool:
-        """Whether training would stop: at one of the samples, or as they are too few."""
+        """Whether training would stop: at one of the samples, or because there are too few."""
         return bool(self.too_few) or any(self.failing.values())
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each sample that could be laid out, before the cut; int32."""
+        """Tokens of each sample that could be laid out, before it is cut; int32 [n]."""
         return self.tokens[self.tokens >= 0]
 
     def __str__(self) -> str:
@@ -85,10 +85,10 @@ class CheckReport:
         for kind in (*FAULTS, *WARNINGS):
             lines += self._kind(kind)
         if self.too_few:
-            lines.append(f"FAILS     {self.too_few}; set a smaller one")
+            lines.append(f"FAILS     {self.too_few}; set a smaller batch_size")
         failing = sum(self.failing.values()) + bool(self.too_few)
         lines.append(
-            f"training would stop at {failing:,} of these findings" if self.fails else "training would read all of it"
+            f"training would stop at {failing:,} of these findings" if self.fails else "training would read all samples"
         )
         return "\n".join(lines)
 
@@ -108,7 +108,7 @@ def _spread(numbers: np.ndarray) -> str:
 
 
 def _edges(lengths: np.ndarray) -> np.ndarray:
-    """Edges of bins of one width, a round number."""
+    """The edges of bins of equal width, which is a round number."""
     low, top = int(lengths.min()), int(lengths.max()) + 1
     width = -(-(top - low) // BINS)
     unit = 10 ** max(0, len(str(width)) - 2)
@@ -127,7 +127,7 @@ def _bars(lengths: np.ndarray, max_length: int) -> list[str]:
 
 
 def draw_histogram(lengths: np.ndarray, max_length: int, file: IO[Any]) -> None:
-    """Write a histogram of int `lengths` as PNG to the binary `file`.
+    """Write a histogram of `lengths`, int [n], as a PNG to the binary `file`.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -137,8 +137,9 @@ def draw_histogram(lengths: np.ndarray, max_length: int, file: IO[Any]) -> None:
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.add_subplot()
     axes.hist(lengths, bins=min(60, max(1, len(np.unique(lengths)))), color="tab:blue")
-    axes.axvline(max_length, color="tab:red", label=f"max_length {max_length}")
-    axes.set_xlabel("tokens of a sample")
+    longer = int((lengths > max_length).sum())
+    axes.axvline(max_length, color="tab:red", label=f"max_length {max_length:,}: {longer:,} of {len(lengths):,} longer")
+    axes.set_xlabel("tokens per sample")
     axes.set_ylabel("samples")
     axes.legend()
     figure.savefig(file, format="png", dpi=120)

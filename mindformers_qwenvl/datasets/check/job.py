@@ -1,4 +1,4 @@
-"""How training would read a dataset, from its YAML. Needs neither MindSpore nor MindFormers."""
+"""How training would read a dataset, by its YAML. Needs neither MindSpore nor MindFormers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mindformers_qwenvl import recipes
+from mindformers_qwenvl.checks import whole
 from mindformers_qwenvl.pictures.policy import ImagePolicy
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
-from mindformers_qwenvl.text.vocabulary import SLOT_NAMES, Tags
+from mindformers_qwenvl.text.tags import Tags
+from mindformers_qwenvl.text.vocabulary import SLOT_NAMES
 
 __all__ = ["Settings", "read_settings"]
 
 TEMPLATE = "QwenVLContentTransformTemplate"
-# What `training_sample` is told by the template's section, with the template's defaults.
+# Arguments of `training_sample` that the template's section sets, with the template's defaults.
 LAYOUT = {
     "system_message": SYSTEM_MESSAGE,
     "user_role_name": "user",
@@ -26,21 +27,21 @@ LAYOUT = {
     "assistant_prompt": "",
     "image_overflow": "error",
 }
-KEYS = ("data_field", "from_keyword", "value_keyword")  # of a record, in the loader's section
+KEYS = ("data_field", "from_keyword", "value_keyword")  # the loader's names of the keys of a record
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What of a training YAML has a say in which samples can be used.
+    """The part of a training YAML that decides which samples can be used.
 
     layout: arguments of `training_sample`, max_length among them.
     max_images: pictures a sample may have (`modal_content_padding_size`).
     vocab_file, image_slots, tags, allowed_special: of the tokenizer.
-    root, policy, exif_rotation: where pictures are, and what is refused.
-    keys: `data_field`, `from_keyword` and `value_keyword` of the loader, where it says so.
-    num_samples: only the first so many are trained; None: all.
-    least_samples: fewer make no batch, and training would stop.
-    model_vocabulary: how many ids the model knows, where the YAML says so.
+    root, policy, exif_rotation: where pictures are, and which are refused.
+    keys: `data_field`, `from_keyword` and `value_keyword` of the loader, if it sets them.
+    num_samples: only that many are trained, from the start of the file; None: all.
+    least_samples: fewer do not fill a batch, and training would stop.
+    model_vocabulary: how many ids the model has, if the YAML says so.
     """
 
     layout: dict[str, Any]
@@ -66,22 +67,20 @@ class Settings:
 def read_settings(
     path: str | os.PathLike[str], *, dataset_dir: str | None = None, vocab_file: str | None = None
 ) -> Settings:
-    """The settings of the `train_dataset` in a training YAML.
+    """The settings of the `train_dataset` in a training YAML, which may build on others by `base_config`.
 
     Args:
-        path: the YAML.
-        dataset_dir: folder of the pictures, in the place of the YAML's.
-        vocab_file: vocabulary, in the place of the YAML's.
+        path: the YAML, or the name of one that comes with the package.
+        dataset_dir: folder of the pictures, instead of the YAML's.
+        vocab_file: vocabulary, instead of the YAML's.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no YAML, has no such section, or a value makes no sense.
+        OSError: the file, or one that it builds on, cannot be read.
+        ValueError: it is not a YAML, has no such section, or a value is of the wrong type or out of range; the message
+            names file and key.
     """
-    path = Path(path)
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a YAML file: {error}") from error
+    path = recipes.find(path)
+    document = recipes.read(path)
     dataset = _section(path, document, "train_dataset")
     loader = _section(path, dataset, "data_loader", "train_dataset")
     transform = _section(path, dataset, "modal_to_text_transform", "train_dataset")
@@ -94,30 +93,29 @@ def read_settings(
     if template.get("type") != TEMPLATE:
         raise ValueError(f"{path}: model_transform_template is of type {template.get('type')!r}, not {TEMPLATE}")
     layout = {key: _text(path, key, template.get(key, default)) for key, default in LAYOUT.items()}
-    layout["max_length"] = _whole(path, "modal_to_text_transform.max_length", transform.get("max_length"))
+    layout["max_length"] = whole(f"{path}: modal_to_text_transform.max_length", transform.get("max_length"))
     given = [template.get("num_queries"), *(tokenizer.get(name) for name in SLOT_NAMES)]
     slots = next((value for value in given if value is not None), 256)
     folders = (_text(path, "dataset_dir", part.get("dataset_dir") or "") for part in (loader, template))
     root, confined = _root(*folders, dataset_dir)
     policy = template.get("image_policy")
-    ImagePolicy.of(policy)  # raises if it is no section
+    ImagePolicy.of(policy)  # raises if it is not a section
     tags = [f"{f.name}_tag" for f in fields(Tags)]
     spelled = {tag.removesuffix("_tag"): _text(path, tag, tokenizer[tag]) for tag in tags if tag in tokenizer}
-    count = loader.get("num_samples")
     model = _model(document)
     _same_queries(path, slots, model.get("num_queries"))
     return Settings(
         layout=layout,
-        max_images=_whole(path, "modal_content_padding_size", template.get("modal_content_padding_size", 1)),
+        max_images=whole(f"{path}: modal_content_padding_size", template.get("modal_content_padding_size", 1)),
         vocab_file=vocab_file or _text(path, "vocab_file", tokenizer.get("vocab_file") or ""),
-        image_slots=_whole(path, "num_queries", slots),
+        image_slots=whole(f"{path}: num_queries", slots),
         tags=Tags(**spelled),
         allowed_special=_allowed(path, tokenizer.get("allowed_special", "all")),
         root=root,
         policy=ImagePolicy.of(policy if confined else {**(policy or {}), "allow_outside": True}),
         exif_rotation=bool(template.get("exif_rotation", False)),
         keys={key: _text(path, key, loader[key]) for key in KEYS if loader.get(key)},
-        num_samples=None if count is None else _whole(path, "data_loader.num_samples", count),
+        num_samples=whole(f"{path}: data_loader.num_samples", loader.get("num_samples"), optional=True),
         least_samples=_least(path, document, dataset),
         model_vocabulary=_of(_of(model, "llm_model"), "model_config").get("vocab_size"),
     )
@@ -140,10 +138,10 @@ def _same_queries(path: Path, slots: Any, queries: Any) -> None:
 
 
 def _least(path: Path, document: Any, dataset: Mapping[str, Any]) -> int:
-    rows = _of(document, "runner_config").get("batch_size")
-    if rows is None or dataset.get("drop_remainder") is not True:
+    batch_size = _of(document, "runner_config").get("batch_size")
+    if batch_size is None or dataset.get("drop_remainder") is not True:
         return 1
-    return _whole(path, "runner_config.batch_size", rows)
+    return whole(f"{path}: runner_config.batch_size", batch_size)
 
 
 def _allowed(path: Path, value: Any) -> str | tuple[str, ...]:
@@ -151,17 +149,17 @@ def _allowed(path: Path, value: Any) -> str | tuple[str, ...]:
         return tuple(value)
     if value is None or isinstance(value, str):
         return value or "all"
-    raise ValueError(f"{path}: allowed_special is 'all', 'image', 'none' or a list of tokens, got {value!r}")
+    raise ValueError(f"{path}: allowed_special must be 'all', 'image', 'none' or a list of tokens, got {value!r}")
 
 
 def _text(path: Path, name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{path}: {name} must be a text, got {value!r}; put it in quotes, or leave the key out")
+        raise ValueError(f"{path}: {name} must be a string, got {value!r}; put it in quotes or leave the key out")
     return value
 
 
 def _root(of_loader: str | None, of_template: str | None, given: str | None) -> tuple[str | None, bool]:
-    """(folder of the pictures or None, whether they have to be inside), as `QwenVLDataLoader` and the template do."""
+    """(folder of the pictures or None, whether they must be inside), as `QwenVLDataLoader` and the template decide."""
     root = given or of_loader or of_template or None
     if root is None:
         return None, True
@@ -176,11 +174,7 @@ def _section(path: Path, parent: Any, key: str, place: str = "") -> Mapping[str,
     section = parent.get(key) if isinstance(parent, Mapping) else None
     if not isinstance(section, Mapping):
         name = f"{place}.{key}" if place else key
-        raise ValueError(f"{path}: no section {name}; a YAML for fine-tuning has one (`mindformers-qwenvl yaml`)")
+        raise ValueError(
+            f"{path}: there is no section {name}; YAMLs for fine-tuning have one (see `mindformers-qwenvl yaml`)"
+        )
     return section
-
-
-def _whole(path: Path, name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{path}: {name} must be a whole number above 0, got {value!r}")
-    return value

@@ -1,4 +1,4 @@
-"""One sample, read as training would: what is wrong with it, how long it is."""
+"""One sample, read as training would read it: what is wrong with it, how long it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from mindformers_qwenvl.datasets.annotations import AnnotationError, AnnotationFile
 from mindformers_qwenvl.datasets.check.job import Settings
 from mindformers_qwenvl.pictures.images import ImageError, ImageRefusedError, open_image
-from mindformers_qwenvl.text.layout import IGNORE, BadSampleError, ImageCutError, training_sample
+from mindformers_qwenvl.text.layout import BadSampleError, ImageCutError, training_sample
+from mindformers_qwenvl.text.rows import IGNORE
 from mindformers_qwenvl.text.vocabulary import Vocabulary
 
 __all__ = ["FAULTS", "WARNINGS", "Checker", "Finding", "Result"]
@@ -34,7 +35,7 @@ WARNINGS = ("over max_length", "nothing to learn", "unclosed box or ref")
 
 @dataclass(frozen=True)
 class Finding:
-    """What is to be said of a sample. `kind` is one of FAULTS or WARNINGS; `fails`: training would stop at it."""
+    """One remark about a sample. `kind` is one of FAULTS or WARNINGS; `fails`: training would stop there."""
 
     sample: int
     id: Any
@@ -45,8 +46,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Result:
-    """Numbers of one sample: tokens before the cut, tokens that are trained after it, pictures; -1, 0, 0 for one that
-    cannot be laid out."""
+    """Numbers of one sample: its tokens before the cut, the trained tokens left after it, its pictures.
+
+    They are -1, 0, 0 for a sample that cannot be laid out.
+    """
 
     tokens: int = -1
     trained: int = 0
@@ -55,7 +58,7 @@ class Result:
 
 
 class Checker:
-    """Checks samples of one file. Made once; processes that are forked from it share its vocabulary and index."""
+    """Checks the samples of one file. Forked processes share its vocabulary and index."""
 
     def __init__(self, file: AnnotationFile, settings: Settings) -> None:
         self.file = file
@@ -71,25 +74,31 @@ class Checker:
             )
         allowed = settings.allowed_special
         self.vocabulary.allowed(allowed)
-        self.tokenizer = SimpleNamespace(  # what `training_sample` asks of a tokenizer
+        self.tokenizer = SimpleNamespace(  # what `training_sample` needs of a tokenizer
             im_start_id=self.vocabulary.im_start_id,
             im_end_id=self.vocabulary.im_end_id,
             encode_with_images=lambda text: self.vocabulary.encode_with_images(text, allowed),
             encode_fixed=lambda text: self.vocabulary.encode_fixed(text, allowed),
         )
         tags = settings.tags
-        self.pairs = ((tags.ref_start, tags.ref_end), (tags.box_start, tags.box_end), (tags.quad_start, tags.quad_end))
-        training_sample([(role, "") for role in self.roles], self.tokenizer, **settings.layout)  # raises if it is wrong
-        # A picture is often that of several samples, one after the other.
+        self.tag_pairs = (
+            (tags.ref_start, tags.ref_end),
+            (tags.box_start, tags.box_end),
+            (tags.quad_start, tags.quad_end),
+        )
+        training_sample(
+            [(role, "") for role in self.roles], self.tokenizer, **settings.layout
+        )  # raises if a setting is wrong
+        # Often several samples in a row have the same picture.
         self._picture_fault = lru_cache(maxsize=1024)(self._open)
 
     @property
     def roles(self) -> tuple[str, str]:
-        """Names of who asks and who answers."""
+        """The role names of user and assistant."""
         return self.settings.layout["user_role_name"], self.settings.layout["assistant_role_name"]
 
     def check(self, index: int) -> Result:
-        """Read sample `index`."""
+        """Check sample `index`."""
         findings: list[Finding] = []
         identity: Any = None
 
@@ -118,7 +127,7 @@ class Checker:
     def _lay_out(self, turns: list[tuple[str, str]], found: Any) -> Any:
         for number, (role, _) in enumerate(turns):
             if role not in self.roles:
-                found("unknown role", f"turn {number}: {role!r} is none of {', '.join(map(repr, self.roles))}")
+                found("unknown role", f"turn {number}: {role!r} is not one of {', '.join(map(repr, self.roles))}")
                 return None
         layout, limit = self.settings.layout, self.settings.max_length
         fails = layout["image_overflow"] == "error"
@@ -133,7 +142,7 @@ class Checker:
             found("too many images", f"{len(sample.images)} images, {allowed}{left_out}", fails)
         if len(sample.input_ids) <= limit + 1:
             if not self._answers(turns, sample, limit):
-                found("nothing to learn", "no text of an answer", False)
+                found("nothing to learn", "no answer has any text", False)
             return sample
         try:
             training_sample(turns, self.tokenizer, **layout)
@@ -142,14 +151,14 @@ class Checker:
         else:
             found("over max_length", self._where_cut(turns, sample, limit), False)
             if not self._answers(turns, sample, limit):
-                found("nothing to learn", "max_length leaves no text of an answer", False)
+                found("nothing to learn", "nothing of the answers is left within max_length", False)
         return sample
 
     def _answers(self, turns: list[tuple[str, str]], sample: Any, limit: int) -> bool:
-        """Whether any trained token is more than the frame of a turn, which is trained in every turn."""
+        """Whether any trained token is part of an answer, not only of the frame that is trained in every turn."""
         ids, trained = sample.input_ids[: limit + 1], sample.labels[: limit + 1] != IGNORE
         starts = np.count_nonzero(ids == self.vocabulary.im_start_id)
-        # `<|im_start|>`, and `<|im_end|>` with its newline if the cut leaves them.
+        # The frame: `<|im_start|>`, and `<|im_end|>` with its newline unless they are cut off.
         ends = ids == self.vocabulary.im_end_id
         frame = starts + np.count_nonzero(ends) + np.count_nonzero(ends[:-1])
         return bool(np.count_nonzero(trained) > frame)
@@ -157,24 +166,24 @@ class Checker:
     def _where_cut(self, turns: list[tuple[str, str]], sample: Any, limit: int) -> str:
         total, lost = len(sample.input_ids), int(np.count_nonzero(sample.labels[limit + 1 :] != IGNORE))
         turn = int(np.count_nonzero(sample.input_ids[: limit + 1] == self.vocabulary.im_start_id)) - 2
-        turn += turns[0][0] != self.roles[0] and turn >= 0  # a first turn that is not the user's is left out
+        turn += turns[0][0] != self.roles[0] and turn >= 0  # the layout drops a first turn that is not the user's
         where = "the system turn" if turn < 0 else f"turn {turn}"
         return f"{total} tokens, cut after {limit + 1} in {where}; {lost} trained tokens are lost"
 
     def _check_boxes(self, turns: list[tuple[str, str]], found: Any) -> None:
         for number, (_, text) in enumerate(turns):
-            for start, end in self.pairs:
+            for start, end in self.tag_pairs:
                 if text.count(start) != text.count(end):
                     detail = f"turn {number}: {text.count(start)} {start} and {text.count(end)} {end}"
                     found("unclosed box or ref", detail, False)
 
     def _open(self, path: str) -> tuple[str, str] | None:
-        """(kind, detail) of what is wrong with a picture, or None. It is decoded, but not resized."""
+        """(kind, detail) of what is wrong with a picture, or None. It is decoded but not resized."""
         settings = self.settings
         try:
             open_image(path, root=settings.root, exif_rotation=settings.exif_rotation, policy=settings.policy)
         except ImageRefusedError as error:
-            return ("huge picture" if error.rule == "max_pixels" else "refused picture"), str(error)
+            return ("huge picture" if error.rule in ("max_pixels", "max_side") else "refused picture"), str(error)
         except ImageError as error:
             return ("huge picture" if "too large" in str(error) else "broken picture"), str(error)
         except FileNotFoundError as error:

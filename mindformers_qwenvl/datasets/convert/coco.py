@@ -1,4 +1,4 @@
-"""COCO annotation files: one object of lists that have to be joined. They may be larger than the memory."""
+"""COCO annotation files: one object of lists that have to be joined. A file may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextlib import closing
 from itertools import groupby
 from typing import Any
 
-from mindformers_qwenvl.datasets.convert.boxes import BoxReader, Labelled, expressions, is_number
+from mindformers_qwenvl.checks import is_number
+from mindformers_qwenvl.datasets.convert.boxes import BoxReader, Labelled, expressions
 from mindformers_qwenvl.datasets.convert.tally import UnusableError
 from mindformers_qwenvl.datasets.json_stream import JsonStream, StreamError
 
@@ -26,7 +27,7 @@ INDEXES = """
 CREATE INDEX picture_of ON picture (id); CREATE INDEX box_of ON box (picture); CREATE INDEX ref_of ON ref (annotation);
 CREATE INDEX annotation_of ON box (id);
 """
-# What refers to nothing.
+# Annotations and refs that refer to nothing.
 LOST_BOXES = """
 SELECT id, picture FROM box
 WHERE NOT EXISTS (SELECT 1 FROM picture WHERE picture.id = box.picture)
@@ -48,14 +49,15 @@ SECTIONS = ("images", "annotations", "anns", "categories", "refs")
 
 
 def coco_samples(stream: JsonStream, reader: BoxReader) -> Iterator[tuple[str, Any]]:
-    """(id of the picture, its sample or the `UnusableError` that says why not) of every picture with boxes.
+    """For every picture with boxes: its id, and its sample or the `UnusableError` that says why there is none.
 
-    Behind them, annotations of pictures and refs of annotations that are not in the file, as errors with their id.
+    After the pictures come, as errors with their id, annotations whose picture is not in the file, and refs whose
+    annotation is not.
 
-    Names of boxes are, in this order: a `ref` of the annotation (REFER: `refs` beside `annotations`; then only boxes
-    with one count), a text in the annotation itself, the `caption` of the picture (MDETR), the name of the category.
-    Crowds (`iscrowd`) are left out. The lists are gathered in a temporary database on disk that has no name, so that
-    nothing stays behind.
+    The name of a box is the first of these that exists: a `ref` of the annotation (REFER: `refs` beside `annotations`;
+    then boxes without one are ignored), a text in the annotation itself, the `caption` of the picture (MDETR), the name
+    of the category. Crowds (`iscrowd`) are left out. The lists are collected in a temporary database on disk without a
+    name, so that nothing is left behind.
 
     Raises:
         StreamError: the file is not JSON, or has no pictures or no annotations.
@@ -79,15 +81,15 @@ def coco_samples(stream: JsonStream, reader: BoxReader) -> Iterator[tuple[str, A
             except UnusableError as error:
                 yield number, error
         for number, picture in database.execute(LOST_BOXES, (int(has_refs),)):
-            detail = f"annotation {number} is of image_id {picture}, which is none of the `images`"
+            detail = f"annotation {number} has image_id {picture}, which is not among the `images`"
             yield number, UnusableError("malformed record", detail)
         for (number,) in database.execute(LOST_REFS):
-            detail = f"a ref is of ann_id {number}, which is none of the `annotations`, or a crowd"
+            detail = f"a ref has ann_id {number}, which is not among the `annotations` or is a crowd"
             yield number, UnusableError("malformed record", detail)
 
 
 def _gather(stream: JsonStream, database: sqlite3.Connection, reader: BoxReader) -> bool:
-    """Put the lists of the file into the tables; returns whether there are refs."""
+    """Fill the tables from the lists of the file; returns whether there are refs."""
     seen = set()
     for section, item in stream.sections(SECTIONS.__contains__):
         seen.add(section)
@@ -109,8 +111,8 @@ def _gather(stream: JsonStream, database: sqlite3.Connection, reader: BoxReader)
             database.execute("INSERT INTO box VALUES (NULL, ?, ?, ?, ?, ?)", row)
     if "images" not in seen or not seen & {"annotations", "anns"}:
         raise StreamError(
-            f"{stream.path}: an object without the lists `images` and `annotations` (COCO); a list of conversations, "
-            "or one a line, would do as well"
+            f"{stream.path}: an object without the lists `images` and `annotations` of COCO; a list of "
+            "conversations, or one per line, can be read too"
         )
     return "refs" in seen
 
@@ -132,7 +134,7 @@ def _id(item: dict[str, Any], key: str) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    """A text that the database takes: half of a surrogate pair, which JSON may have, is no character."""
+    """`value` without halves of surrogate pairs, which JSON may contain and the database refuses."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 

@@ -1,4 +1,4 @@
-"""LLaVA, LLaVA-1.5 and ShareGPT records to Qwen-VL's. Plain Python."""
+"""Records of LLaVA, LLaVA-1.5 and ShareGPT, converted to Qwen-VL's. Plain Python."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mindformers_qwenvl.datasets.convert.picture_finder import Pictures
-from mindformers_qwenvl.datasets.convert.tally import Report, UnusableError
+from mindformers_qwenvl.datasets.convert.picture_finder import PictureFinder
+from mindformers_qwenvl.datasets.convert.tally import ConversionReport, UnusableError
 
 __all__ = ["ConversationReader"]
 
-# A place of a picture takes one line break with it: the one after, or else the one before.
+# A placeholder is replaced with one line break: the one after it, or else the one before it.
 PLACE = re.compile(r"<image>\n|\n<image>(?!\n)|<image>")
-# Without a picture: the place of one that is not named. Within a sentence, or in an answer, it is a word.
+# In a record without pictures: a placeholder of a picture that is not named. Elsewhere in a text it is just a word.
 LOST_PLACE = re.compile(r"^<image>|<image>\s*\Z", re.MULTILINE)
 TAG = re.compile(r"<img>(.*?)</img>", re.DOTALL)
 USER_NAMES = frozenset({"human", "user"})
@@ -22,22 +22,24 @@ PICTURE_KEYS = ("image", "images")
 
 
 class ConversationReader:
-    """One record to one sample.
+    """Converts one record to one sample.
 
     A record holds `conversations` of `from` and `value`, or `messages` of `role` and `content` (texts, or lists of
     parts), and `image` or `images`: a path or a list of paths. Other keys are kept.
 
-    Each `<image>` becomes `Picture N: <img>path</img>` and a line break. As in the old script, a single picture stands
-    for every `<image>`. Without a picture, an `<image>` that begins a line or ends a question is an error, and any
-    other a word. Pictures without any `<image>` are put in front of the first question.
+    Each `<image>` becomes `Picture N: <img>path</img>` and a line break. As in the old script, a single picture is used
+    for every `<image>`. In a record without pictures, an `<image>` at the start of a line or the end of a question is
+    an error; any other is just a word. Pictures without any `<image>` are put before the first question.
 
     Args:
-        pictures: finds them.
+        pictures: finds the pictures.
         user_role_name, assistant_role_name: the roles to write.
-        report: takes notes of what was changed on the way.
+        report: counts what was changed.
     """
 
-    def __init__(self, pictures: Pictures, user_role_name: str, assistant_role_name: str, report: Report) -> None:
+    def __init__(
+        self, pictures: PictureFinder, user_role_name: str, assistant_role_name: str, report: ConversionReport
+    ) -> None:
         self.pictures = pictures
         self.report = report
         self.roles = dict.fromkeys(USER_NAMES, user_role_name) | dict.fromkeys(ASSISTANT_NAMES, assistant_role_name)
@@ -50,10 +52,10 @@ class ConversationReader:
         return isinstance(record, dict) and ("conversations" in record or "messages" in record)
 
     def read(self, record: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """(sample, how many pictures it has). `record` must not be used afterwards.
+        """(sample, number of its pictures). `record` is changed and must not be used afterwards.
 
         Raises:
-            UnusableError: says which turn, which picture.
+            UnusableError: the message says which turn or which picture is at fault.
         """
         turns = record.get("conversations", record.get("messages"))
         if not isinstance(turns, list) or not turns:
@@ -72,7 +74,7 @@ class ConversationReader:
         output = []
         for number, turn in enumerate(turns):
             if not isinstance(turn, dict):
-                raise UnusableError("malformed record", f"turn {number} is no object: {str(turn)[:80]!r}")
+                raise UnusableError("malformed record", f"turn {number} is not an object: {str(turn)[:80]!r}")
             if "value" not in turn and "content" in turn:
                 turn = {"from": turn.get("role", turn.get("from")), "value": turn["content"]}
             text, role = turn.get("value"), turn.get("from")
@@ -81,28 +83,28 @@ class ConversationReader:
             if not isinstance(text, str) or not isinstance(role, str):
                 raise UnusableError("malformed record", f"turn {number} has no role or no text")
             if role == "system" and role not in self.roles:
-                self.report.notes["system turns left out (the YAML's system_message takes their place)"] += 1
+                self.report.notes["system turns left out (the YAML's system_message is used instead)"] += 1
                 continue
             if role not in self.roles:
-                raise UnusableError("unknown role", f"turn {number}: {role!r} is none of {', '.join(self.roles)}")
+                raise UnusableError("unknown role", f"turn {number}: {role!r} is not one of {', '.join(self.roles)}")
             turn["from"] = self.roles[role]
             output.append(turn)
         if not output:
-            raise UnusableError("malformed record", "no turns but the system's")
+            raise UnusableError("malformed record", "there are only system turns")
         return output
 
     def _place(self, turns: list[dict[str, Any]], paths: list[str]) -> int:
-        """Put the pictures where `<image>` stands; returns how many there are then."""
+        """Replace each `<image>` with its picture; returns the number of pictures in the texts."""
         for path in paths:
             if "<img>" in path or "</img>" in path:
-                raise UnusableError("malformed record", f"the name of the picture {path!r} holds an image tag")
+                raise UnusableError("malformed record", f"the name of the picture {path!r} contains an image tag")
         places = sum(turn["value"].count("<image>") for turn in turns)
         if not places:
             first = next((turn for turn in turns if turn["from"] == self.user), None)
             if first is None:
-                raise UnusableError("malformed record", "pictures, but neither <image> nor a question")
+                raise UnusableError("malformed record", "it has pictures, but neither <image> nor a question")
             first["value"] = "".join(map(_tag, range(1, len(paths) + 1), paths)) + first["value"]
-            self.report.notes["samples without <image>: pictures put in front of the first question"] += 1
+            self.report.notes["samples without <image>: pictures put before the first question"] += 1
             return len(paths)
         if len(paths) > 1 and places != len(paths):
             raise UnusableError("places of pictures", f"{len(paths)} pictures and {places} <image>")
@@ -120,12 +122,12 @@ class ConversationReader:
         return 0
 
     def _check_tags(self, turns: list[dict[str, Any]], ours: bool) -> int:
-        """Pictures that the source has as `<img>path</img>`; returns how many."""
+        """Check the `<img>path</img>` of the source; returns the number of its own pictures."""
         count = 0
         for number, turn in enumerate(turns):
             paths = TAG.findall(turn["value"])
             if turn["value"].count("<img>") != len(paths):
-                raise UnusableError("image tags", f"turn {number}: an <img> that is not closed, or within another one")
+                raise UnusableError("image tags", f"turn {number}: an <img> is not closed, or is inside another one")
             if not ours:
                 for path in paths:
                     self.pictures.find(path)
@@ -138,7 +140,7 @@ def _tag(number: int, path: str) -> str:
 
 
 def _names(value: Any) -> list[str]:
-    """Names of pictures from `image` or `images`."""
+    """The names of pictures in `image` or `images`."""
     if value is None or value == "":
         return []
     names = [_name(item) for item in (value if isinstance(value, list) else [value])]
@@ -154,7 +156,7 @@ def _name(value: Any) -> Any:
 
 
 def _join_parts(parts: list[Any], names: list[str], number: int) -> str:
-    """The text of a content in parts, `<image>` where a picture is; the pictures with a name are added to `names`."""
+    """The text of a content in parts, with `<image>` for each picture. Names of pictures are added to `names`."""
     texts = []
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
@@ -166,5 +168,5 @@ def _join_parts(parts: list[Any], names: list[str], number: int) -> str:
             if name is not None:
                 names += _names(name)
         else:
-            raise UnusableError("malformed record", f"turn {number}: a part that is no text and no picture: {kind!r}")
+            raise UnusableError("malformed record", f"turn {number}: a part is neither text nor a picture: {kind!r}")
     return "".join(texts)

@@ -1,4 +1,4 @@
-"""A whole file from one form to Qwen-VL's, in memory that does not grow with it."""
+"""Converts a whole file to Qwen-VL's format. The memory it takes does not grow with the file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.datasets.convert.conversations import ConversationReader
-from mindformers_qwenvl.datasets.convert.picture_finder import Pictures
-from mindformers_qwenvl.datasets.convert.tally import Report, UnusableError
+from mindformers_qwenvl.datasets.convert.picture_finder import PictureFinder
+from mindformers_qwenvl.datasets.convert.tally import ConversionReport, UnusableError
 from mindformers_qwenvl.datasets.json_stream import BadLine, JsonStream, StreamError
 from mindformers_qwenvl.files import check_output, replacing
 
@@ -31,12 +31,11 @@ def convert_file(
     box_format: str = "xywh",
     prompt: str | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Report:
+) -> ConversionReport:
     """Convert `data_path` and write `output_path`, JSON Lines if it ends with .jsonl, else a JSON list.
 
-    The list is, byte for byte, what the old script wrote: `json.dump` of all samples at once. Records that cannot be
-    used are left out; `dropped_file(output_path)` names each of them, and is there only if there are any. Both files
-    get their names when they are whole.
+    The list is, byte for byte, what the old script wrote: `json.dump` of all samples. Records that cannot be used are
+    left out; if there are any, `dropped_file(output_path)` lists them. Both files appear only when they are complete.
 
     Args:
         data_path: JSON list, JSON Lines or a COCO object.
@@ -47,30 +46,32 @@ def convert_file(
 
     Raises:
         OSError: a file or folder cannot be read or written.
-        ValueError: the file is no JSON or of no form that is known, holds no sample, or an argument makes no sense.
+        ValueError: the file is not JSON, has no known format or would give no sample, or an argument is not allowed.
     """
     if format not in FORMATS:
-        raise ValueError(f"format is one of {', '.join(FORMATS)}, got {format!r}")
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     if user_role_name == assistant_role_name:
         raise ValueError(f"user_role_name and assistant_role_name must differ, both are {user_role_name!r}")
     data_path, output_path = Path(data_path), Path(output_path)
     if data_path.is_dir() or not data_path.exists():
         raise FileNotFoundError(f"{data_path}: {'a folder, not a file' if data_path.is_dir() else 'no such file'}")
     if output_path.exists() and not output_path.is_file():
-        raise ValueError(f"{output_path} is {'a folder' if output_path.is_dir() else 'no file'}; give a file's name")
+        raise ValueError(
+            f"{output_path} is {'a folder' if output_path.is_dir() else 'not a regular file'}; give the name of a file"
+        )
     output_path.parent.mkdir(parents=True, exist_ok=True)
     for path in (output_path, dropped_file(output_path)):
         check_output(path, data_path)
-    report, pictures = Report(), Pictures(image_location)
+    report, pictures = ConversionReport(), PictureFinder(image_location)
     conversations = ConversationReader(pictures, user_role_name, assistant_role_name, report)
 
     def boxes() -> Any:
-        from mindformers_qwenvl.datasets.convert.boxes import BoxReader  # Pillow, which conversations do without
+        from mindformers_qwenvl.datasets.convert.boxes import BoxReader  # needs Pillow, conversations do not
 
         return BoxReader(pictures, user_role_name, assistant_role_name, report, box_format, prompt)
 
     if box_format != "xywh" or prompt is not None:
-        boxes()  # raises if they make no sense, though they may not be needed
+        boxes()  # raises if they are wrong, even if they are not needed
     with JsonStream(data_path, progress=progress) as stream:
         samples = _samples(stream, format, conversations, boxes)
         _write(samples, output_path, report)
@@ -78,11 +79,11 @@ def convert_file(
 
 
 def dropped_file(output_path: str | os.PathLike[str]) -> Path:
-    """Where the records are named that were left out: JSON Lines of `sample`, `id`, `reason` and `detail`."""
+    """The list of the records that were left out: JSON Lines with `sample`, `id`, `reason` and `detail`."""
     return Path(f"{os.fspath(output_path)}.dropped.jsonl")
 
 
-Outcome = tuple[Any, "tuple[dict[str, Any], int] | UnusableError"]  # id (None: it has none), (sample, pictures)
+Outcome = tuple[Any, "tuple[dict[str, Any], int] | UnusableError"]  # id or None, (sample, number of pictures)
 
 
 def _samples(
@@ -92,21 +93,21 @@ def _samples(
     if kind == "empty":
         raise StreamError(f"{stream.path}: empty")
     if kind == "other":
-        raise StreamError(f"{stream.path}: starts with {stream.first_character()!r}, which neither JSON nor JSONL does")
+        raise StreamError(f"{stream.path}: starts with {stream.first_character()!r}; neither JSON nor JSONL does")
     if kind == "lines" and format in ("auto", "coco"):
         first = next(stream.lines(), None)
         if isinstance(first, dict) and ("annotations" in first or "anns" in first):
             kind = "object"  # COCO on a single line
     if kind == "object":
         if format not in ("auto", "coco", "refcoco"):
-            raise StreamError(f"{stream.path}: one object over several lines, where {format} has a list or JSON Lines")
+            raise StreamError(f"{stream.path}: one object over several lines; {format} is a list or JSON Lines")
         from mindformers_qwenvl.datasets.convert.coco import coco_samples
 
         for number, sample in coco_samples(stream, boxes()):
             yield number, sample if isinstance(sample, UnusableError) else (sample, 1)
         return
     if format == "coco":
-        raise StreamError(f"{stream.path}: COCO is an object of lists; for a list of boxes there is refcoco")
+        raise StreamError(f"{stream.path}: coco is an object of lists; for a list of boxes use --format refcoco")
     read = _record_reader(format, conversations, boxes)
     for record in stream.items() if kind == "list" else stream.lines():
         number = record.get("id") if isinstance(record, dict) else None
@@ -138,8 +139,8 @@ def _record_reader(format: str, conversations: ConversationReader, boxes: Callab
     return read
 
 
-def _write(samples: Iterator[Outcome], output_path: Path, report: Report) -> None:
-    encode = json.JSONEncoder().encode  # what json.dumps does, without asking each time how
+def _write(samples: Iterator[Outcome], output_path: Path, report: ConversionReport) -> None:
+    encode = json.JSONEncoder().encode  # json.dumps without its checks of arguments each time
     is_lines = output_path.suffix.lower() == ".jsonl"
     start, between, end = (b"", b"\n", b"\n") if is_lines else (b"[", b", ", b"]")
     with ExitStack() as files:
@@ -160,7 +161,7 @@ def _write(samples: Iterator[Outcome], output_path: Path, report: Report) -> Non
             file.write(encode(sample).encode())
             report.sample(pictures)
         if not report.written:
-            raise ValueError(f"{output_path} is not written, for no sample would be in it\n{report}")
+            raise ValueError(f"{output_path} is not written, because it would have no samples\n{report}")
         file.write(end)
     if not report.dropped:
         dropped_file(output_path).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where the pictures of a dataset are, under one folder. Plain Python."""
+"""Finds the pictures of a dataset under one folder. Plain Python."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mindformers_qwenvl.datasets.convert.tally import MISSING, UnusableError
 
-__all__ = ["Pictures"]
+__all__ = ["PictureFinder"]
 
-# Where a name without a folder is looked for, in this order. LLaVA-Instruct has bare numbers of COCO 2014, which is why
-# that stands first; the others are COCO's own annotations, or a folder of pictures.
+# Where a name without a folder is searched, in this order. LLaVA-Instruct uses the bare numbers of COCO 2014, which is
+# therefore first; the others are for COCO's own annotations or a plain folder of pictures.
 PATTERNS = (
     "train2014/COCO_train2014_{}",
     "{}",
@@ -24,12 +24,12 @@ PATTERNS = (
     "val2017/{}",
 )
 ADDRESS = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]+://|data:)")
-HALF = re.compile(r"[\ud800-\udfff]")  # of a surrogate pair: JSON may have it, a file name and UTF-8 not
+HALF = re.compile(r"[\ud800-\udfff]")  # of a surrogate pair: allowed in JSON, but not in UTF-8 or in file names
 REFER = re.compile(r"(COCO_\w+_\d{12})_\d+(\.\w+)")  # RefCOCO's file names end with the number of the annotation
 
 
-class Pictures:
-    """Paths of pictures below `location`.
+class PictureFinder:
+    """Finds pictures below the folder `location`.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -43,13 +43,13 @@ class Pictures:
         self._base = os.path.join(self.location, "")  # noqa: PTH118 - joined by hand below: once per picture
 
     def find(self, name: str) -> str:
-        """The path of picture `name` relative to the folder; an address (https:, data:) and an absolute path as it is.
+        """The path of picture `name`, relative to the folder; addresses (https:, data:) and absolute paths stay as is.
 
         Raises:
             UnusableError: there is no such file.
         """
         if not name or "\0" in name or HALF.search(name):
-            raise UnusableError("malformed record", f"{name!r} is no name of a picture")
+            raise UnusableError("malformed record", f"{name!r} is not the name of a picture")
         if ADDRESS.match(name):
             return name
         if "/" in name or os.sep in name:

@@ -1,18 +1,18 @@
-"""What a conversion left out and why, and the exception that says so of one record."""
+"""The report of a conversion: what was left out and why; and the exception for one record."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 
-__all__ = ["MISSING", "Report", "UnusableError"]
+__all__ = ["MISSING", "ConversionReport", "UnusableError"]
 
 MISSING = "missing picture"
-SHOWN = 5  # ids that the summary names of each kind
+SHOWN = 5  # ids of each kind that the summary names
 
 
 class UnusableError(ValueError):
-    """A record that cannot become a sample. `kind` groups such records in the summary: "missing picture", ..."""
+    """A record that cannot become a sample. The summary groups such records by `kind`: "missing picture", ..."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
@@ -20,8 +20,8 @@ class UnusableError(ValueError):
 
 
 @dataclass
-class Report:
-    """Counts of one conversion; of what was left out, the first ids. Its size does not depend on the input's."""
+class ConversionReport:
+    """Counts of one conversion, and the first ids of what was left out. Its size does not grow with the input."""
 
     read: int = 0
     written: int = 0
@@ -32,7 +32,7 @@ class Report:
     notes: Counter[str] = field(default_factory=Counter)
 
     def drop(self, name: str, error: UnusableError) -> None:
-        """Count a record that is left out; `name` is its id, or its number in the file."""
+        """Count a record that is left out; `name` is its id or its number in the file."""
         self.dropped[error.kind] += 1
         first = self.first.setdefault(error.kind, [])
         if len(first) < SHOWN:
@@ -47,7 +47,7 @@ class Report:
     def __str__(self) -> str:
         lines = [f"read     {self.read:,} records"]
         lines.append(
-            f"wrote    {self.written:,} samples, {self.pictures:,} pictures in them, {self.text_only:,} text only"
+            f"wrote    {self.written:,} samples, with {self.pictures:,} pictures; {self.text_only:,} of them text only"
         )
         lines += [f"note     {count:,} {what}" for what, count in self.notes.items()]
         if self.dropped:

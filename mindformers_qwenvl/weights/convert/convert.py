@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from mindformers_qwenvl.config.original import read_original
-from mindformers_qwenvl.files import copy_file, remove_leftovers, replacing
+from mindformers_qwenvl.files import copy_file, remove_leftovers, replacing, write_json
 from mindformers_qwenvl.weights.convert.destination import FILES, check_destination, check_read, check_space, locked
 from mindformers_qwenvl.weights.convert.dtypes import CODES, ITEM_BYTES
 from mindformers_qwenvl.weights.convert.plan import Target, make_plan
@@ -20,8 +21,9 @@ from mindformers_qwenvl.weights.convert.writer import Layout, ckpt_layout, safet
 from mindformers_qwenvl.weights.formats.ranks import later_files
 from mindformers_qwenvl.weights.formats.readable import Readable
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
-from mindformers_qwenvl.weights.in_tree import InTreeCheckpoint, as_ours
+from mindformers_qwenvl.weights.in_tree import InTreeCheckpoint
 from mindformers_qwenvl.weights.names import layout
+from mindformers_qwenvl.weights.opening import Overlay, opened
 from mindformers_qwenvl.weights.shapes import listed
 
 __all__ = ["DEFAULT_SHARD", "Progress", "Report", "convert"]
@@ -40,6 +42,7 @@ def convert(
     max_shard_size: int = DEFAULT_SHARD,
     config: str | os.PathLike | None = None,
     strategy: str | os.PathLike | None = None,
+    overlay: Overlay | None = None,
     progress: Callable[[int], Progress] | None = None,
 ) -> Report:
     """Convert an original Qwen-VL checkpoint to this network's names (or back, with `reverse`).
@@ -47,13 +50,14 @@ def convert(
     Args:
         input_path: folder or file to read: safetensors, PyTorch, or MindSpore .ckpt; or the `rank_*` folders of a
             distributed training, which become one checkpoint, of our layout or with `reverse` of the original. Either
-            may also be of the port that was in MindFormers' tree, see in_tree.py.
+            may also be of the port in MindFormers' own tree, see in_tree.py.
         output_path: a `.safetensors` or `.ckpt` file, or a folder for shards of `max_shard_size` bytes.
         dtype: `fp16`, `bf16`, `fp32`; None keeps each tensor's own.
         verify: read the result back and compare it with the source.
-        config: the original config.json or its folder, where it does not lie beside the input.
+        config: the original config.json or its folder, if it is not beside the input.
         strategy: for `rank_*` folders, how their weights were cut: see `Checkpoint`.
-        progress: called once with the bytes to be written; what it returns is called while they are.
+        overlay: gives a view of the checkpoint to be converted instead, such as one with an adapter merged into it.
+        progress: called once with the bytes to be written; the function it returns is called as they are written.
 
     Raises:
         ValueError, FileNotFoundError: see `Checkpoint`, `make_plan` and `WorkFolder`; or the output
@@ -68,10 +72,11 @@ def convert(
         raise FileNotFoundError(f"{source} does not exist; expected a checkpoint folder or file")
     check_destination(source, output, reverse)
     settings = read_original(config if config is not None else source)
-    with as_ours(Checkpoint(source, strategy), settings) as checkpoint:
-        in_tree = isinstance(checkpoint, InTreeCheckpoint)
+    with opened(source, settings, strategy) as base:
+        in_tree = isinstance(base, InTreeCheckpoint)
+        checkpoint = base if overlay is None else overlay(base, settings, CODES.get(dtype))
         found, wanted = layout(checkpoint.tensors, str(source)), "original" if reverse else "ours"
-        if found == wanted and not (checkpoint.of_ranks or in_tree):
+        if found == wanted and isinstance(checkpoint, Checkpoint) and not checkpoint.of_ranks:
             way = "it needs no --reverse" if reverse else "give --reverse to convert it back"
             raise ValueError(f"{source} is in {'the original' if reverse else 'our'} layout already: {way}")
         targets, dropped = make_plan(checkpoint, settings, source=found, result=wanted, dtype=CODES.get(dtype))
@@ -101,6 +106,7 @@ def _account(report: Report, checkpoint: Readable, targets: list[Target]) -> Non
     report.tensors_read = len({stored for name in used for stored in checkpoint.stored(name)})
     report.bytes_read = sum(checkpoint.tensors[name].size * ITEM_BYTES[checkpoint.tensors[name].dtype] for name in used)
     report.tensors_written = len(targets)
+    report.dropped = [*report.dropped, *getattr(checkpoint, "dropped", ())]
     report.bytes_written = sum(target.entry.nbytes for target in targets)
     for target in targets:
         report.dtypes[target.entry.dtype] = report.dtypes.get(target.entry.dtype, 0) + 1
@@ -178,12 +184,21 @@ def _copy_companions(source: Path, output: Path) -> None:
     for name, file in files.items():
         if file.is_file():
             copy_file(file, output / name)
+    _forget_quantisation(output / "config.json")
+
+
+def _forget_quantisation(path: Path) -> None:
+    """What is written is plain numbers: config.json must not say that it is quantised."""
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "quantization_config" in settings:
+        del settings["quantization_config"]
+        write_json(path, settings)
 
 
 def _verify(checkpoint: Readable, targets: Sequence[Target], output: Path) -> None:
     with Checkpoint(output) as written:
         if written.tensors.keys() != {target.entry.name for target in targets}:
-            raise ValueError(f"{output} was verified and does not hold the tensors it should")
+            raise ValueError(f"{output} failed verification: it does not hold the tensors it should")
         wrong = compare(checkpoint, targets, written, lambda name, count: None)
     if wrong:
-        raise ValueError(f"{output} was verified and differs from its source in: {listed(wrong)}")
+        raise ValueError(f"{output} failed verification: it differs from its source in: {listed(wrong)}")

@@ -1,4 +1,4 @@
-"""Whether a conversion may write where it is told to: not over what it reads, and not beyond the disk."""
+"""Whether a conversion may write where it is told to: not over its input, and only what fits on the disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILES = (".safetensors", ".ckpt")  # what is written as one file; any other outp
 
 
 def check_destination(source: Path, output: Path, reverse: bool) -> None:
-    """Refuse an output that the paths alone show to be wrong.
+    """Refuse an output that is wrong by its path alone.
 
     Raises:
         ValueError: it is the input or a file of it, or has an unsupported suffix.
@@ -35,7 +35,7 @@ def check_read(output: Path, inputs: Sequence[Path]) -> None:
     """Refuse an output that would overwrite or remove one of the files `inputs`, which are read.
 
     Raises:
-        ValueError: it is such a file, or a folder that holds one: that folder's older weights make room for new ones.
+        ValueError: it is such a file, or a folder that holds one: older weights in that folder are replaced.
     """
     if output.suffix in FILES:
         if output.exists() and any(output.samefile(file) for file in inputs):

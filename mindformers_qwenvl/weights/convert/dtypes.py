@@ -15,7 +15,7 @@ CODES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 STORAGE = {"F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F32": np.dtype("<f4")}
 ITEM_BYTES = {code: storage.itemsize for code, storage in STORAGE.items()}
 
-BLOCK = 1 << 17  # numbers cast at a time in several passes: the arrays still fit the cache, and threads seldom meet
+BLOCK = 1 << 17  # numbers cast at a time: few enough for the cache, many enough that threads seldom wait
 
 _NO_SIGN = np.uint16(0x7FFF)
 _INFINITY = {"F32": 0x7F800000, "BF16": 0x7F80, "F16": 0x7C00}
@@ -46,7 +46,7 @@ def cast(array: np.ndarray, source: str, target: str) -> tuple[np.ndarray, int]:
 
 
 def new_scratch() -> np.ndarray:
-    """What `cast_into` works in."""
+    """Working memory for `cast_into`."""
     return np.empty((2, BLOCK), np.uint32)
 
 
@@ -61,7 +61,7 @@ def cast_into(array: np.ndarray, source: str, result: np.ndarray, target: str, s
     """
     overflow = 0
     many_small = (source, target) == ("F32", "F16") and _many_small(array)
-    # What numpy does in one call it does for all at once: between calls threads wait for each other.
+    # Where numpy takes one call, it gets the whole array: threads wait for each other between calls.
     size = BLOCK if many_small or (source, target) == ("F32", "BF16") else max(1, array.size)
     for start in range(0, array.size, size):
         block = np.ascontiguousarray(array[start : start + size])
@@ -112,24 +112,24 @@ def _to_bf16(values: np.ndarray, result: np.ndarray, rounded: np.ndarray) -> Non
 
 
 def _many_small(values: np.ndarray) -> bool:
-    """Whether more than one in 16 is below 2^-14, judged by a sample. numpy's own cast takes 16 times as long there."""
+    """Whether more than one in 16 is below 2^-14, judged by a sample. numpy's own cast is 16 times slower there."""
     sample = np.abs(values[:: 1 + values.size // 1024])
     return int(np.count_nonzero(sample < 2.0**-14)) * 16 > sample.size
 
 
 def _to_f16(values: np.ndarray, result: np.ndarray, sums: np.ndarray, powers: np.ndarray) -> int:
-    """numpy's own cast, as fast for numbers below 2^-14, which half precision holds with fewer digits, as for others;
-    returns how many values overflowed.
+    """The same result as numpy's cast, and as fast below 2^-14, where halves are subnormal, as elsewhere; returns how
+    many values overflowed.
 
-    To |x| of exponent e is added the power of two of exponent e + 13, 2^-1 at least: a float32 of that size ends where
-    a half of exponent e does, so the addition rounds, to nearest even. What the sum has more than the power of two is
-    the mantissa of the half, its leading one included; the exponent is that of the power.
+    For |x| with exponent e, a power of two with exponent e + 13 (at least 2^-1) is added: the last bit of a float32 of
+    that size is the last bit of a half with exponent e, so the addition rounds to nearest even. The sum minus the power
+    is the mantissa of the half with its leading one; the power gives the exponent.
     """
     bits, half = values.view(np.uint32), result.view(np.uint16)
     np.bitwise_and(bits, 0x7FFFFFFF, out=sums)
     largest = sums.max()
     np.bitwise_and(sums, 0x7F800000, out=powers)
-    np.maximum(powers, 0x38800000, out=powers)  # 2^-14: below, halves are as far apart as there
+    np.maximum(powers, 0x38800000, out=powers)  # 2^-14: smaller halves have the same spacing
     np.add(powers, 13 << 23, out=powers)
     with np.errstate(invalid="ignore"):
         np.add(sums.view(np.float32), powers.view(np.float32), out=sums.view(np.float32))
@@ -141,7 +141,7 @@ def _to_f16(values: np.ndarray, result: np.ndarray, sums: np.ndarray, powers: np
     sign = powers.view(np.uint16)[: values.size]
     np.bitwise_and(bits.view(np.uint16)[1::2], np.uint16(0x8000), out=sign)  # the upper halves: little-endian
     np.bitwise_or(half, sign, out=half)
-    if largest < 0x477FF000:  # 65,520, the first that is nearer to infinity, and what is none or no number already
+    if largest < 0x477FF000:  # 65,520, the first nearer to infinity, plus existing inf and NaN
         return 0
     beyond = np.flatnonzero((bits & 0x7FFFFFFF) >= 0x477FF000)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -151,7 +151,7 @@ def _to_f16(values: np.ndarray, result: np.ndarray, sums: np.ndarray, powers: np
 
 @cache
 def _table(source: str, target: str) -> np.ndarray:
-    """Every value of one 16-bit format in another: looking them up is faster than going through float32."""
+    """Every value of one 16-bit format in another: a lookup is faster than a cast through float32."""
     return cast(widen(np.arange(1 << 16, dtype=np.uint16).view(STORAGE[source]), source), "F32", target)[0]
 
 

@@ -1,4 +1,4 @@
-"""What a conversion is made of: each tensor of the result, and the ranges of the source's numbers it consists of."""
+"""The plan of a conversion: each tensor of the result, and the ranges of source numbers it is made of."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_plan(
         source, result: the layouts, "original" or "ours".
 
     Returns:
-        The tensors of the result, and the names of source tensors that have no place in it on purpose.
+        The tensors of the result, and the names of source tensors that are dropped on purpose.
 
     Raises:
         ValueError: missing, unknown or wrong-shaped tensors, or other than FP16, BF16 and FP32; all are listed.
@@ -65,7 +65,7 @@ def make_plan(
         kinds = {found[source].dtype for source in sources}
         if dtype is None and len(kinds) > 1:
             raise ValueError(
-                f"{listed(sources)} become one tensor but have dtypes {listed(sorted(kinds))}: give --dtype"
+                f"{listed(sources)} become one tensor but have different dtypes, {listed(sorted(kinds))}: give --dtype"
             )
         pieces = tuple((source, 0, found[source].size) for source in sources)
         targets.append(Target(Entry(part.name, dtype or info.dtype, theirs[part.name]), pieces))

@@ -1,4 +1,4 @@
-"""What a conversion says when it is done."""
+"""The report of a conversion."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Report:
     """What a conversion read, wrote and dropped.
 
     Attributes:
-        step_file: of the ranks of a training, the file of the first that was read.
-        later: files of later steps, which were not read as not every rank holds them.
+        step_file: for the ranks of a training, the file of the first rank.
+        later: files of later steps, not read because not every rank has them.
     """
 
     source: Path
@@ -47,14 +47,14 @@ class Report:
             f"dropped  {len(self.dropped)} tensors" + (f": {listed(self.dropped, limit=20)}" if self.dropped else ""),
         ]
         if self.in_tree:
-            lines.insert(1, "         of the port that was in MindFormers' tree up to 1.5: renamed, turned, fused")
+            lines.insert(1, "         from the port in MindFormers' own tree (up to 1.5): names and shapes changed")
         if self.step_file:
-            lines.insert(1, f"         of the last step that all ranks hold: {self.step_file.name}")
+            lines.insert(1, f"         of the last step that all ranks have saved: {self.step_file.name}")
         if self.later:
             later = listed([str(file.relative_to(file.parent.parent)) for file in self.later])
             lines.append(
-                f"WARNING  {later}: later, but not every rank holds it, and not read. Was the training stopped while "
-                "it saved? If other ranks are of an older training, move their folders away"
+                f"WARNING  {later}: later, but not read because not every rank has it. Was the training stopped while "
+                "it was saving? If other ranks are of an older training, move their folders away"
             )
         if self.padding:
             rows = [f"{name} ({count:,})" for name, count in self.padding.items()]
@@ -65,8 +65,8 @@ class Report:
             worst = [f"{name} ({count:,})" for name, count in self.overflow.items()]
             total = sum(self.overflow.values())
             lines.append(
-                f"WARNING  {total:,} values are too large for the dtype asked for and became infinite (bf16 or fp32 "
-                f"holds them): {listed(worst, limit=20)}"
+                f"WARNING  {total:,} values are too large for the requested dtype and became infinite (bf16 and fp32 "
+                f"can hold them): {listed(worst, limit=20)}"
             )
         if self.verified:
             lines.append("verified every byte written against the source")

@@ -1,7 +1,7 @@
 """Moving the numbers: blocks are read, cast and written (or compared) by as many threads as there are processors.
 
 Reading, numpy and writing all let other threads run, and every block has its place in the result beforehand, so the
-threads need not wait for each other. Each works in buffers of one block: the memory needed depends on nothing else.
+threads do not wait for each other. Each has buffers of one block, and nothing else grows with the size of the weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Progress = Callable[[str, int], None]
 
 Ranges = tuple[tuple[int, int], ...]
 BLOCK = 1 << 18  # numbers read and written at a time
-_CHUNK = 16  # blocks that a thread takes at a time; what needs no cast, the system copies in one call
+_CHUNK = 16  # blocks that a thread takes at a time; without a cast the system copies them in one call
 
 
 class _Step(NamedTuple):
@@ -40,7 +40,7 @@ class _Step(NamedTuple):
 
 
 class _Buffers(threading.local):
-    """What one thread works in."""
+    """The buffers of one thread."""
 
     def __init__(self) -> None:
         self.source, self.result = (np.empty(BLOCK, np.uint32) for _ in range(2))
@@ -72,7 +72,7 @@ def _numbers(checkpoint: Readable, step: _Step, buffers: _Buffers) -> tuple[np.n
 
 
 def _joined(steps: Iterable[_Step]) -> list[_Step]:
-    """The same blocks, those that lie together in source and result made one."""
+    """The same blocks, with those that are adjacent in source and result joined."""
     joined: list[_Step] = []
     for step in steps:
         last = joined[-1] if joined else None
@@ -92,7 +92,7 @@ def _run(
     shortcut: Callable[[_Step], bool] = lambda step: False,
     threads: int = 4,
 ) -> Iterator[tuple[Target, int]]:
-    """The sum of what `work` gives for each target, chunk by chunk; no work where `shortcut` has done it."""
+    """The sum of what `work` returns for each target, chunk by chunk; `work` is skipped where `shortcut` did it."""
     buffers, telling = _Buffers(), threading.Lock()
 
     def chunk_of_blocks(steps: list[_Step]) -> int:
@@ -142,7 +142,7 @@ def write_numbers(
 
     jobs = [(target, ranges[target.entry.name]) for target in targets]
     casts = any(checkpoint.tensors[name].dtype != to.entry.dtype for to, _ in jobs for name, _, _ in to.pieces)
-    threads = 4 if casts else 1  # the system lets one thread at a time write into a file: others would wait for it
+    threads = 4 if casts else 1  # the system lets one thread at a time write into a file
     overflow: dict[str, int] = {}
     for target, count in _run(jobs, work, progress, copy, threads):
         if count:
@@ -151,7 +151,7 @@ def write_numbers(
 
 
 def compare(checkpoint: Readable, targets: Iterable[Target], written: Readable, progress: Progress) -> list[str]:
-    """Names of the targets of which `written` holds other bytes than `checkpoint` says it should."""
+    """Names of the targets whose bytes in `written` are not those that `checkpoint` gives."""
     spare = threading.local()
 
     def work(step: _Step, buffers: _Buffers) -> int:

@@ -1,8 +1,8 @@
 """Writing a folder of shards so that an interruption, at any moment, costs one shard.
 
-Shards are written in a working folder inside the output folder, with a manifest of what they were made from; only when
-all of them are complete do they get their final names, and the index comes last. A rerun with the same inputs, sizes
-and times of change included, and the same options goes on with the shards that are complete; any other starts anew.
+Shards are written in a working folder inside the output folder, with a manifest of what they were made from. When all
+are complete they get their final names, and the index comes last. A rerun with the same options and inputs (by name,
+size and time of change) continues after the complete shards; any other starts anew.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mindformers_qwenvl.weights.formats.reader import SAFETENSORS_INDEX
 __all__ = ["MINDSPORE_INDEX", "UNFINISHED", "WorkFolder", "fingerprint"]
 
 MINDSPORE_INDEX = "param_name_map.json"  # what MindSpore reads where HuggingFace reads model.safetensors.index.json
-RECORD = "conversion.json"  # which files of a folder are ours, so that a rerun replaces those and never a user's own
+RECORD = "conversion.json"  # names our files, so that a rerun replaces these and never a user's own
 UNFINISHED = "conversion.unfinished"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
@@ -124,7 +124,7 @@ class WorkFolder:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What the file of an earlier run says: nothing if there is none, or what is there was not written here."""
+    """The content of a file of an earlier run; empty if there is none, or it was not written here."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):

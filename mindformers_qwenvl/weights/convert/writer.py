@@ -1,4 +1,4 @@
-"""Weight files to be written: what stands where in them. Safetensors (one file, or shards) and MindSpore's .ckpt.
+"""Weight files to be written: what goes where in them. Safetensors (one file, or shards) and MindSpore's .ckpt.
 
 Every position is known before the first number is written, so that blocks can be written in any order.
 """
@@ -31,7 +31,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """A file: bytes that stand between the numbers, by position; where each tensor's numbers go; its size."""
+    """A file: the bytes around the numbers, by position; where each tensor's numbers go; its size."""
 
     headers: tuple[tuple[int, bytes], ...]
     ranges: dict[str, tuple[tuple[int, int], ...]]
@@ -47,7 +47,7 @@ def safetensors_layout(entries: Sequence[Entry], form: str) -> Layout:
         header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": span}
         offset = span[1]
     encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the format wants the numbers to start at a multiple of eight
+    encoded += b" " * (-len(encoded) % 8)  # in this format the numbers start at a multiple of eight
     first = 8 + len(encoded)
     ranges, position = {}, first
     for entry in entries:

@@ -1,4 +1,4 @@
-"""MindSpore's .ckpt without MindSpore: a protobuf message whose few fields are read, and written, in place.
+"""MindSpore's .ckpt without MindSpore: a protobuf message of few fields, read and written in place.
 
 Schema (mindspore/train/checkpoint_pb2.py): a file is `repeated Value value = 1`; Value is `string tag = 1` and
 `Tensor tensor = 2`; Tensor is `repeated int64 dims = 1`, `string tensor_type = 2`, `bytes tensor_content = 3`. A tensor
@@ -15,7 +15,7 @@ from mindformers_qwenvl.weights.formats.weight_file import StoredTensor
 
 __all__ = ["SLICE", "Fields", "ckpt_tensors", "value_header"]
 
-SLICE = 1 << 29  # the bytes of a tensor in one value, at most; as MindSpore has it
+SLICE = 1 << 29  # the bytes of a tensor in one value, at most; as in MindSpore
 
 _CODES = {"Float16": "F16", "BFloat16": "BF16", "Float32": "F32"}
 _KINDS = {code: kind for kind, code in _CODES.items()}
@@ -72,10 +72,10 @@ class Fields:
 
 
 def ckpt_tensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a .ckpt file; texts in it, notes about the training, are left out.
+    """The tensors of a .ckpt file, without the texts in it, which are notes about the training.
 
     Raises:
-        ValueError: it is no .ckpt, or is damaged or encrypted.
+        ValueError: it is not a .ckpt, or is damaged or encrypted.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -83,8 +83,8 @@ def ckpt_tensors(path: Path) -> dict[str, StoredTensor]:
         if size >= _CRC_BYTES and os.pread(descriptor, 7, size - _CRC_BYTES) == b"crc_num":
             size -= _CRC_BYTES
         return _tensors(Fields(descriptor), size)
-    except ValueError as error:  # also a name that is no UTF-8
-        raise ValueError(f"{path} is no MindSpore checkpoint, or is damaged or encrypted ({error})") from None
+    except ValueError as error:  # also a name that is not UTF-8
+        raise ValueError(f"{path} is not a MindSpore checkpoint, or is damaged or encrypted ({error})") from None
     finally:
         os.close(descriptor)
 

@@ -2,7 +2,7 @@
 
 MindFormers names the files PREFIX_rank_0-EPOCH_STEP. MindSpore adds the number of the run, PREFIX_rank_0_1-EPOCH_STEP,
 where the folder holds files of earlier runs; it differs from rank to rank once the number of processes has changed.
-A later run goes before a later step: a training that was started anew counts again from step 1. Plain Python.
+A later run takes precedence over a later step: a training that is started anew counts from step 1 again. Plain Python.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-__all__ = ["SUFFIXES", "SavedFile", "last_common", "last_noted", "rank_folders", "saved_files"]
+__all__ = ["SUFFIXES", "SavedFile", "last_common", "last_noted", "rank_folders", "rank_of", "saved_files"]
 
 SUFFIXES = (".ckpt", ".safetensors")
 
@@ -59,13 +59,16 @@ class SavedFile(NamedTuple):
         return (self.step, self.kind) == (other.step, other.kind)
 
 
+def rank_of(folder: Path) -> int | None:
+    """The rank whose folder this is by its name; None for any other path."""
+    match = _FOLDER.fullmatch(folder.name)
+    return int(match[1]) if match and folder.is_dir() else None
+
+
 def rank_folders(path: Path) -> dict[int, Path]:
-    """Rank -> its folder, in order: those in the folder `path`, or `path` itself if it is such a folder."""
-    folders = [path] if _FOLDER.fullmatch(path.name) else path.glob("rank_*") if path.is_dir() else []
-    found = {
-        int(match[1]): folder for folder in folders if (match := _FOLDER.fullmatch(folder.name)) and folder.is_dir()
-    }
-    return dict(sorted(found.items()))
+    """Rank -> its folder in the folder `path`, in order; empty if there are none."""
+    folders = path.glob("rank_*") if path.is_dir() else ()
+    return dict(sorted((rank, folder) for folder in folders if (rank := rank_of(folder)) is not None))
 
 
 def saved_files(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[SavedFile]:

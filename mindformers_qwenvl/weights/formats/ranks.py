@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mindformers_qwenvl.weights.formats.ckpt_file import ckpt_tensors
-from mindformers_qwenvl.weights.formats.rank_folders import SavedFile, last_common, rank_folders, saved_files
+from mindformers_qwenvl.weights.formats.rank_folders import SavedFile, last_common, rank_folders, rank_of, saved_files
 from mindformers_qwenvl.weights.formats.strategy import Cut, read_strategies
 from mindformers_qwenvl.weights.formats.weight_file import StoredTensor, WeightFile, safetensors_tensors
 from mindformers_qwenvl.weights.names import is_training_state
@@ -25,14 +25,14 @@ def rank_files(path: Path) -> dict[int, Path]:
     A training saves many times: the files are those of the last step that every rank has saved.
 
     Raises:
-        ValueError: there is no such step, or a rank has several files whose names do not say which is the later.
+        ValueError: the ranks have no step in common, or the names of a rank's files do not say which is the later.
     """
     saved = _saved(path)
     if not any(saved.values()):
         return {}
     common = last_common(saved)
     if not common:
-        raise ValueError(f"{path}: there is no step that all of its {len(saved)} ranks have saved")
+        raise ValueError(f"{path}: its {len(saved)} ranks have no saved step in common")
     return {rank: file.path for rank, file in common.items()}
 
 
@@ -44,23 +44,25 @@ def later_files(path: Path) -> list[Path]:
 
 
 def _saved(path: Path) -> dict[int, list[SavedFile]]:
-    saved = {rank: saved_files(folder) for rank, folder in rank_folders(path).items()}
+    rank = rank_of(path)
+    folders = rank_folders(path) if rank is None else {rank: path}
+    saved = {rank: saved_files(folder) for rank, folder in folders.items()}
     for rank, files in saved.items():
         for earlier, later in pairwise(files):
             if earlier.order == later.order:
                 names = " and ".join(sorted((earlier.path.name, later.path.name)))
                 raise ValueError(
                     f"{path}, rank {rank}: holds {names}, and their names do not say which is the later: move away the "
-                    "one that is not meant"
+                    "one you do not want"
                 )
     return saved
 
 
 def strategy_files(path: Path, given: Path | None) -> list[Path]:
-    """The strategy files to go by: those given (a file or a folder), or MindFormers' `strategy` beside the checkpoint.
+    """The strategy files: those given (a file or a folder), or those in the folder `strategy` beside the checkpoint.
 
     Raises:
-        FileNotFoundError: none where one was given.
+        FileNotFoundError: `given` holds none.
     """
     folder = given
     if given is None:
@@ -70,16 +72,16 @@ def strategy_files(path: Path, given: Path | None) -> list[Path]:
         return []
     files = [folder] if folder.is_file() else sorted(folder.glob("*.ckpt"))
     if given is not None and not files:
-        raise FileNotFoundError(f"{given}: expected a strategy file of MindSpore, or a folder of them (*.ckpt)")
+        raise FileNotFoundError(f"{given}: expected a MindSpore strategy file, or a folder of them (*.ckpt)")
     return files
 
 
 class RankFiles:
-    """Weights cut among ranks. A block is put together from the rows of the parts it touches; nothing else is read.
+    """Weights cut among ranks. A block is assembled from the rows of the parts it touches; nothing else is read.
 
     Attributes:
         path: the folder.
-        tensors: name -> what the whole tensor is; `ranges` is empty.
+        tensors: name -> dtype and shape of the whole tensor; `ranges` is empty.
     """
 
     def __init__(self, path: Path, files: dict[int, Path], strategies: list[Path]):
@@ -121,7 +123,7 @@ class RankFiles:
         if absent:
             raise ValueError(
                 f"{self.path}: of {name}, cut into {list(grid)}, the parts {listed(map(str, absent), limit=20)} are in "
-                f"none of the ranks {listed(map(str, self._files), limit=20)}: put the folders of all ranks there"
+                f"none of the ranks {listed(map(str, self._files), limit=20)}: put the folders of all ranks here"
             )
         shape = tuple(side * count for side, count in zip(first.shape, grid, strict=True))
         self.tensors[name] = StoredTensor(first.dtype, shape, ())
@@ -155,6 +157,6 @@ class RankFiles:
         return len(parts) == 1 and next(iter(parts.values())).copy_to(descriptor, position, name, start, length)
 
     def close(self) -> None:
-        """Let go of all files; another read opens them again."""
+        """Close all files; another read opens them again."""
         for file in self._files.values():
             file.close()

@@ -1,4 +1,4 @@
-"""What an opened checkpoint offers, whatever its files are."""
+"""What every opened checkpoint offers, whatever the format of its files."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Readable(ABC):
     """Tensors of which ranges of numbers are read. A context manager, and an iterator of the tensors' names.
 
     Attributes:
-        path: what was opened.
+        path: the path that was opened.
         tensors: name -> TensorInfo, in the order the files hold them.
-        files: the files that hold them, and say how.
+        files: the files that hold them, strategy files included.
         of_ranks: whether they come from a distributed training.
     """
 
@@ -57,7 +57,7 @@ class Readable(ABC):
 
     @abstractmethod
     def read_into(self, name: str, start: int, numbers: np.ndarray) -> None:
-        """The same into an array that is there; several threads may call it."""
+        """As `read`, from `start` on, into an existing array; several threads may call it."""
 
     @abstractmethod
     def copy_to(self, descriptor: int, position: int, name: str, start: int, count: int) -> bool:
@@ -65,7 +65,7 @@ class Readable(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the files; another read opens them again."""
+        """Close the files; another read opens them again."""
 
     def __enter__(self: _Opened) -> _Opened:
         return self

@@ -41,7 +41,7 @@ class Checkpoint(Readable):
                 MindFormers beside the checkpoint; with none at all, every rank is taken to hold whole weights.
 
         Raises:
-            FileNotFoundError: there is no such path, no weights in the folder, or a shard of its index is missing.
+            FileNotFoundError: the path does not exist, the folder holds no weights, or a shard of its index is missing.
             ValueError: a file is damaged or disagrees with the index, or two files hold the same tensor.
         """
         self.path = Path(path)
@@ -55,7 +55,7 @@ class Checkpoint(Readable):
             self._add(RankFiles(self.path, ranks, strategies))
             return
         if strategy is not None:
-            raise ValueError(f"{self.path} has no folders rank_0, rank_1, ...: there is nothing to join by a strategy")
+            raise ValueError(f"{self.path} has no folders rank_0, rank_1, ...: a strategy applies to these only")
         self.files, index = _weight_files(self.path)
         for file in self.files:
             self._add(_open(file))
@@ -67,7 +67,7 @@ class Checkpoint(Readable):
             if name in self._owner:
                 raise ValueError(
                     f"{weights.path} holds {name} again: {self.path} mixes two checkpoints. "
-                    "Keep one, or add the index file of the one that is meant"
+                    "Keep one of them, or add the index file of the one you want"
                 )
             self.tensors[name] = TensorInfo(stored.dtype, stored.shape)
             self._owner[name] = weights
@@ -116,11 +116,11 @@ def _weight_map(index: Path) -> dict[str, str]:
             raise ValueError("a shard outside the folder")
         return weight_map
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} is no weight index ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{index} is not a weight index ({type(error).__name__}: {error})") from None
 
 
 def _weight_files(path: Path) -> tuple[list[Path], Path | None]:
-    """The weight files of `path` and its index, safetensors before PyTorch before MindSpore."""
+    """The weight files of `path` and its index. Safetensors take precedence over PyTorch's files, those over .ckpt."""
     if path.is_file():
         if path.suffix not in (".safetensors", ".ckpt", *TORCH_SUFFIXES):
             raise ValueError(f"{path}: expected .safetensors, .bin, .pt, .pth or .ckpt, or a folder")
@@ -135,12 +135,12 @@ def _weight_files(path: Path) -> tuple[list[Path], Path | None]:
         if index_name and (index := path / index_name).is_file():
             shards = [path / file for file in sorted(set(_weight_map(index).values()))]
             if absent := [shard.name for shard in shards if not shard.is_file()]:
-                raise FileNotFoundError(f"{index} names shards that are not there: {listed(absent)}")
+                raise FileNotFoundError(f"{index} names shards that do not exist: {listed(absent)}")
             return shards, index
         files = sorted(file for file in path.iterdir() if file.suffix in suffixes and file.name not in _NO_WEIGHTS)
         files = [file for file in files if not file.name.startswith(("rng_state", "."))]
         if files:
             return files, None
     if iterations := sorted(path.glob("iteration_*")):  # of MindFormers' section `checkpoint:`
-        raise FileNotFoundError(f"{path} holds no weights itself; give an iteration in it, such as {iterations[-1]}")
+        raise FileNotFoundError(f"{path} holds no weights itself; give one of its iterations, such as {iterations[-1]}")
     raise FileNotFoundError(f"{path} holds no weights: no .safetensors, .bin, .pt, .pth or .ckpt file")

@@ -1,6 +1,6 @@
-"""How a distributed training had cut its weights: MindSpore's strategy files, read without MindSpore.
+"""How a distributed training cut its weights: MindSpore's strategy files, read without MindSpore.
 
-Schema: mindspore/train/node_strategy_pb2.py. Devices of a pipeline stage stand in a grid, `devices`. Each dimension
+Schema: mindspore/train/node_strategy_pb2.py. The devices of a pipeline stage form a grid, `devices`. Each dimension
 of a weight may be cut along axes of the grid; the first dimension of what a card then holds may be cut once more by
 optimizer parallelism, along axes that cut no dimension.
 """
@@ -23,7 +23,7 @@ class Cut:
     """How one weight is cut.
 
     Attributes:
-        devices: sides of the grid of devices of a stage; a rank's place in it is row-major.
+        devices: sides of the grid of devices of a stage; ranks fill it in row-major order.
         axes: for each dimension of the weight, the axes of the grid it is cut along, the coarsest first.
         optimizer: into how many parts optimizer parallelism cuts the first dimension; 1 if it does not.
     """
@@ -55,7 +55,7 @@ class Cut:
         return tuple(part)
 
     def _optimizer_part(self, place: Sequence[int]) -> int:
-        """The axes that cut nothing are used up from the last; of the one that is more than enough, the finer share."""
+        """Axes that cut no dimension are used, the last ones first; of one that is too large, the finer part."""
         cutting = {axis for axes in self.axes for axis in axes}
         index, reach = 0, 1
         for axis in reversed(range(len(self.devices))):
@@ -70,7 +70,7 @@ def read_strategies(paths: Iterable[Path]) -> dict[str, Cut]:
     """Parameter -> how it is cut, from the strategy files of all ranks, of one rank, or a merged one.
 
     Raises:
-        ValueError: a file is no strategy file.
+        ValueError: a file is not a strategy file.
     """
     cuts: dict[str, Cut] = {}
     for path in paths:
@@ -79,11 +79,11 @@ def read_strategies(paths: Iterable[Path]) -> dict[str, Cut]:
             size = os.fstat(descriptor).st_size
             found = _cuts(Fields(descriptor), size)
         except ValueError as error:
-            raise ValueError(f"{path} is no strategy file of MindSpore ({error})") from None
+            raise ValueError(f"{path} is not a strategy file of MindSpore ({error})") from None
         finally:
             os.close(descriptor)
         if not found:
-            raise ValueError(f"{path} is no strategy file of MindSpore: it describes no parameter")
+            raise ValueError(f"{path} is not a strategy file of MindSpore: it describes no parameter")
         for name, cut in found.items():
             cuts.setdefault(name, cut)
     return cuts
@@ -103,7 +103,7 @@ def _cuts(fields: Fields, size: int) -> dict[str, Cut]:
         stage, dash, plain = name.partition("-")
         if cut is None:
             raise ValueError(f"{name!r} has no layout")
-        cuts.setdefault(plain if dash and stage.isdigit() else name, cut)  # a merged file puts the stage before
+        cuts.setdefault(plain if dash and stage.isdigit() else name, cut)  # a merged file puts the stage in front
     return cuts
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.weights.formats.weight_file import StoredTensor
 
 __all__ = ["torch_tensors"]
@@ -70,7 +71,7 @@ class _Tensor(NamedTuple):
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
     numbers = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or not all(type(number) is int and number >= 0 for number in numbers):
+    if not isinstance(storage, _Storage) or not all(is_whole(number, 0) for number in numbers):
         raise pickle.UnpicklingError("a tensor that is not a range of numbers")
     if len(shape) != len(strides):
         raise pickle.UnpicklingError("a tensor with more sides than strides")
@@ -107,7 +108,7 @@ class _Unpickler(pickle.Unpickler):
         if not isinstance(given, tuple) or len(given) < 5 or given[0] != "storage" or not isinstance(given[1], _Kind):
             raise pickle.UnpicklingError("it refers to something that is not a storage")
         _, kind, key, _device, size, *view = given
-        if not isinstance(key, str) or type(size) is not int or size < 0 or any(part is not None for part in view):
+        if not isinstance(key, str) or not is_whole(size, 0) or any(part is not None for part in view):
             raise pickle.UnpicklingError("a storage without name and size")
         return self.storages.setdefault(key, _Storage(kind, key, size))
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.weights.convert.dtypes import STORAGE
 
 __all__ = ["StoredTensor", "WeightFile", "safetensors_tensors"]
@@ -31,7 +32,7 @@ class StoredTensor(NamedTuple):
     """A tensor of a file.
 
     Attributes:
-        dtype: a safetensors code such as BF16; another word for what is no weight.
+        dtype: a safetensors code such as BF16; another word for what is not a weight.
         ranges: (position in the file, bytes); joined, they are the tensor's numbers.
         strides: only for a tensor that is stored transposed or spaced: numbers from one index of an axis to the next.
     """
@@ -64,14 +65,14 @@ class WeightFile:
             while length:  # a read may give less than it was asked for: Linux stops at 2 GiB
                 count = os.preadv(descriptor, [into[:length]], position)
                 if not count:
-                    raise OSError(f"{self.path} was cut off while it was read")
+                    raise OSError(f"{self.path} was cut short while it was being read")
                 into, position, length = into[count:], position + count, length - count
 
     def copy_to(self, descriptor: int, position: int, name: str, start: int, length: int) -> bool:
         """Have the system copy bytes `start ... start + length` of a tensor to `position` of another open file.
 
         Returns:
-            False if it cannot, for these files or at all; what has been written by then is right or will be rewritten.
+            False if it cannot, for these files or at all; bytes written by then are right or will be rewritten.
         """
         if not self._copies or self.tensors[name].strides is not None:
             return False
@@ -108,7 +109,7 @@ class WeightFile:
             return self._descriptor
 
     def _spaced(self, stored: StoredTensor) -> np.ndarray:
-        """A view of mapped pages, which go as soon as the view does."""
+        """A view of mapped pages, which are released with the view."""
         storage = STORAGE[stored.dtype]
         ((position, length),) = stored.ranges
         mapped = np.memmap(self.path, storage, "r", position, (length // storage.itemsize,))
@@ -116,7 +117,7 @@ class WeightFile:
         return np.lib.stride_tricks.as_strided(mapped, stored.shape, steps, writeable=False)
 
     def close(self) -> None:
-        """Let go of the file; another read opens it again."""
+        """Close the file; another read opens it again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -126,7 +127,7 @@ def safetensors_tensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a .safetensors file, from its header.
 
     Raises:
-        ValueError: it is no such file, or is damaged.
+        ValueError: it is not such a file, or is damaged.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -137,7 +138,7 @@ def safetensors_tensors(path: Path) -> dict[str, StoredTensor]:
         entries.pop("__metadata__", None)
         tensors = {name: _entry(name, entry, 8 + length) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is no safetensors file, or is damaged in its header ({error})") from None
+        raise ValueError(f"{path} is not a safetensors file, or its header is damaged ({error})") from None
     end = max(
         (position + count for stored in tensors.values() for position, count in stored.ranges), default=8 + length
     )
@@ -154,6 +155,6 @@ def _entry(name: str, entry: Mapping[str, Any], begin: int) -> StoredTensor:
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     if not isinstance(dtype, str):
         raise ValueError(f"{name} has the dtype {dtype!r}")
-    if any(type(number) is not int or number < 0 for number in (start, stop, *shape)) or stop < start:
+    if not all(is_whole(number, 0) for number in (start, stop, *shape)) or stop < start:
         raise ValueError(f"{name} lies at bytes {start} to {stop} and has the shape {list(shape)}")
     return StoredTensor(dtype, shape, ((begin + start, stop - start),))

@@ -27,13 +27,13 @@ FAULTY = {
     "no text": ({"id": "x", "conversations": [{"from": "user"}]}, "malformed record", "turn 0: expected an object", {}),
     "role": ({"id": "x", "conversations": [{"from": "gpt", "value": "q"}]}, "unknown role", "turn 0: 'gpt'", {}),
     "unclosed": (talk("q", "<img>a.png"), "unclosed tag", r"turn 1 \(assistant\): unclosed image tag", {}),
-    "nested": (talk("<img>a<img>b</img>"), "malformed record", "special token <img> stands inside", {}),
+    "nested": (talk("<img>a<img>b</img>"), "malformed record", "special token <img> is inside", {}),
     "missing": (talk("<img>no.png</img>"), "missing picture", "no.png: no such file", {}),
     "a folder": (talk("<img>.</img>"), "missing picture", "a folder, not a file", {}),
     "broken": (talk("<img>broken.png</img>"), "broken picture", "not a readable image", {}),
     "torn": (talk("<img>torn.png</img>"), "broken picture", r"torn.png: broken", {}),
     "huge": (talk("<img>large.png</img>"), "huge picture", "200x100 pixels", SMALL_PICTURES),
-    "outside": (talk("<img>../x.png</img>"), "refused picture", "outside of dataset_dir", {}),
+    "outside": (talk("<img>../x.png</img>"), "refused picture", "outside dataset_dir", {}),
     "format": (talk("<img>a.tiff</img>"), "refused picture", "TIFF", {}),
     "too many": (talk("<img>a.png</img><img>b.png</img>"), "too many images", "2 images, .* allows 1", {}),
     "cut off": (
@@ -92,7 +92,7 @@ def test_clean_data_passes(folder):
     assert not report.fails and not report.counts
     assert report.images.tolist() == [1, 0]
     assert "images    1 with 0, 1 with 1; 1 allowed" in str(report)
-    assert "training would read all of it" in str(report)
+    assert "training would read all samples" in str(report)
 
 
 def test_numbers_are_those_of_the_golden_layout(folder):
@@ -118,7 +118,7 @@ def test_numbers_are_those_of_the_golden_layout(folder):
     ("record", "kind", "detail", "max_length"),
     [
         (talk("q", "r " * 100), "over max_length", "in turn 1; ", 100),
-        (talk("q", ""), "nothing to learn", "no text of an answer", 100),
+        (talk("q", ""), "nothing to learn", "no answer has any text", 100),
         (talk("q", "<ref>a</ref><box>(1,2),(3,4)"), "unclosed box or ref", "turn 1: 1 <box> and 0 </box>", 100),
         (talk("<ref>a", "r"), "unclosed box or ref", "turn 0: 1 <ref> and 0 </ref>", 100),
     ],
@@ -180,7 +180,7 @@ def test_a_worker_that_dies_is_said(folder, monkeypatch):
     path.write_text(json.dumps([talk("q")] * 100))
     monkeypatch.setattr(Checker, "check", lambda self, index: os._exit(9) if index == 40 else Result())
     settings = read_settings(write_yaml(folder))
-    with pytest.raises(ChildProcessError, match=r"a worker died near sample (0|32)"):
+    with pytest.raises(ChildProcessError, match=r"a worker process died near sample (0|32)"):
         check_file(path, settings, workers=2)
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mindformers_qwenvl.datasets.check.job import read_settings
-from mindformers_qwenvl.text.vocabulary import Tags
+from mindformers_qwenvl.text.tags import Tags
 from tests.support.check_samples import VOCABULARY, checked, only, talk, write_yaml
 
 
@@ -79,7 +79,7 @@ def test_folders_of_pictures(folder):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda d: d.pop("train_dataset"), "no section train_dataset;"),
+        (lambda d: d.pop("train_dataset"), "there is no section train_dataset;"),
         (lambda d: d["train_dataset"].pop("data_loader"), r"no section train_dataset\.data_loader"),
         (
             lambda d: d["train_dataset"]["modal_to_text_transform"].pop("model_transform_template"),
@@ -100,8 +100,25 @@ def test_yamls_that_are_not_for_fine_tuning(tmp_path, change, reason):
     with pytest.raises(ValueError, match=rf"finetune\.yaml: .*{reason}"):
         read_settings(path)
     path.write_text("a: [")
-    with pytest.raises(ValueError, match="not a YAML file"):
+    with pytest.raises(ValueError, match=r"finetune\.yaml, line 1.*not valid YAML"):
         read_settings(path)
+
+
+def test_overlays_are_read_with_their_base(tmp_path):
+    write_yaml(tmp_path, max_length=77, system_message="S").rename(tmp_path / "base.yaml")
+    section = {"modal_to_text_transform": {"max_length": 99}}
+    overlay = {"base_config": "base.yaml", "train_dataset": section, "runner_config": {"batch_size": 3}}
+    (tmp_path / "overlay.yaml").write_text(yaml.safe_dump(overlay))
+    settings = read_settings(tmp_path / "overlay.yaml")
+    assert (settings.max_length, settings.layout["system_message"]) == (99, "S")
+    assert settings.vocab_file == str(VOCABULARY)
+    (tmp_path / "base.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match=r"overlay\.yaml: its base_config: .*base\.yaml: no such file"):
+        read_settings(tmp_path / "overlay.yaml")
+
+
+def test_a_yaml_of_the_package_by_its_name():
+    assert read_settings("finetune_qwenvl_9.6b_stage1").max_length == 512
 
 
 def test_the_yamls_of_the_package_are_read():
@@ -115,23 +132,23 @@ def test_the_yamls_of_the_package_are_read():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"system_message": None}, "system_message must be a text, got None"),
-        ({"user_prompt": 7}, "user_prompt must be a text, got 7"),
+        ({"system_message": None}, "system_message must be a string, got None"),
+        ({"user_prompt": 7}, "user_prompt must be a string, got 7"),
         ({"image_policy": 5}, "image_policy: expected a section"),
         ({"image_policy": "x"}, "image_policy: expected a section"),
-        ({"dataset_dir": 5}, "dataset_dir must be a text, got 5"),
-        ({"loader": {"dataset_dir": 5}}, "dataset_dir must be a text, got 5"),
-        ({"loader": {"from_keyword": ["a"]}}, "from_keyword must be a text"),
+        ({"dataset_dir": 5}, "dataset_dir must be a string, got 5"),
+        ({"loader": {"dataset_dir": 5}}, "dataset_dir must be a string, got 5"),
+        ({"loader": {"from_keyword": ["a"]}}, "from_keyword must be a string"),
         *(
-            ({"loader": {"num_samples": value}}, r"data_loader\.num_samples must be a whole number above 0")
+            ({"loader": {"num_samples": value}}, r"data_loader\.num_samples must be a whole number of 1 or more")
             for value in (0, -1, 1.5, "abc")
         ),
-        ({"tokenizer": {"vocab_file": 5}}, "vocab_file must be a text, got 5"),
-        ({"tokenizer": {"allowed_special": 5}}, "allowed_special is 'all'.* got 5"),
-        ({"tokenizer": {"image_start_tag": 5}}, "image_start_tag must be a text, got 5"),
+        ({"tokenizer": {"vocab_file": 5}}, "vocab_file must be a string, got 5"),
+        ({"tokenizer": {"allowed_special": 5}}, "allowed_special must be 'all'.* got 5"),
+        ({"tokenizer": {"image_start_tag": 5}}, "image_start_tag must be a string, got 5"),
     ],
 )
-def test_values_that_make_no_sense_are_named(tmp_path, options, reason):
+def test_values_that_are_refused_are_named(tmp_path, options, reason):
     with pytest.raises(ValueError, match=reason):
         read_settings(write_yaml(tmp_path, **options))
 

@@ -139,7 +139,7 @@ def test_faults_are_listed_and_nothing_is_written(checkpoint_dir):
         del tensors[name]
     tensors["transformer.visual.attn_pool.kv_proj.weight"] = np.zeros((4, 4), np.float32)
     save_file(tensors, shard)
-    with pytest.raises(ValueError, match=r"does not fit its config\.json") as caught:
+    with pytest.raises(ValueError, match=r"does not match its config\.json") as caught:
         convert(folder, "out.safetensors")
     message = str(caught.value)
     assert all(name in message for name in [*gone, "kv_proj.weight", "lm_head.weight is"])

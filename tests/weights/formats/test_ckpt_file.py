@@ -64,7 +64,7 @@ def test_a_single_number():
 )
 def test_damage_is_named(content, reason):
     Path("a.ckpt").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"a\.ckpt is no MindSpore checkpoint, or is damaged .*{reason}"):
+    with pytest.raises(ValueError, match=rf"a\.ckpt is not a MindSpore checkpoint, or is damaged .*{reason}"):
         Checkpoint("a.ckpt")
 
 

@@ -12,6 +12,7 @@ from mindformers_qwenvl.weights.formats.rank_folders import (
     last_common,
     last_noted,
     rank_folders,
+    rank_of,
     saved_files,
 )
 
@@ -56,8 +57,9 @@ def test_folders_in_order_of_their_numbers():
         Path(name).mkdir()
     Path("rank_3").touch()
     assert rank_folders(Path()) == {2: Path("rank_2"), 10: Path("rank_10")}
-    assert rank_folders(Path("rank_2")) == {2: Path("rank_2")}
-    assert rank_folders(Path("nowhere")) == {}
+    assert rank_folders(Path("rank_2")) == rank_folders(Path("nowhere")) == {}
+    assert rank_of(Path("rank_2")) == 2
+    assert rank_of(Path("rank_3")) is rank_of(Path("rank_x")) is rank_of(Path("rank_9")) is None
 
 
 def test_a_later_run_comes_after_a_later_step():

@@ -183,14 +183,14 @@ def test_a_later_run_in_the_same_folder_counts(weights, checkpoint_dir):
     save_file(old, "run/checkpoint/rank_0/x_rank_0_11-1_1.safetensors")  # rank 1 did not save that
     report = convert("run/checkpoint", "back", reverse=True, config=checkpoint_dir("a56"))
     assert original_bytes(Path("back")) == original_bytes(checkpoint_dir("a56"))
-    assert "of the last step that all ranks hold: x_rank_0_10-1_3.safetensors\n" in str(report)
-    assert "WARNING  rank_0/x_rank_0_11-1_1.safetensors: later, but not every rank holds it" in str(report)
+    assert "of the last step that all ranks have saved: x_rank_0_10-1_3.safetensors\n" in str(report)
+    assert "WARNING  rank_0/x_rank_0_11-1_1.safetensors: later, but not read because not every" in str(report)
 
 
 def test_no_common_step(weights, checkpoint_dir):
     save_rank(0, "1_1", weights)
     save_rank(1, "1_2", weights)
-    with pytest.raises(ValueError, match="no step that all of its 2 ranks have saved"):
+    with pytest.raises(ValueError, match="its 2 ranks have no saved step in common"):
         convert("run/checkpoint", "back", reverse=True, config=checkpoint_dir("a56"))
 
 
@@ -210,20 +210,20 @@ def test_ranks_that_do_not_agree(weights, checkpoint_dir):
 
 def test_a_strategy_for_what_is_no_ranks(checkpoint_dir, weights):
     Path("s.ckpt").write_bytes(b"")
-    with pytest.raises(ValueError, match="nothing to join by a strategy"):
+    with pytest.raises(ValueError, match="a strategy applies to these only"):
         convert("ours.safetensors", "back", reverse=True, config=checkpoint_dir("a56"), strategy="s.ckpt")
 
 
 @pytest.mark.parametrize("content", [b"", b"no strategy", b"\x08\x01", b"\x1a\x03\x0a\x01a"])
 def test_no_strategy_file(content):
     Path("s.ckpt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"s\.ckpt is no strategy file of MindSpore"):
+    with pytest.raises(ValueError, match=r"s\.ckpt is not a strategy file of MindSpore"):
         read_strategies([Path("s.ckpt")])
 
 
 def test_no_strategy_there(weights, checkpoint_dir):
     save_rank(0, "1_1", weights)
-    with pytest.raises(FileNotFoundError, match="expected a strategy file"):
+    with pytest.raises(FileNotFoundError, match="expected a MindSpore strategy file"):
         convert("run/checkpoint", "back", reverse=True, config=checkpoint_dir("a56"), strategy="nowhere")
 
 

@@ -1,4 +1,4 @@
-"""Which weights the cards of the optimizer share, against the network that MindSpore compiles on stub devices."""
+"""Which weights optimizer parallelism shares out: the estimate against the network that MindSpore compiles."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import pytest
 
 from mindformers_qwenvl.estimate import read_job
 from mindformers_qwenvl.estimate.weights import weights_of
-from mindformers_qwenvl.registration import yaml_dir
-from tests.sharding.conftest import compiled, toolkit  # noqa: F401
+from mindformers_qwenvl.recipes import yaml_dir
 from tests.support.sharding_worker import SMALL
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dp", "mp"), [(4, 2), (8, 1)])
-def test_what_optimizer_parallel_shares(compiled, dp, mp):  # noqa: F811
+def test_what_optimizer_parallel_shares(compiled, dp, mp):
     found = compiled(8, 5, optimizer_parallel=True, dp=dp, mp=mp)
     changes = [
         *(f"parallel_config.data_parallel={dp}", f"parallel_config.model_parallel={mp}"),

@@ -1,0 +1,1 @@
+"""LoRA: adapters in peft's file format, merging them into weights, and their layers in the network."""

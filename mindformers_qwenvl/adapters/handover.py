@@ -1,0 +1,187 @@
+"""What the original's directory holds beside the weights, for a model of which there is only a YAML."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
+
+__all__ = ["TrainedModel", "complete", "original_settings", "write_companions"]
+
+MLP_DIGITS = 10_000
+BEHIND_END_OF_TEXT = 214  # <img> is so many special tokens after the end of text
+RANKS = 151643  # of the published vocabulary
+
+
+def original_settings(config: Any) -> dict[str, Any]:
+    """The original's config.json for a `QwenVLConfig`: `config.original.from_original` turned round.
+
+    Raises:
+        ValueError: the width of the vision tower's MLP is not one that the original can have, a ratio of its width.
+    """
+    vision, llm = config.vision, config.llm
+    dtype = str(llm.param_init_type).rpartition(".")[2].lower()
+    ratio = _ratio(vision.intermediate_size, vision.hidden_size)
+    return {
+        "_name_or_path": "./",
+        "architectures": ["QWenLMHeadModel"],
+        "attn_dropout_prob": 0.0,
+        "auto_map": {
+            "AutoConfig": "configuration_qwen.QWenConfig",
+            "AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel",
+        },
+        "bf16": False,
+        "emb_dropout_prob": 0.0,
+        "fp16": False,
+        "fp32": False,
+        "hidden_size": llm.hidden_size,
+        "initializer_range": llm.initializer_range,
+        "intermediate_size": 2 * llm.intermediate_size,
+        "kv_channels": llm.kv_channels,
+        "layer_norm_epsilon": llm.rms_norm_eps,
+        "max_position_embeddings": max(llm.seq_length, llm.train_seq_length),
+        "model_type": "qwen",
+        "no_bias": True,
+        "num_attention_heads": llm.num_heads,
+        "num_hidden_layers": llm.num_layers,
+        "onnx_safe": None,
+        "rotary_emb_base": llm.rotary_emb_base,
+        "rotary_pct": llm.rotary_pct,
+        "scale_attn_weights": True,
+        "seq_length": llm.train_seq_length,
+        "tie_word_embeddings": False,
+        "tokenizer_type": "QWenTokenizer",
+        "torch_dtype": dtype if dtype in ("float32", "float16", "bfloat16") else "float32",
+        "transformers_version": "4.31.0",
+        "use_cache": True,
+        "use_dynamic_ntk": llm.use_dynamic_ntk,
+        "use_flash_attn": False,
+        "use_logn_attn": llm.use_logn_attn,
+        "visual": {
+            "heads": vision.num_attention_heads,
+            "image_size": vision.image_size,
+            "image_start_id": config.image_start_id,
+            "layers": vision.num_hidden_layers,
+            "mlp_ratio": ratio,
+            "n_queries": config.num_queries,
+            "output_dim": vision.output_dim,
+            "patch_size": vision.patch_size,
+            "width": vision.hidden_size,
+        },
+        "vocab_size": llm.vocab_size,
+    }
+
+
+def _ratio(wide: int, width: int) -> float:
+    """The ratio of which int(width * ratio) is `wide`, with as few digits as that takes."""
+    for digits in (1, 10, 100, 1000, MLP_DIGITS, MLP_DIGITS**2):
+        ratio = -(-wide * digits // width) / digits
+        if int(width * ratio) == wide:
+            return ratio
+    raise ValueError(f"no mlp_ratio makes {wide} of a width of {width}")
+
+
+class TrainedModel:
+    """What a YAML says of the model that was trained with it.
+
+    Attributes:
+        config: the original's config.json.
+        pet_config: of a training with an adapter, or None.
+        vocabulary: its vocabulary file.
+        facts: words for the model card, by heading.
+    """
+
+    def __init__(self, path: Path):
+        """Read the YAML at `path`, with the settings it is based on (`base_config`).
+
+        Raises:
+            FileNotFoundError: there is no such file, or no vocabulary.
+            ValueError: it has no model of Qwen-VL.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; expected the YAML of a training")
+        from mindformers.tools.register import MindFormerConfig
+
+        from mindformers_qwenvl.config import QwenVLConfig
+
+        yaml = MindFormerConfig(str(path))
+        model = dict((yaml.get("model") or {}).get("model_config") or {})
+        if model.pop("type", None) != "QwenVLConfig":
+            raise ValueError(f"{path}: expected model.model_config.type: QwenVLConfig, the YAML of a Qwen-VL")
+        for word in ("checkpoint_name_or_path", "parallel_config"):
+            model.pop(word, None)
+        pet_config = model.pop("pet_config", None)
+        self.pet_config = dict(pet_config) if pet_config else None
+        self.config = original_settings(QwenVLConfig(**model))
+        self.yaml = path
+        self.output_dir = Path(yaml.get("output_dir") or "./output")
+        self.vocabulary = _vocabulary(yaml)
+        self.facts = _facts(yaml)
+
+
+def _vocabulary(yaml: Mapping[str, Any]) -> Path:
+    for section in ("train_dataset", "processor", "eval_dataset"):
+        given = ((yaml.get(section) or {}).get("tokenizer") or {}).get("vocab_file")
+        if given and Path(given).is_file():
+            return Path(given)
+    return find_vocabulary()
+
+
+def _facts(yaml: Mapping[str, Any]) -> dict[str, str]:
+    loader = (yaml.get("train_dataset") or {}).get("data_loader") or {}
+    optimizer, schedule = yaml.get("optimizer") or {}, yaml.get("lr_schedule") or {}
+    rate = schedule.get("learning_rate") or optimizer.get("learning_rate")
+    runner = yaml.get("runner_config") or {}
+    facts = {
+        "Base": yaml.get("load_checkpoint") or "none: trained from random weights",
+        "Data": loader.get("annotation_file"),
+        "Epochs": runner.get("epochs"),
+        "Batch": runner.get("batch_size"),
+        "Learning rate": rate,
+    }
+    return {key: str(value) for key, value in facts.items() if value not in (None, "")}
+
+
+def write_companions(model: TrainedModel, folder: Path) -> None:
+    """config.json, generation_config.json, tokenizer_config.json and the vocabulary, into `folder`."""
+    (folder / "config.json").write_text(json.dumps(model.config, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(model.vocabulary, folder / "qwen.tiktoken")
+    complete(folder)
+
+
+def complete(folder: Path) -> None:
+    """Add what is missing in `folder`, a directory of a Qwen-VL with its config.json, for it to be opened: the settings
+    of generation and tokenizer, and the vocabulary, if that is the published one and installed."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        end_of_text = config["visual"]["image_start_id"] - BEHIND_END_OF_TEXT
+        length = config.get("max_position_embeddings", 8192)
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    generation = {
+        "chat_format": "chatml",
+        "do_sample": True,
+        "eos_token_id": end_of_text,
+        "max_new_tokens": 512,
+        "max_window_size": max(1, length * 3 // 4),
+        "pad_token_id": end_of_text,
+        "top_k": 0,
+        "top_p": 0.3,
+        "transformers_version": "4.31.0",
+    }
+    tokenizer = {
+        "auto_map": {"AutoTokenizer": ["tokenization_qwen.QWenTokenizer", None]},
+        "model_max_length": length,
+        "tokenizer_class": "QWenTokenizer",
+    }
+    for name, content in {"generation_config": generation, "tokenizer_config": tokenizer}.items():
+        if not (folder / f"{name}.json").exists():
+            (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if not (folder / "qwen.tiktoken").exists() and end_of_text == RANKS:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(find_vocabulary(), folder / "qwen.tiktoken")

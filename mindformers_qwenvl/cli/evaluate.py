@@ -1,0 +1,137 @@
+"""Run a benchmark of the original and score it, or score answers that exist already."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from mindformers_qwenvl.evaluate.tasks import TASKS, find_task
+
+EPILOG = f"""tasks: {", ".join(TASKS)}
+Splits are named with the task: refcoco_testA, vqav2_testdev, docvqa_test; so are the names of the original's scripts.
+
+examples:
+  mindformers-qwenvl evaluate --task vqav2_val --data v2_OpenEnded_mscoco_val2014_questions.json \\
+      --annotations v2_mscoco_val2014_annotations.json --image-dir coco --model Qwen-VL --batch-size 8 --output vqav2
+
+  # the original's converted file; the same command again goes on after an interruption
+  mindformers-qwenvl evaluate --task refcoco_testA --data refcoco_testA.jsonl --image-dir coco --model Qwen-VL-Chat \\
+      --output refcoco_testA
+
+  # eight cards share the samples
+  msrun --worker_num 8 --local_worker_num 8 --join True mindformers-qwenvl evaluate --task gqa --data testdev.jsonl \\
+      --image-dir gqa/images --model Qwen-VL --output gqa
+
+  # answers that exist already; needs neither a model nor MindSpore
+  mindformers-qwenvl evaluate --task docvqa --score answers.jsonl --output scores
+
+  # held-out conversations of one's own, in the form that fine-tuning reads
+  mindformers-qwenvl evaluate --task vqa --data held_out.json --model mine --output mine_vqa
+
+rows of --score, one JSON object a line:
+  {{"answer": "two dogs", "answers": ["2 dogs", "two", ...]}}
+  {{"answer": "(100,200),(499,799)", "bbox": [64, 60, 192, 180], "width": 320, "height": 240}}     boxes; bbox in pixels
+  {{"caption": "a dog runs", "references": ["a dog is running", ...]}}
+  {{"losses": [2.1, 0.4], "answer": 1, "choices": ["red", "blue"]}}                                multiple choice
+
+left in the folder --output: answers.jsonl, scores.jsonl, summary.json, worst.png, and for test sets submission.json
+exit code: 0; 1 if anything could not be answered; 2 for bad usage
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    from mindformers_qwenvl.cli._generation import DTYPES
+
+    parser.add_argument("--task", required=True, metavar="NAME", help="what to evaluate (see below)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", type=Path, metavar="FILE", help="the questions (of MME: the folder)")
+    what.add_argument(
+        "--score", type=Path, metavar="ANSWERS", help="answers that exist already, JSON Lines (see below)"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the results (needed with --data)")
+    parser.add_argument(
+        "--as-published",
+        action="store_true",
+        help="relaxed accuracy (ChartQA) as the original computes it: 5%% of the prediction, not of the right number",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no closing lines")
+    run = parser.add_argument_group("with --data")
+    run.add_argument(
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="directory with config.json, weights and vocabulary: an original HuggingFace one, or one of ours",
+    )
+    run.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter for the model")
+    run.add_argument("--image-dir", type=Path, metavar="DIR", help="folder of the pictures (default: that of FILE)")
+    run.add_argument("--annotations", type=Path, metavar="FILE", help="official answers or boxes in a second file")
+    run.add_argument("--batch-size", type=int, default=1, metavar="N", help="samples at a time (default: 1)")
+    run.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
+    run.add_argument(
+        "--few-shot", type=int, default=0, metavar="N", help="N examples with answers before each question"
+    )
+    run.add_argument("--train-data", type=Path, metavar="FILE", help="where the examples are drawn from")
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="of the examples that are drawn (default: 0)")
+    run.add_argument("--prompt", metavar="TEXT", help="instead of the task's, with {image} and {question} in it")
+    run.add_argument("--max-new-tokens", type=int, metavar="N", help="instead of the task's")
+    run.add_argument(
+        "--chat-format",
+        choices=["chatml", "raw"],
+        help="chatml: in the frame of a chat; raw: the prompt as it is (default: what the task says; conversations of "
+        "one's own: chatml)",
+    )
+    run.add_argument("--allow-outside", action="store_true", help="let pictures be outside of --image-dir")
+    run.add_argument("--dtype", choices=list(DTYPES), metavar="DTYPE", help="float32, float16 or bfloat16")
+    parser.set_defaults(usage=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate; returns 0, or 1 if any sample could not be answered."""
+    _check_usage(args)
+    try:
+        task, split = find_task(args.task)
+    except ValueError as error:
+        args.usage(str(error))
+        raise
+    if args.score:
+        return _score(args, task, split)
+    from mindformers_qwenvl.hosts import require_host
+
+    require_host()
+    from mindformers_qwenvl.cli._evaluate import evaluate
+
+    return evaluate(args, task, split)
+
+
+def _check_usage(args: argparse.Namespace) -> None:
+    if args.data and not (args.model and args.output):
+        args.usage("--data needs --model DIR and --output DIR")
+    if args.score and args.model:
+        args.usage("--score takes answers that exist already; leave --model out")
+    for name in ("batch_size", "limit", "max_new_tokens"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            args.usage(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if args.few_shot < 0:
+        args.usage(f"--few-shot must be 0 or more, got {args.few_shot}")
+    if bool(args.few_shot) != bool(args.train_data):
+        args.usage("--few-shot and --train-data belong together")
+
+
+def _score(args: argparse.Namespace, task: Any, split: str) -> int:
+    from mindformers_qwenvl.evaluate.data.answers import read_answers
+    from mindformers_qwenvl.evaluate.report import lines_for_people, summary_of, write_scores
+    from mindformers_qwenvl.evaluate.scoring import score_answers
+
+    scores = score_answers(task, read_answers(task, args.score), as_published=args.as_published)
+    summary = summary_of(task, split, scores, answers=str(args.score))
+    if args.output:
+        write_scores(args.output, scores.rows, summary)
+    if not args.quiet:
+        print("\n".join(lines_for_people(summary)))
+        if args.output:
+            print(f"{args.output / 'summary.json'}", file=sys.stderr)
+    return 0

@@ -1,0 +1,82 @@
+"""`QwenVLImageProcessor`: pictures to pixels, as a part of a processor or by itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mindformers.models.image_processing_utils import BaseImageProcessor
+from mindspore import Tensor
+from PIL import Image
+
+from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform
+
+__all__ = ["QwenVLImageProcessor", "image_settings"]
+
+
+def image_settings(image: ImageTransform) -> dict[str, Any]:
+    """The arguments that make `image`, as plain values for a YAML or JSON."""
+    return {
+        "image_size": image.size,
+        "interpolation": image.interpolation,
+        "mean": list(image.mean),
+        "std": list(image.std),
+        "exif_rotation": image.exif_rotation,
+        **({"image_policy": image.policy.to_dict()} if image.policy != ImagePolicy() else {}),
+    }
+
+
+class QwenVLImageProcessor(BaseImageProcessor):
+    """Pictures to pixels: resize to a square, scale to 0..1, normalise.
+
+    Args:
+        image_size: side of the square.
+        interpolation: see `images.INTERPOLATIONS`.
+        mean, std: of the channels R, G, B; None: CLIP's.
+        is_hwc: must be False; the network takes [3, H, W].
+        exif_rotation: rotate pictures as their EXIF orientation says; the original does not.
+        image_policy: an `ImagePolicy`, or its YAML section: where pictures may come from, how large they may be.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 448,
+        interpolation: str = "bicubic",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        is_hwc: bool = False,
+        exif_rotation: bool = False,
+        image_policy: ImagePolicy | Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if is_hwc:
+            raise ValueError(f"is_hwc must be False, for the network takes images as [3, H, W]; got {is_hwc!r}")
+        super().__init__()
+        mean, std = tuple(mean or CLIP_MEAN), tuple(std or CLIP_STD)
+        policy = ImagePolicy.of(image_policy)
+        self.image_transform = ImageTransform(image_size, interpolation, mean, std, exif_rotation, policy)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments, as plain values; the host's `save_pretrained` writes them."""
+        return image_settings(self.image_transform)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`config`, with the name of the class, for `preprocessor_config.json`."""
+        return {**self.config, "image_processor_type": type(self).__name__}
+
+    def preprocess(self, images: Any, **kwargs: Any) -> Tensor:
+        """float32 [N, 3, image_size, image_size] of one picture or several.
+
+        Args:
+            images: what `images.open_image` takes, a list of that, or an array or Tensor uint8 [N, H, W, 3].
+
+        Raises:
+            FileNotFoundError, ImageError: names the picture and says why.
+        """
+        if isinstance(images, Tensor):
+            images = images.asnumpy()
+        one = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image) or getattr(images, "ndim", 4) < 4
+        pixels = self.image_transform.stack([images] if one else list(images), root=kwargs.get("root"))
+        return Tensor(self.image_transform.normalise(pixels))

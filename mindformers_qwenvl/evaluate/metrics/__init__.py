@@ -1,0 +1,19 @@
+"""Metrics of the original's benchmarks (its folder eval_mm). Plain Python and numpy.
+
+Held by tests/golden/eval, whose scores the original's own code gave.
+"""
+
+from mindformers_qwenvl.evaluate.metrics.grounding import GroundingScore, answer_box, grounding_score
+from mindformers_qwenvl.evaluate.metrics.text import anls, exact_match, gqa_answer, relaxed_accuracy
+from mindformers_qwenvl.evaluate.metrics.vqa import vqa_score
+
+__all__ = [
+    "GroundingScore",
+    "anls",
+    "answer_box",
+    "exact_match",
+    "gqa_answer",
+    "grounding_score",
+    "relaxed_accuracy",
+    "vqa_score",
+]

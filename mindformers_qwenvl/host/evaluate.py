@@ -1,0 +1,34 @@
+"""A network with the weights of a run's configuration, for evaluation. The host has this inside `predict_process`."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+__all__ = ["network_and_processor"]
+
+
+def network_and_processor(trainer: Any, config: Any, network: Any = None) -> tuple[Any, Any]:
+    """What `predict` would build: the network of a YAML with the weights of `load_checkpoint`, and its processor.
+
+    Host: mindformers/trainer/base_trainer.py, predict_process, builds both and hands them to a pipeline at once. Seen
+    in 1.9. Can go when the host has a public method that returns them.
+
+    Raises:
+        ValueError: the YAML has no section `processor`.
+    """
+    from mindformers.models.build_processor import build_processor
+    from mindformers.trainer import base_trainer
+    from mindspore.train import Model
+
+    if not config.get("processor"):
+        raise ValueError("eval_task needs the section processor: that of predict_qwenvl_9.6b.yaml, for one")
+    processor = build_processor(copy.deepcopy(config.processor))
+    if network is None:
+        sections = {"parallel_config": config.parallel_config, "moe_config": config.moe_config}
+        network = trainer.create_network(default_args=sections)
+        trainer.set_network(network, is_train=False)
+        config.checkpoint.load_path = base_trainer.get_load_path_after_hf_convert(config, network)
+        if config.checkpoint.load_path:
+            base_trainer.transform_and_load_checkpoint(config, Model(network), network, None, do_predict=True)
+    return network.set_train(False), processor

@@ -1,0 +1,332 @@
+"""GPTQ checkpoints, such as Qwen-VL-Chat-Int4, read as if their matrices were stored as numbers. numpy alone.
+
+A matrix W [out, in] is stored as (AutoGPTQ's layout; 32 bits of an int32 are filled from the lowest on):
+
+    qweight  int32 [in * bits / 32, out]       q of each input, packed along the inputs
+    qzeros   int32 [groups, out * bits / 32]   zero - 1 of each group of inputs, packed along the outputs
+    scales   float16 [groups, out]
+    g_idx    int32 [in]                        the group of each input; may be left out where groups lie in order
+    bias     float16 [out]                     of zeros where the model has none
+
+and W = (q - zero) * scale. It is read here as float32, which holds these numbers exactly. Of a matrix the packed form
+is in memory, an eighth of the numbers at 4 bits; rows of W are unpacked as they are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindformers_qwenvl.weights.convert.dtypes import widen
+from mindformers_qwenvl.weights.formats.readable import Readable, TensorInfo
+from mindformers_qwenvl.weights.formats.reader import Checkpoint
+from mindformers_qwenvl.weights.shapes import listed, original_shapes
+
+__all__ = ["GptqCheckpoint", "Packed", "as_numbers", "dequantise", "unpacked"]
+
+BITS = (2, 3, 4, 8)
+PACKED = ("qweight", "qzeros", "scales", "g_idx")
+KEPT = 2  # matrices kept in their packed form: threads may be at the end of one and the beginning of the next
+ROWS = 32  # outputs that are unpacked together
+# Marks of formats that are not read, by the ends of tensor names.
+_OTHERS = {
+    ".absmax": "bitsandbytes (4 bits)",
+    ".SCB": "bitsandbytes (8 bits)",
+    ".weight_scale_inv": "fp8",
+    ".weight_scale": "fp8 or int8 of compressed-tensors",
+    ".weight_packed": "compressed-tensors",
+    ".qscales": "another quantisation",
+}
+_SAVE_PLAIN = "Give the original float16 or bfloat16 weights, or have the tool that made this one save them dequantised"
+
+
+def as_numbers(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Readable:
+    """`checkpoint`, or a view of it with numbers for its quantised matrices.
+
+    Args:
+        config: the original config.json; its `quantization_config`, or quantize_config.json beside the weights, says
+            how.
+
+    Raises:
+        ValueError: it is quantised in a way that is not read, which is named; or the parts of a matrix do not fit.
+    """
+    settings = _settings(checkpoint.path, config)
+    method = str(settings.get("quant_method") or "").lower()
+    quantised = any(name.endswith(".qweight") for name in checkpoint.tensors)
+    if method in ("awq", "fp8", "bitsandbytes", "aqlm", "hqq", "eetq", "quanto", "compressed-tensors"):
+        raise ValueError(f"{checkpoint.path} is quantised by {method}, and only GPTQ is read. {_SAVE_PLAIN}")
+    for name, info in checkpoint.tensors.items():
+        kind = next((words for end, words in _OTHERS.items() if name.endswith(end)), None)
+        if kind is None and info.dtype.startswith("F8"):
+            kind = "fp8"
+        if kind is not None:
+            raise ValueError(f"{checkpoint.path} is quantised by {kind} ({name}), and only GPTQ is read. {_SAVE_PLAIN}")
+    if not quantised:
+        return checkpoint
+    return GptqCheckpoint(checkpoint, config, settings)
+
+
+def _settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    found = config.get("quantization_config")
+    if isinstance(found, dict):
+        return found
+    file = (path if path.is_dir() else path.parent) / "quantize_config.json"
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    return content if isinstance(content, dict) else {}
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """What is known of a quantised matrix from headers. `parts`: names of its tensors by their ends."""
+
+    parts: dict[str, str]
+    shape: tuple[int, int]  # [out, in]
+    bits: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A quantised matrix as it is stored, in memory.
+
+    Attributes:
+        words: uint32 [in * bits / 32, out].
+        zeros: float32 [out, groups], or the number that all of them are.
+        scales: float32 [out, groups].
+        group: int32 [in], or None: groups of equal length, in order, the last one perhaps shorter.
+        length: inputs of a group.
+    """
+
+    words: np.ndarray
+    zeros: np.ndarray | np.uint8
+    scales: np.ndarray
+    bits: int
+    group: np.ndarray | None
+    length: int
+
+
+class GptqCheckpoint(Readable):
+    """A GPTQ checkpoint of the original's layout, read as an original one: float32 matrices, the rest as it is."""
+
+    def __init__(self, checkpoint: Checkpoint, config: Mapping[str, Any], settings: Mapping[str, Any]):
+        """Find the matrices; reads no numbers but those of biases that the model does not have.
+
+        Raises:
+            ValueError: parts of a matrix are missing or do not fit together, or a bias that the model does not have is
+                not of zeros.
+        """
+        self.path, self.files, self.of_ranks = checkpoint.path, checkpoint.files, checkpoint.of_ranks
+        self._checkpoint = checkpoint
+        self._plus_one = str(settings.get("checkpoint_format") or "gptq").lower() != "gptq_v2"
+        self._bits = settings.get("bits")
+        size = settings.get("group_size")
+        self._group_size = size if type(size) is int and size > 0 else None  # -1: one group
+        if self._bits is not None and self._bits not in BITS:
+            raise ValueError(f"{self.path}: quantised to {self._bits!r} bits, expected one of {BITS}")
+        self._matrices: dict[str, _Matrix] = {}
+        self._packed: OrderedDict[str, Packed] = OrderedDict()
+        self._loading = threading.Lock()
+        self.tensors: dict[str, TensorInfo] = {}
+        self.dropped: list[str] = []
+        wanted, faults = original_shapes(config), []
+        stems = {name.removesuffix(".qweight") for name in checkpoint.tensors if name.endswith(".qweight")}
+        for name, info in checkpoint.tensors.items():
+            stem, _, kind = name.rpartition(".")
+            if stem in stems and kind in PACKED:
+                if kind == "qweight":
+                    try:
+                        matrix = self._matrix(stem, wanted.get(f"{stem}.weight"))
+                    except ValueError as error:
+                        faults.append(str(error))
+                        continue
+                    self._matrices[f"{stem}.weight"] = matrix
+                    self.tensors[f"{stem}.weight"] = TensorInfo("F32", matrix.shape)
+            elif stem in stems and kind == "bias" and name not in wanted:
+                if widen(checkpoint.read(name), info.dtype).any():
+                    faults.append(f"{name} is not of zeros, and the model has no such bias")
+                self.dropped.append(name)
+            else:
+                self.tensors[name] = info
+        if faults:
+            raise ValueError(f"{self.path} cannot be read.\n  " + "\n  ".join(faults[:20]))
+
+    def _matrix(self, stem: str, shape: tuple[int, ...] | None) -> _Matrix:
+        found = self._checkpoint.tensors
+        parts = {kind: f"{stem}.{kind}" for kind in PACKED if f"{stem}.{kind}" in found}
+        if lacking := [kind for kind in PACKED[:3] if kind not in parts]:
+            raise ValueError(f"{stem}.qweight is without its {listed(lacking)}")
+        if shape is None:
+            raise ValueError(f"{stem} is not a layer of this model")
+        rows, columns = shape
+        words = found[parts["qweight"]].shape
+        bits = words[0] * 32 // columns if len(words) == 2 and columns else 0
+        if bits not in BITS or words != (columns * bits // 32, rows) or self._bits not in (None, bits):
+            expected = [columns * (self._bits or 4) // 32, rows]
+            raise ValueError(
+                f"{parts['qweight']} is {list(words)}, expected {expected} for {stem}.weight {[rows, columns]} at "
+                f"{self._bits or 4} bits"
+            )
+        scales = found[parts["scales"]].shape
+        groups = scales[0] if len(scales) == 2 else 0
+        wanted = {"scales": (groups, rows), "qzeros": (groups, rows * bits // 32), "g_idx": (columns,)}
+        for kind, name in parts.items():
+            if kind != "qweight" and (found[name].shape != wanted[kind] or not groups):
+                raise ValueError(f"{name} is {list(found[name].shape)}, expected {list(wanted[kind])}")
+        integers = {kind: found[name].dtype for kind, name in parts.items() if kind != "scales"}
+        if wrong := [f"{parts[kind]} is {dtype}" for kind, dtype in integers.items() if dtype != "I32"]:
+            raise ValueError(f"{listed(wrong)}, expected I32")
+        return _Matrix(parts, (rows, columns), bits, groups)
+
+    def _ints(self, name: str) -> np.ndarray:
+        info = self._checkpoint.tensors[name]
+        numbers = np.empty(info.size, "<i4")
+        self._checkpoint.read_into(name, 0, numbers)
+        return numbers.reshape(info.shape)
+
+    def _load(self, name: str) -> Packed:
+        with self._loading:
+            if name in self._packed:
+                return self._packed[name]
+            while len(self._packed) >= KEPT:
+                self._packed.popitem(last=False)
+            matrix = self._matrices[name]
+            rows, columns = matrix.shape
+            stored = self._ints(matrix.parts["qzeros"]).view(np.uint32)
+            zeros = unpacked(stored, matrix.bits)
+            if self._plus_one:  # kept to the bits, as AutoGPTQ does
+                zeros = (zeros + np.uint8(1)) & np.uint8((1 << matrix.bits) - 1)
+            scales = matrix.parts["scales"]
+            spread = widen(self._checkpoint.read(scales), self._checkpoint.tensors[scales].dtype)
+            group, length = self._groups(matrix, columns)
+            self._packed[name] = Packed(
+                self._ints(matrix.parts["qweight"]).view(np.uint32),
+                zeros.reshape(-1)[0]
+                if (zeros == zeros.reshape(-1)[0]).all()
+                else np.ascontiguousarray(zeros.T, np.float32),
+                np.ascontiguousarray(spread.reshape(matrix.groups, rows).T),
+                matrix.bits,
+                group,
+                length,
+            )
+            return self._packed[name]
+
+    def _groups(self, matrix: _Matrix, columns: int) -> tuple[np.ndarray | None, int]:
+        """The group of each input, None where they lie in order; and how long a group is."""
+        length = -(-columns // matrix.groups)
+        power = 1 << (length - 1).bit_length()  # groups are of 128, 64, ...; the last one may be shorter
+        if -(-columns // power) == matrix.groups:
+            length = power
+        if (whole := self._group_size) and -(-columns // whole) == matrix.groups:
+            length = whole
+        in_order = np.arange(columns) // length
+        if "g_idx" not in matrix.parts:
+            return None, length
+        group = self._ints(matrix.parts["g_idx"]).reshape(-1)
+        if group.min() < 0 or group.max() >= matrix.groups:
+            raise ValueError(f"{matrix.parts['g_idx']} names groups beyond the {matrix.groups} there are")
+        return (None if np.array_equal(group, in_order) else group), length
+
+    def stored(self, name: str) -> tuple[str, ...]:
+        """Names in the files of what the tensor `name` is made of."""
+        return tuple(self._matrices[name].parts.values()) if name in self._matrices else (name,)
+
+    def read_into(self, name: str, start: int, numbers: np.ndarray) -> None:
+        """See `Readable`."""
+        if name not in self._matrices:
+            self._checkpoint.read_into(name, start, numbers)
+            return
+        packed, columns = self._load(name), self.tensors[name].shape[1]
+        done, row = 0, start // columns
+        while done < numbers.size:
+            begin = max(0, start - row * columns)
+            stop = min(self.tensors[name].shape[0], row + ROWS)
+            left = numbers[done:]
+            if not begin and left.size >= (stop - row) * columns:
+                dequantise(packed, row, stop, left[: (stop - row) * columns].reshape(-1, columns))
+                done += (stop - row) * columns
+            else:
+                stop = min(stop, row - (-(begin + left.size) // columns))
+                block = np.empty((stop - row, columns), np.float32)
+                dequantise(packed, row, stop, block)
+                piece = block.reshape(-1)[begin : begin + left.size]
+                left[: piece.size] = piece
+                done += piece.size
+            row = stop
+
+    def copy_to(self, descriptor: int, position: int, name: str, start: int, count: int) -> bool:
+        """As `Readable.copy_to`, of what is not quantised."""
+        if name in self._matrices:
+            return False
+        return self._checkpoint.copy_to(descriptor, position, name, start, count)
+
+    def close(self) -> None:
+        self._packed.clear()
+        self._checkpoint.close()
+
+
+def dequantise(packed: Packed, row: int, stop: int, into: np.ndarray) -> None:
+    """Rows [row, stop) of the matrix into `into`, float32 [stop - row, in], contiguous."""
+    words = np.ascontiguousarray(packed.words[:, row:stop].T)  # the words of an output, one after another
+    one_zero = not isinstance(packed.zeros, np.ndarray)
+    _unpack_into(words, packed.bits, int(packed.zeros) if one_zero else 0, into)
+    scales = packed.scales[row:stop]
+    if packed.group is not None:
+        if not one_zero:
+            into -= np.take(packed.zeros[row:stop], packed.group, axis=1)
+        into *= np.take(scales, packed.group, axis=1)
+        return
+    whole = into.shape[1] // packed.length  # the last group may be shorter
+    pieces = [(into[:, : whole * packed.length].reshape(len(into), whole, packed.length), slice(0, whole))]
+    pieces.append((into[:, None, whole * packed.length :], slice(whole, None)))
+    for piece, groups in pieces:
+        if piece.size:
+            if not one_zero:
+                piece -= packed.zeros[row:stop, groups, None]
+            piece *= scales[:, groups, None]
+
+
+def unpacked(words: np.ndarray, bits: int) -> np.ndarray:
+    """uint32 [n, m] to the numbers in it, uint8 [n, m * 32 / bits], from the lowest bits of the first word on."""
+    octets = np.ascontiguousarray(words, "<u4").view(np.uint8)
+    if bits == 8:
+        return octets
+    if bits == 3:  # eight numbers in three bytes
+        low, middle, high = (octets[:, place::3].astype(np.uint32) for place in range(3))
+        whole = low | middle << 8 | high << 16
+        return (whole[:, :, None] >> np.arange(0, 24, 3, dtype=np.uint32) & 7).astype(np.uint8).reshape(len(words), -1)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return (octets[:, :, None] >> shifts & np.uint8((1 << bits) - 1)).reshape(len(words), -1)
+
+
+def _unpack_into(words: np.ndarray, bits: int, zero: int, into: np.ndarray) -> None:
+    """The numbers in `words`, less `zero`, as float32."""
+    if bits == 3 or sys.byteorder != "little":
+        np.subtract(unpacked(words, bits), np.float32(zero), out=into)
+        return
+    octets = np.ascontiguousarray(words).view(np.uint8)
+    if bits == 8:
+        np.subtract(octets, np.float32(zero), out=into)
+        return
+    table = _table(bits, zero)  # a byte is looked up as a whole: one pass, whatever is in it
+    np.take(table, octets, out=into.view(table.dtype), mode="clip")
+
+
+@cache
+def _table(bits: int, zero: int) -> np.ndarray:
+    """The numbers in each byte less `zero`, float32, in one element: two of 4 bits, or four of 2."""
+    numbers = unpacked(np.arange(256, dtype="<u4").reshape(-1, 1), bits)[:, : 8 // bits].astype(np.float32) - zero
+    return np.ascontiguousarray(numbers).view(np.float64 if bits == 4 else np.complex128).reshape(-1)
