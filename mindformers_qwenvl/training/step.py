@@ -80,8 +80,8 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
     ):
         super().__init__(network, optimizer, **kwargs)
         if isinstance(self.learning_rate, Parameter):
-            # A constant rate. The host copies it; where two parameters have one name MindSpore renames all of the cell by
-            # their places, and checkpoints would hold network.llm_model..., which nothing reads.
+            # A constant rate. The host copies it; where two parameters have one name MindSpore renames all in the cell
+            # by their places, and checkpoints would hold network.llm_model..., which nothing reads.
             self.learning_rate = optimizer.learning_rate
         self.has_overflow_register = has_overflow_register()
         self.not_finite = NotFinite()
