@@ -37,8 +37,8 @@ OTHERS = (
     ("training.adapters:QwenVLAdapterMonitor", "CALLBACK", None),
     ("host.old_names:FP32StateAdamWeightDecay", "OPTIMIZER", None),
     ("host.old_names:ObsMonitor", "CALLBACK", None),
-    ("host.trainer:FullConfigTrainer", "TRAINER", "MultiModalToTextGenerationTrainer"),
-    ("host.trainer:FullConfigTrainer", "TRAINER", "ImageToTextGenerationTrainer"),  # in old YAMLs
+    ("training.trainer:QwenVLTrainer", "TRAINER", "MultiModalToTextGenerationTrainer"),
+    ("training.trainer:QwenVLTrainer", "TRAINER", "ImageToTextGenerationTrainer"),  # in old YAMLs
     ("host.pipeline:ProcessorPipeline", "PIPELINE", TASK),
 )
 

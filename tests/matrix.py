@@ -27,7 +27,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "docs" / "hosts.json"
-DOCUMENTS = (ROOT / "docs" / "hosts.md", ROOT / "docs" / "hosts_CN.md")
+DOCUMENTS = (ROOT / "docs" / "hosts.md", ROOT / "docs" / "zh" / "hosts.md")
 BEGIN, END = "<!-- matrix: written by tests/matrix.py -->", "<!-- /matrix -->"
 
 # What the tests need beside the host; mindformers-qwenvl[test] without the pair.

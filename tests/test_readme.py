@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import re
 import shlex
 import shutil
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from mindformers_qwenvl import __version__
+from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.recipes import shipped
 from tests.support.golden import golden_set
 
@@ -83,11 +86,11 @@ def test_every_extra_that_is_named_exists(page):
 
 @cache
 def help_of(command: str) -> str:
-    found = subprocess.run(
-        [sys.executable, "-m", "mindformers_qwenvl", command, "--help"], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 0, f"{command}: {found.stderr}"
-    return found.stdout
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0, command
+    return printed.getvalue()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -29,11 +29,12 @@ LEFT_ALONE = dict.fromkeys(
 def evaluate(args: argparse.Namespace, task: Task, split: str) -> int:
     """Answer the samples and score them; returns 0, or 1 if any could not be answered."""
     loaded = read_samples(task, args.data, args.image_dir, split=split, annotations=args.annotations)
-    asking = _asking(args, task, loaded)
+    asking = _asking(args, task, loaded)  # before the model: bad options show at once
     directory = ModelDirectory(SimpleNamespace(**{**vars(args), **LEFT_ALONE}))
     from mindformers_qwenvl.evaluate.evaluation import Evaluation
 
     template = directory.processor.template
+    asking = replace(asking, system=template.layout["system_message"])
     transform = template.image_transform
     if args.allow_outside:
         transform = replace(transform, policy=replace(transform.policy, allow_outside=True))

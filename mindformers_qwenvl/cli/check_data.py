@@ -13,6 +13,7 @@ from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
 from mindformers_qwenvl.datasets.check.checker import check_file
 from mindformers_qwenvl.datasets.check.findings import CheckReport, draw_histogram
 from mindformers_qwenvl.datasets.check.job import read_settings
+from mindformers_qwenvl.datasets.split import split_file
 from mindformers_qwenvl.files import check_output, replacing
 
 EPILOG = """examples:
@@ -20,6 +21,9 @@ EPILOG = """examples:
 
   # before the paths in the YAML are set; every finding as a line of JSON
   mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml --dataset_dir coco --report found.jsonl
+
+  # hold out one record in fifty, for eval_dataset
+  mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml --split 0.02
 
 The YAML's train_dataset says what is checked: roles, max_length, modal_content_padding_size, image_overflow,
 image_policy, the tokenizer. Pictures are opened and decoded. MindSpore is not needed. If matplotlib is installed, a
@@ -53,6 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", type=Path, metavar="OUT.jsonl", help="write every finding, one JSON object per line"
     )
+    parser.add_argument(
+        "--split",
+        type=float,
+        metavar="SHARE",
+        help="after a check without faults, write DATA.train.jsonl and DATA.held_out.jsonl, this share of the records "
+        "in the latter and no picture in both",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which records --split holds out (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(usage=parser.error)
 
@@ -62,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     """Check and print the report. Returns 0, or 1 if training would fail; other faults raise ValueError or OSError."""
     if args.workers < 1:
         args.usage(f"--workers must be at least 1, got {args.workers}")
+    if args.split is not None and not 0 < args.split < 1:
+        args.usage(f"--split must be a share above 0 and below 1, such as 0.02, got {args.split}")
     if args.histogram and args.histogram.suffix.lower() != ".png":
         args.usage(f"--histogram {args.histogram}: the name must end with .png")
     settings = read_settings(args.yaml, dataset_dir=args.dataset_dir, vocab_file=args.vocab_file)
@@ -75,6 +89,11 @@ def run(args: argparse.Namespace) -> int:
         report = _check(args, settings, lines)
     print(report)
     _draw(report, args.histogram, Path(f"{args.data.stem}.lengths.png"))
+    if args.split is not None:
+        if report.fails:
+            print("not split, because training would stop at the samples above", file=sys.stderr)
+        else:
+            print(split_file(args.data, args.split, args.seed))
     return int(report.fails)
 
 

@@ -19,13 +19,13 @@ EPILOG = """examples:
   # boxes of COCO, scaled to 0-999: "Find every dog in the picture." <ref>dog</ref><box>(588,499),(725,789)</box>
   mindformers-qwenvl convert-data --data_path instances_train2017.json --image_location coco --output_path boxes.json
 
-what is read: a JSON list, JSON Lines or a COCO object; each record is one of
+input: a JSON list, JSON Lines or a COCO object; each record is one of
   {"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"}, {"from": "gpt", ...}]}
   {"images": ["a.jpg", "b.jpg"], "messages": [{"role": "user", "content": "<image><image>Compare."}, ...]}
   {"file_name": "a.jpg", "bbox": [x, y, width, height], "sentences": ["the dog on the left"]}
 
-A record that cannot be used (a missing picture, an unknown role, ...) is left out; the summary counts them, and
-OUTPUT.dropped.jsonl names each. In the YAML, `dataset_dir` is the folder that was --image_location.
+Records that cannot be used (a missing picture, an unknown role, ...) are left out; the summary counts them, and
+OUTPUT.dropped.jsonl lists each. In the YAML, set `dataset_dir` to the folder given as --image_location.
 
 exit code: 0; 1 if the input cannot be read or no sample is left; 2 for bad usage.
 """
@@ -33,33 +33,33 @@ exit code: 0; 1 if the input cannot be read or no sample is left; 2 for bad usag
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command. The first five are those of the old data_convert.py."""
-    parser.add_argument("--data_path", required=True, type=Path, metavar="FILE", help="what to convert")
+    parser.add_argument("--data_path", required=True, type=Path, metavar="FILE", help="the file to convert")
     parser.add_argument(
         "--image_location",
         type=Path,
         metavar="DIR",
-        help="folder of the pictures; paths are written relative to it (default: that of --data_path)",
+        help="folder of the pictures; paths are written relative to it (default: the folder of --data_path)",
     )
     parser.add_argument(
         "--output_path", required=True, type=Path, metavar="FILE", help="OUT.json, or OUT.jsonl for JSON Lines"
     )
     parser.add_argument(
-        "--user_role_name", default="user", metavar="NAME", help="role of who asks, in the output (default: user)"
+        "--user_role_name", default="user", metavar="NAME", help="role of the user in the output (default: user)"
     )
     parser.add_argument(
-        "--assistant_role_name", default="assistant", metavar="NAME", help="role of who answers (default: assistant)"
+        "--assistant_role_name", default="assistant", metavar="NAME", help="role of the assistant (default: assistant)"
     )
     parser.add_argument(
         "--format",
         choices=FORMATS,
         default="auto",
-        help="what --data_path is (default: auto, each record is looked at)",
+        help="format of --data_path (default: auto, which looks at each record)",
     )
     parser.add_argument(
         "--box_format",
         choices=["xywh", "xyxy"],
         default="xywh",
-        help="boxes are left, top, width, height (default) or two corners",
+        help="boxes as left, top, width, height (default) or as two corners",
     )
     parser.add_argument("--box_prompt", metavar="TEXT", help="the question for boxes, with {label} in it")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -68,11 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @unwound_by_sigterm()
 def run(args: argparse.Namespace) -> int:
-    """Convert, print the summary; returns 0. Faults of the input as a whole are raised as ValueError or OSError."""
+    """Convert and print the summary. Returns 0; faults of the input as a whole are raised as ValueError or OSError."""
     if args.user_role_name == args.assistant_role_name:
         args.usage("--user_role_name and --assistant_role_name must differ")
     if args.box_prompt is not None and "{label}" not in args.box_prompt:
-        args.usage("--box_prompt needs {label} in it")
+        args.usage("--box_prompt must contain {label}")
     from tqdm import tqdm
 
     total = args.data_path.stat().st_size if args.data_path.is_file() else None
@@ -90,5 +90,5 @@ def run(args: argparse.Namespace) -> int:
         )
     print(report)
     if report.dropped:
-        print(f"{dropped_file(args.output_path)} names what was left out", file=sys.stderr)
+        print(f"{dropped_file(args.output_path)} lists what was left out", file=sys.stderr)
     return 0

@@ -1,8 +1,9 @@
 """Fine-tune a tiny Qwen-VL on drawn shapes and ask it about new ones, in about two minutes on a CPU.
 
-Pictures of coloured shapes are drawn, a Qwen-VL of 0.9 million parameters learns from scratch to name their colour and
-shape and to find them, through MindFormers' own Trainer and the YAMLs that come with this package, and is then asked
-about pictures it has not seen. Left behind: data, YAMLs, checkpoint, loss curve, pictures with the predicted boxes.
+The demo draws pictures of coloured shapes. A Qwen-VL of 0.9 million parameters learns from scratch to name their colour
+and shape and to find them, through MindFormers' own Trainer and the YAMLs of this package. Then it is asked about
+pictures it has not seen. It leaves data, YAMLs, a checkpoint, the loss curve (loss.png), a sheet of pictures with the
+answers (answers.png) and all answers (answers.jsonl).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import argparse
 from pathlib import Path
 
 EPILOG = """\
-exit code: 0 if at least 90% of the colour and shape questions are right and the mean IoU of the boxes is at least 0.5
+exit code: 0 if at least 90% of the answers about colour and shape are right and the mean IoU of the boxes is at least
+0.5; else 1.
 
 examples:
   mindformers-qwenvl demo

@@ -1,4 +1,4 @@
-"""List the installed MindFormers plugins: name, version, state, reason."""
+"""List the installed MindFormers plugins: name, package, version, state, reason."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _table(plugins: list[Plugin]) -> list[str]:
-    rows = [("NAME", "VERSION", "STATE", "REASON")]
-    rows += [(plugin.name, plugin.distribution, plugin.state, plugin.reason) for plugin in plugins]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return ["  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows]
+    rows = [("NAME", "PACKAGE", "VERSION", "STATE", "REASON")]
+    rows += [(plugin.name, plugin.package, plugin.version, plugin.state, plugin.reason) for plugin in plugins]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return ["  ".join([*map(str.ljust, row[:4], widths), row[4]]).rstrip() for row in rows]

@@ -21,6 +21,9 @@ EPILOG = """examples:
   # draw the boxes of the answer on the last picture
   mindformers-qwenvl predict --model Qwen-VL-Chat --image a.png --draw boxes.png "Box the cat."
 
+  # find something, with the base model or the chat model
+  mindformers-qwenvl predict --model Qwen-VL --image a.png --ground "the red shape" --draw box.png
+
   # a picture from a server in your own network
   mindformers-qwenvl predict --model Qwen-VL-Chat --image http://10.1.2.3/a.png --allow-private 10.1.2.3 "What is it?"
 
@@ -53,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="a picture before the question: a path, or a file:, http(s): or data: URL; may be repeated",
     )
+    parser.add_argument(
+        "--ground", metavar="TEXT", help="find TEXT in the picture, with the prompt of the paper's grounding benchmarks"
+    )
     parser.add_argument("--draw", type=Path, metavar="OUT", help="draw the boxes of the answer on the last picture")
     parser.add_argument("--input", type=Path, metavar="FILE", help="questions in JSON Lines (see below)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the file for their answers, in JSON Lines")
@@ -83,12 +89,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer; returns 0, or 1 if any question could not be answered."""
     _check_usage(args)
+    if args.ground is not None:
+        from mindformers_qwenvl.cli._ground import find
+
+        return find(args)
     return _answer_file(args) if args.input else _answer_one(args)
 
 
 def _check_usage(args: argparse.Namespace) -> None:
     if args.input and (args.question is not None or args.image or args.draw):
         args.usage("--input has its own questions and pictures: leave out QUESTION, --image and --draw")
+    if args.ground is not None and (args.input or args.question is not None or len(args.image) != 1):
+        args.usage("--ground takes one --image, and neither QUESTION nor --input")
     if bool(args.input) != bool(args.output):
         args.usage("--input and --output must be given together")
     if not args.input and args.question is None and not args.image:

@@ -1,4 +1,4 @@
-"""Conversation files in the Qwen-VL format: a JSON list, or one JSON object a line (JSONL). Python and numpy.
+"""Conversation files in the Qwen-VL format: a JSON list, or one JSON object per line (JSONL). Python and numpy.
 
 A record: `{"id": "0", "conversations": [{"from": "user", "value": "Picture 1: <img>a.jpg</img>\\nWhat is it?"}, ...]}`.
 """
@@ -15,20 +15,24 @@ from typing import Any
 from mindformers_qwenvl.datasets.json_stream import JsonStream, StreamError
 from mindformers_qwenvl.datasets.record_index import BrokenFileError, open_index
 
-# The role of the turn that carries a SampleNote in front of a conversation. MindFormers' dataset hands a transform the
-# conversation and nothing else, so what an error message needs to know travels inside it.
+# The role of the turn that carries a SampleNote before a conversation. MindFormers' dataset passes a transform nothing
+# but the conversation, so what error messages need travels inside it.
 NOTE_ROLE = "__sample__"
 
 
 class AnnotationError(ValueError):
-    """An annotation file or a record of one that cannot be used; the message names file, sample and reason."""
+    """An annotation file, or a record in one, cannot be used. The message names file, sample and reason."""
 
 
 @dataclass(frozen=True)
 class SampleNote:
-    """Where a conversation came from: `where` for messages, `root` the folder of its pictures (None: not said), and
-    whether they must be inside of it (`confined`) or its relative paths only start there. `loader` and `ticket` say
-    where it may lie prepared, see ahead.py."""
+    """Where a conversation comes from.
+
+    where: file and sample, for messages.
+    root: the folder of its pictures, if the loader has one.
+    confined: whether pictures must be inside `root`, or relative paths only start there.
+    loader, ticket: where the prepared sample is, see ahead.py.
+    """
 
     where: str
     root: str | None = None
@@ -38,19 +42,18 @@ class SampleNote:
 
 
 class AnnotationFile:
-    """The records of one file, by number. Memory holds where they are, 8 bytes each; a record is read when asked for.
+    """The records of one file, by number. Memory holds their positions, 8 bytes each; records are read on demand.
 
-    Threads and processes may share one.
+    Threads and processes may share one object.
 
     Args:
-        path: the file; the first character that is not a space decides between a list (`[`) and JSONL (`{`).
+        path: the file; its first character that is not white space tells a list (`[`) from JSONL (`{`).
         data_field, from_keyword, value_keyword: keys of the conversation, of its roles and of its texts.
-        index_dir: folder to keep the index in, see `record_index.open_index`; None: made anew each time.
+        index_dir: folder to keep the index in, see `record_index.open_index`; None: it is made each time.
 
     Raises:
-        FileNotFoundError: no such file.
-        AnnotationError: the file as a whole is not JSON (a record that is not raises when it is read), or has no
-            records.
+        FileNotFoundError: there is no such file.
+        AnnotationError: the file has no records or is not JSON as a whole; a malformed record raises when it is read.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class AnnotationFile:
             )
         first = self._first_character()
         if first not in (b"[", b"{"):
-            found = f"starts with {first!r}, not a JSON list or one JSON object a line" if first else "empty"
+            found = f"starts with {first!r}, not a JSON list or one JSON object per line" if first else "empty"
             raise AnnotationError(f"annotation file {self.path}: {found}")
         try:
             self.index = open_index(self.path, first == b"[", index_dir)
@@ -93,15 +96,16 @@ class AnnotationFile:
         return len(self.index)
 
     def record(self, index: int) -> Any:
-        """Record `index` as JSON has it, unchecked.
+        """Record `index` as decoded from JSON, unchecked.
 
         Raises:
+            IndexError: there is no such record.
             AnnotationError: it is not JSON.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"annotation file {self.path}: sample {index} of {len(self)}")
         start, length = self.index.place(index)
-        data = os.pread(self._file.fileno(), length, start)  # no position that threads and processes would share
+        data = os.pread(self._file.fileno(), length, start)  # threads and processes would share the position of `read`
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
@@ -109,15 +113,15 @@ class AnnotationFile:
             raise AnnotationError(f"{self._place(index)}: not valid JSON: {reason}") from error
 
     def sample(self, index: int) -> tuple[str, list[tuple[str, str]]]:
-        """Record `index` as (how messages call it: file, number, line, id; (role, text) of every turn).
+        """(what messages call record `index`, its turns as (role, text)). The first part is file, number, line and id.
 
         Raises:
-            AnnotationError: the record is not JSON or has another form.
+            AnnotationError: the record is not JSON or is malformed.
         """
         return self.turns(index, self.record(index))
 
     def turns(self, index: int, record: Any) -> tuple[str, list[tuple[str, str]]]:
-        """`sample` of a record that was read already."""
+        """The same as `sample`, for a record that has already been read."""
         is_object = isinstance(record, dict)
         where = self._place(index)
         if is_object and record.get("id") is not None:
@@ -131,8 +135,8 @@ class AnnotationFile:
             pair = (turn.get(self.from_keyword), turn.get(self.value_keyword)) if isinstance(turn, dict) else (None,)
             if not all(isinstance(text, str) for text in pair):
                 raise AnnotationError(
-                    f"{where}, turn {number}: expected an object with the texts {self.from_keyword!r} and "
-                    f"{self.value_keyword!r}, found {_short(turn)}"
+                    f"{where}, turn {number}: expected an object with the strings {self.from_keyword!r} and "
+                    f"{self.value_keyword!r}, found {_shortened(turn)}"
                 )
             pairs.append(pair)
         return where, pairs
@@ -149,7 +153,7 @@ class AnnotationFile:
         return b""
 
     def _why_broken(self, found: BrokenFileError) -> str:
-        """The file and what is wrong with it, with line and column if the JSON decoder stumbles too."""
+        """The file and what is wrong with it, with line and column if the JSON decoder finds it too."""
         try:
             with JsonStream(self.path) as stream:
                 for _ in stream.items():
@@ -160,19 +164,19 @@ class AnnotationFile:
 
 
 def encode_sample(turns: Iterable[tuple[str, str]], note: SampleNote) -> str:
-    """The JSON text that MindFormers' `BaseXModalToTextTransform.process_conversation` reads, the note in front."""
+    """The JSON text that MindFormers' `BaseXModalToTextTransform.process_conversation` reads; the note comes first."""
     header = {"from": NOTE_ROLE, "value": json.dumps(vars(note))}
     return json.dumps([header, *({"from": role, "value": text} for role, text in turns)])
 
 
 def split_note(turns: Sequence[Sequence[str]]) -> tuple[SampleNote | None, list[tuple[str, str]]]:
-    """Undo `encode_sample`'s header: (note or None, the turns). Turns are any pairs, numpy strings as well."""
+    """The reverse of `encode_sample`, for decoded turns: (note or None, turns). Turns may be numpy strings."""
     pairs = [(str(role), str(text)) for role, text in turns]
     if pairs and pairs[0][0] == NOTE_ROLE:
         return SampleNote(**json.loads(pairs[0][1])), pairs[1:]
     return None, pairs
 
 
-def _short(value: Any, limit: int = 120) -> str:
+def _shortened(value: Any, limit: int = 120) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[:limit] + "..."

@@ -1,4 +1,4 @@
-"""JSON files of any size, value by value: memory holds one value and a block of the file. Plain Python."""
+"""JSON files of any size, read value by value: memory holds one value and one block. Plain Python."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import Any, BinaryIO
 __all__ = ["BadLine", "JsonStream", "StreamError"]
 
 BLOCK = 1 << 20  # bytes read at a time
-MAX_VALUE = 256 << 20  # characters of one value at most: a bracket that is never closed must not fill the memory
-# What json says may only be for want of more text if it stands this close to the end of what was read ("-Infinity" is
-# the longest word that can be torn). A string is the exception: it can be torn anywhere.
+MAX_VALUE = 256 << 20  # characters of one value: a bracket that is never closed must not fill the memory
+# An error this near the end of the text may only mean that more text is needed ("-Infinity" is the longest word that
+# can be split). Strings are the exception: they can be split anywhere.
 MARGIN = 16
 SPACE = " \t\r\n"
 
 
 class StreamError(ValueError):
-    """Text that is no JSON; the message names file, line and column."""
+    """Text that is not JSON; the message names file, line and column."""
 
 
 class BadLine:
-    """A line of a JSON Lines file that is no JSON, in the place of its value. `reason` says line, column and why."""
+    """Stands for the value of a line that is not JSON. `reason` gives the line, the column and what is wrong."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
 
 class JsonStream:
-    """The values of one file, in order, each read once. Use it with `with`.
+    """The values of one file, in order, each read once. Use it in a `with` statement.
 
-    Three kinds of files: a list (`items`), JSON Lines (`lines`) and one object of lists (`sections`).
+    There are three kinds of files: a list (`items`), JSON Lines (`lines`) and one object of lists (`sections`).
 
     Args:
         path: the file, UTF-8 with or without a byte-order mark.
@@ -43,7 +43,7 @@ class JsonStream:
 
     Raises:
         OSError: the file cannot be read.
-        StreamError: from the methods, as soon as the reading comes to text that is no JSON or no UTF-8.
+        StreamError: raised by the methods when they reach text that is not JSON or not UTF-8.
     """
 
     def __init__(
@@ -67,9 +67,8 @@ class JsonStream:
     def kind(self) -> str:
         """ "list", "lines", "object", "empty" or "other".
 
-        An object alone on the first line of the file is "lines", also if it is the only one, and so is a line that
-        could not go on in the next; one that goes on over several lines, or over more than 16 blocks, is "object". A
-        name that ends with .jsonl says "lines", even if the first is damaged.
+        "lines": the first line is a whole object, even if it is the only line, or cannot continue on the next line; or
+        the file's name ends with .jsonl. "object": it continues over several lines or more than 16 blocks.
         """
         first = self.first_character()
         if first == "[":
@@ -80,14 +79,14 @@ class JsonStream:
             while "\n" not in self._text[self._at :] and not self._ended and len(self._text) < 16 * self._block:
                 self._read()
             line, _, rest = self._text[self._at :].partition("\n")
-            if not rest.strip():  # what is wrong in the only line is told best with its column
+            if not rest.strip():  # of a single line, the error message gives the column
                 return "lines" if _ends_at(line) is None else "object"
             at = _ends_at(line)
             return "object" if at is not None and at >= len(line.rstrip()) else "lines"
         return "empty" if not first else "other"
 
     def first_character(self) -> str:
-        """The first character of the file that is no white space, or ""."""
+        """The first character of the file that is not white space, or ""."""
         self._rewind()
         return self._peek()
 
@@ -99,7 +98,7 @@ class JsonStream:
         self._expect_end()
 
     def lines(self) -> Iterator[Any]:
-        """The values of JSON Lines, `BadLine` for a line that is none; empty lines are passed over."""
+        """The values of JSON Lines, with a `BadLine` for each line that is not JSON. Empty lines are skipped."""
         self._rewind()
         for number, line in enumerate(self._file, 1):
             self._count += len(line)
@@ -122,9 +121,9 @@ class JsonStream:
         self._tell()
 
     def sections(self, wanted: Callable[[str], bool] = lambda key: True) -> Iterator[tuple[str, Any]]:
-        """(key, value) of an object; of a key whose value is a list, (key, item) for each of its items.
+        """(key, value) of an object; if a value is a list, (key, item) for each of its items.
 
-        A value of a key that is not `wanted` is read, for it has to be, and left out.
+        Values of keys that are not `wanted` are read too, but left out.
         """
         self._rewind()
         self._expect("{")
@@ -162,7 +161,7 @@ class JsonStream:
         self._count = self._told = 0  # bytes
 
     def _read(self) -> None:
-        """One more block, or more where a value is long, so that long ones are not tried too often."""
+        """Read one more block. For a long value it is larger, so that decoding is not tried too often."""
         data = self._file.read(max(self._block, len(self._text) - self._at))
         self._ended = not data
         self._count += len(data)
@@ -182,7 +181,7 @@ class JsonStream:
             self._progress(self._count)
 
     def _peek(self) -> str:
-        """The next character that is no white space, which `_at` then stands on; "" at the end of the file."""
+        """The next character that is not white space, or "" at the end of the file. `_at` then points to it."""
         while True:
             text, at = self._text, self._at
             while at < len(text):
@@ -210,7 +209,7 @@ class JsonStream:
 
     def _value(self) -> Any:
         if not self._peek():
-            self._fail("the file ends where a value should be", self._at)
+            self._fail("the file ends where a value is expected", self._at)
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
@@ -225,7 +224,7 @@ class JsonStream:
             except ValueError as error:  # a number with more digits than Python reads
                 self._fail(str(error), self._at, error)
             else:
-                # A number could go on in the next block.
+                # A number could continue in the next block.
                 if self._ended or end < len(self._text) - MARGIN or self._text[end - 1] in '"}]':
                     self._at = end
                     return value
@@ -255,11 +254,11 @@ class JsonStream:
 
 
 def _ends_at(line: str) -> int | None:
-    """Where JSON fails in a line: at its end if it goes on in the next one. None: it does not."""
+    """Where decoding a line fails: at its end if the value continues on the next line. None: it does not fail."""
     try:
         json.loads(line)
     except json.JSONDecodeError as error:
         return -1 if error.msg.startswith("Unterminated string") else error.pos  # no string goes over lines
-    except (ValueError, RecursionError):  # of this line alone too
+    except (ValueError, RecursionError):  # a fault of this line alone, too
         return -1
     return None

@@ -1,7 +1,7 @@
-"""Where the records of a conversation file are: byte positions, found without reading the JSON between them.
+"""Where the records of a conversation file are: their byte positions, found without decoding the JSON.
 
-numpy only. A block of the file is scanned at a time; the index takes 8 bytes a record (16 for JSON Lines with empty
-lines), and can be kept in a file of its own and mapped into memory.
+numpy only. The file is scanned block by block. The index takes 8 bytes per record (16 for JSON Lines with empty lines);
+it can be kept in a file of its own and mapped into memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BLOCK = 1 << 20
 VERSION = 1
 HEADER = 4096  # bytes in front of the numbers in an index file
 QUOTE, BACKSLASH, NEWLINE, COMMA = b'"\\\n,'
-# By byte: whether it has a say in where a record ends; how it changes the depth in brackets, and in braces.
+# For each byte: whether it matters for where a record ends; how it changes the depth of brackets, and of braces.
 STRUCTURE = bytes(byte in b'"[]{},' for byte in range(256))
 STEP = np.array([(byte in b"[{") - (byte in b"]}") for byte in range(256)], np.int8)
 BRACE_STEP = np.array([(byte == ord("{")) - (byte == ord("}")) for byte in range(256)], np.int8)
@@ -40,8 +40,8 @@ class BrokenFileError(ValueError):
 class RecordIndex:
     """`bounds` int64 [n + 1]: record i is in the bytes bounds[i] to bounds[i + 1] - gap.
 
-    is_list: a JSON list (gap is the comma or bracket after the record, 1), or JSON Lines (0).
-    lines: int64 [n], the line each record is on; None for a list, and where record i is on line i + 1.
+    is_list: whether it is a JSON list (then gap is 1, for the comma or bracket after the record) or JSON Lines (0).
+    lines: int64 [n], the line of each record; None for a list, and if record i is on line i + 1.
     """
 
     bounds: np.ndarray
@@ -52,7 +52,7 @@ class RecordIndex:
         return len(self.bounds) - 1
 
     def place(self, index: int) -> tuple[int, int]:
-        """Start and length of record `index` in bytes."""
+        """The start and the length of record `index`, in bytes."""
         start, stop = self.bounds[index : index + 2].tolist()
         return start, stop - start - self.is_list
 
@@ -68,7 +68,7 @@ def index_file(path: str | os.PathLike[str], is_list: bool) -> RecordIndex:
 
     Raises:
         OSError: it cannot be read.
-        BrokenFileError: see there. Faults inside of a record, other than its brackets, are not looked for.
+        BrokenFileError: see there. Inside a record, only brackets are checked.
     """
     with Path(path).open("rb") as file:
         return _index_list(file) if is_list else _index_lines(file)
@@ -139,10 +139,10 @@ def _index_list(file: BinaryIO) -> RecordIndex:
 
 
 class _ListScan:
-    """Positions of the commas between the values of a list, block by block.
+    """The positions of the commas between the values of a list, found block by block.
 
-    What is carried from one block to the next: whether its last byte was an escaping backslash, whether it ended
-    within a string, and how deep in brackets and in braces.
+    Carried from one block to the next: whether its last byte was an escaping backslash, whether it ended inside a
+    string, and the depth of brackets and of braces.
     """
 
     def __init__(self) -> None:
@@ -225,10 +225,10 @@ def _blocks(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def open_index(path: str | os.PathLike[str], is_list: bool, folder: str | os.PathLike[str] | None) -> RecordIndex:
-    """The index of `path`: from `folder` if a fresh one is there, else made, and put there. None: not kept.
+    """The index of `path`: the one kept in `folder` if it is up to date, else a new one, which is then kept there.
 
-    An index is fresh if size, time of change, beginning and end of the file are those it was made of. One that cannot
-    be written is a warning.
+    An index is up to date if the file still has the same size, modification time, beginning and end. With `folder` None
+    nothing is kept. If the index cannot be written, a warning says so.
     """
     if folder is None:
         return index_file(path, is_list)
@@ -272,7 +272,7 @@ def _load(kept: Path, mark: dict[str, object], is_list: bool) -> RecordIndex | N
         if header != {**mark, "is_list": is_list}:
             return None
         numbers = np.memmap(kept, "<i8", "r", HEADER)
-    except (OSError, ValueError, KeyError, AttributeError):  # none there, or no index
+    except (OSError, ValueError, KeyError, AttributeError):  # there is none, or it is not an index
         return None
     if len(numbers) != count + 1 + has_lines * count:
         return None

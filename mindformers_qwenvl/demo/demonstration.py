@@ -1,4 +1,4 @@
-"""The demo from end to end: draw, fine-tune and predict through MindFormers' Trainer, score, draw the results."""
+"""The demo from end to end: draw pictures, fine-tune and predict with MindFormers' Trainer, score, draw the results."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 from mindformers_qwenvl.demo import pictures, shapes
 from mindformers_qwenvl.demo.score import Mark, Score, mark, score
-from mindformers_qwenvl.registration import yaml_dir
+from mindformers_qwenvl.recipes import yaml_dir
 from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
 
 __all__ = ["TRAINING_PICTURES", "run"]
 
-RANKS = 800  # of the vocabulary, so that the head stays small; a prefix of byte-pair ranks is closed
+RANKS = 800  # of the vocabulary, so that the head stays small; the first N byte-pair ranks are a vocabulary too
 TRAINING_PICTURES, HELD_OUT, SEED = 4000, 150, 7
 
 
@@ -26,8 +26,8 @@ def run(workdir: Path, pictures_to_train: int = TRAINING_PICTURES) -> Score:
     """Run the demo in `workdir` and print what it does. Returns the score on the held-out pictures.
 
     Raises:
-        FileNotFoundError: no vocabulary (extra `[demo]`).
-        ImportError: no matplotlib (the same).
+        FileNotFoundError: there is no vocabulary (extra `[demo]`).
+        ImportError: matplotlib is not installed (the same extra).
     """
     pictures.require_matplotlib()
     workdir = workdir.resolve()
@@ -77,7 +77,7 @@ def _write_answers(records: list[dict[str, Any]], answers: list[str], marks: lis
 
 
 def _quiet() -> None:
-    """Keep MindSpore's notes and MindFormers' log, which also goes to output/log, off the screen."""
+    """Keep MindSpore's warnings and MindFormers' log off the screen; the log also goes to output/log."""
     import logging
 
     os.environ.setdefault("GLOG_v", "3")
@@ -85,7 +85,7 @@ def _quiet() -> None:
 
 
 def _yaml(name: str, workdir: Path) -> Path:
-    """The packaged YAML with the paths of this demo, written to `workdir`. Comments stay."""
+    """The packaged YAML with the paths of this demo, written to `workdir`. Its comments are kept."""
     text = (yaml_dir() / f"{name}.yaml").read_text(encoding="utf-8")
     for placeholder, path in (
         ("annotation_file: 'train.json'", workdir / "train.json"),
@@ -101,10 +101,10 @@ def _yaml(name: str, workdir: Path) -> Path:
 
 @contextlib.contextmanager
 def _host(workdir: Path) -> Iterator[None]:
-    """The host writes to the current folder and prints whole configurations: both go where the demo is."""
+    """The host writes to the current folder and prints whole configurations: both are sent to `workdir`."""
     before = Path.cwd()
     os.chdir(workdir)
-    # Not closed: the host's logger keeps the stream it finds at its first message.
+    # Not closed, because the host's logger keeps the stream that it finds at its first message.
     log = (workdir / "mindformers.log").open("a", encoding="utf-8")
     try:
         with contextlib.redirect_stdout(log):
@@ -129,7 +129,7 @@ def _trainer(yaml_file: Path, **changes: Any) -> Any:
 
 
 def _train(yaml_file: Path, workdir: Path) -> list[float]:
-    """Loss of each step."""
+    """Train; returns the loss of each step."""
     from mindspore import Callback
     from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""Pictures of coloured shapes with questions about them, in the Qwen-VL conversation format. numpy and Pillow only."""
+"""Pictures of coloured shapes with questions about them, in the Qwen-VL conversation format. numpy and Pillow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mindformers_qwenvl.text.tags import box_text, ref_text
+from mindformers_qwenvl.grounding import Box, to_text
 
 __all__ = [
     "COLOURS",
@@ -30,11 +30,14 @@ COLOURS = {"red": (214, 40, 40), "green": (30, 150, 60), "blue": (40, 70, 215), 
 NEW_COLOURS = {"purple": (140, 40, 190)}  # what an adapter learns
 KINDS = ("square", "ring", "triangle")
 TOPICS = ("colour", "shape", "box")
-OFTEN = (0.1, 0.35, 0.55)  # of the topics in training; a box takes the longest to learn, and its answer names the rest
+OFTEN = (
+    0.1,
+    0.35,
+    0.55,
+)  # shares of the topics; boxes take longest to learn, and their answers name the rest
 SIZE = 56  # pixels a side
-CELLS = 4  # corners of shapes lie on a lattice of so many cells a side
-GRID = 1000  # Qwen-VL's coordinates: 0-999 along each side, whatever the size of the picture
-OVERSAMPLED = 4  # shapes are painted this much larger and reduced, which smooths their edges
+CELLS = 4  # corners of shapes lie on a lattice of that many cells per side
+OVERSAMPLED = 4  # shapes are painted that much larger and then reduced, which smooths their edges
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def draw_shape(rng: np.random.Generator, colours: Iterable[str] = tuple(COLOURS)
 
 
 def paint(shape: Shape, rng: np.random.Generator) -> Image.Image:
-    """The picture, RGB: a grey background with some noise, a colour that varies a little."""
+    """The picture, RGB: a grey background with some noise, and a colour that varies a little."""
     picture = Image.new("RGB", (SIZE * OVERSAMPLED,) * 2, tuple(int(c) for c in rng.integers(117, 123, 3)))
     pen = ImageDraw.Draw(picture)
     fill = tuple(int(np.clip(c + rng.integers(-15, 16), 0, 255)) for c in (COLOURS | NEW_COLOURS)[shape.colour])
@@ -80,14 +83,14 @@ def paint(shape: Shape, rng: np.random.Generator) -> Image.Image:
 
 
 def ask(shape: Shape, topic: str) -> Question:
-    """The question of that topic."""
+    """The question about `shape` for a topic."""
     if topic == "colour":
         return Question(topic, f"What colour is the {shape.kind}?", shape.colour)
     if topic == "shape":
         return Question(topic, f"Which shape is {shape.colour}?", shape.kind)
     name = f"{shape.colour} {shape.kind}"
-    corners = [min(round(v * GRID / SIZE), GRID - 1) for v in shape.box]
-    return Question(topic, "Find the shape.", ref_text(name) + box_text(corners))
+    answer = to_text([Box.from_pixels(shape.box, SIZE, SIZE, name)])
+    return Question(topic, "Find the shape.", answer)
 
 
 def write_dataset(
@@ -99,8 +102,8 @@ def write_dataset(
 ) -> Path:
     """Paint `samples` pictures into `folder` and write `folder`.json beside it; returns the JSON file.
 
-    `topics`: asked in turn; None: drawn as in training. Besides id and conversations each record has the keys topic,
-    text, answer, drawn and image, for whoever checks the answers.
+    `topics` are asked in turn; with None they are drawn at random, as for training. Besides id and conversations, each
+    record has the keys topic, text, answer, drawn and image, to check answers with.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any
 
 import pluggy
@@ -27,25 +29,25 @@ class Plugin:
     entry_point: EntryPoint = field(repr=False)
     state: str = "off"  # "loaded", "off" or "broken"
     reason: str = ""  # why it is off or broken
-    error: Exception | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
         return self.entry_point.name
 
     @property
-    def distribution(self) -> str:
-        """The package it belongs to, and its version: `mindformers-qwenvl 0.1.0`."""
-        return f"{self.entry_point.dist.name} {self.version}"
+    def package(self) -> str:
+        """The package it belongs to: `mindformers-qwenvl`."""
+        return getattr(self.entry_point.dist, "name", None) or "unknown package"
 
     @property
     def version(self) -> str:
-        return self.entry_point.dist.version
+        """The version of that package, "" if its metadata does not say."""
+        return getattr(self.entry_point.dist, "version", None) or ""
 
-    def fail(self, error: Exception) -> None:
-        """Mark it as broken; `reason` becomes one line."""
-        self.state, self.error = "broken", error
-        self.reason = " ".join(f"{type(error).__name__}: {error}".split())
+    @property
+    def distribution(self) -> str:
+        """The package and its version: `mindformers-qwenvl 0.1.0`."""
+        return f"{self.package} {self.version}".rstrip()
 
 
 class PluginManager(pluggy.PluginManager):
@@ -54,24 +56,39 @@ class PluginManager(pluggy.PluginManager):
     def __init__(self):
         super().__init__(hookspec.PROJECT)
         self.add_hookspecs(hookspec)
+        self._plugin_of: dict[str, Plugin] = {}  # pluggy's name, which no two plugins share, -> plugin
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> dict[str, Any] | None:
-        """Options of the hook `plugin.name`; None if it is none."""
+        """Options of the hook `plugin.name`; None if it is not a hook."""
+        if name != HOOK:
+            return None  # other attributes are not even looked at
         options = super().parse_hookimpl_opts(plugin, name)
-        if options is None and name == HOOK and callable(getattr(plugin, name)):
-            return {}
-        return options
+        return {} if options is None and callable(getattr(plugin, name)) else options
 
     def add(self, plugin: Plugin) -> None:
-        """Import a plugin and register it. Raises what its import raises, TypeError if it has no hook."""
+        """Import a plugin and register it.
+
+        Raises:
+            BaseException: what its import raises.
+            TypeError: it has no hook, or one that this manager cannot call.
+            ValueError: another plugin has the same module.
+        """
         module = plugin.entry_point.load()
         if not callable(getattr(module, HOOK, None)):
             raise TypeError(f"{plugin.entry_point.value} has no function {HOOK}()")
-        self.register(module, plugin.name)
+        options = self.parse_hookimpl_opts(module, HOOK) or {}
+        if options.get("hookwrapper") or options.get("wrapper"):
+            raise TypeError(f"{plugin.entry_point.value}: {HOOK}() is a wrapper of hooks, expected a plain function")
+        if (known := self.get_name(module)) is not None:
+            raise ValueError(f"{plugin.entry_point.value} is the module of the plugin {known} already")
+        key = f"{plugin.name} ({plugin.distribution}, {plugin.entry_point.value})"
+        self.register(module, key)
+        self._plugin_of[key] = plugin
 
-    def implementations(self) -> list[tuple[str, Callable[[], None]]]:
-        """(plugin name, hook), in the order pluggy calls them."""
-        return [(impl.plugin_name, impl.function) for impl in reversed(self.hook.mindformers_register.get_hookimpls())]
+    def implementations(self) -> list[tuple[Plugin, Callable[[], None]]]:
+        """(plugin, hook), in the order pluggy calls them."""
+        found = reversed(self.hook.mindformers_register.get_hookimpls())
+        return [(self._plugin_of[impl.plugin_name], impl.function) for impl in found]
 
 
 _plugins: list[Plugin] | None = None
@@ -81,18 +98,36 @@ def load_plugins() -> list[Plugin]:
     """Load every plugin that MINDFORMERS_PLUGINS lets through, once; later calls return the same list.
 
     Raises:
-        Exception: what the first broken plugin raised, if MINDFORMERS_PLUGINS_STRICT=1. Otherwise a broken plugin is
-            logged as one warning and left out.
+        BaseException: what the first broken plugin raised, if MINDFORMERS_PLUGINS_STRICT=1. Otherwise a broken plugin
+            is logged as one warning and left out, whatever it raised but KeyboardInterrupt.
     """
     global _plugins
     if _plugins is None:
-        _plugins = sorted(map(Plugin, entry_points(group=GROUP)), key=lambda plugin: plugin.name)
+        found = [Plugin(entry_point) for entry_point in _entry_points()]
+        _plugins = sorted(found, key=lambda plugin: (plugin.name, plugin.package))
         try:
             _load(_plugins, _wanted())
-        except Exception:
+        except BaseException:
             _plugins = None
             raise
     return _plugins
+
+
+def _entry_points() -> Iterable[EntryPoint]:
+    """The entry points of the group; a package whose list of them is damaged has none."""
+    try:
+        return entry_points(group=GROUP)
+    except Exception:
+        found, seen = [], set()
+        for distribution in distributions():
+            try:
+                name = distribution.name
+                if name not in seen:  # the first one of a name is the one that is imported
+                    found += distribution.entry_points.select(group=GROUP)
+                seen.add(name)
+            except Exception as error:
+                _warn("A package's list of entry points cannot be read (%s): %s.", distribution, _words(error))
+        return found
 
 
 def _wanted() -> set[str] | None:
@@ -102,34 +137,49 @@ def _wanted() -> set[str] | None:
 
 
 def _load(plugins: list[Plugin], wanted: set[str] | None) -> None:
+    _name_the_same(plugins)
     manager = PluginManager()
-    chosen: dict[str, Plugin] = {}
     for plugin in plugins:
         if wanted is not None and plugin.name not in wanted:
             plugin.reason = f"not in {ONLY}={os.environ[ONLY]}"
-        elif _guarded(plugin, lambda plugin=plugin: manager.add(plugin)):
-            chosen[plugin.name] = plugin
-    for name, register in manager.implementations():
-        if _guarded(chosen[name], register):
-            chosen[name].state = "loaded"
+        else:
+            _guarded(plugin, lambda plugin=plugin: manager.add(plugin))
+    for plugin, register in manager.implementations():
+        if _guarded(plugin, register):
+            plugin.state = "loaded"
     unknown = sorted((wanted or set()) - {plugin.name for plugin in plugins})
     if unknown:
-        _warn("%s names %s, but the installed plugins are: %s.", ONLY, ", ".join(unknown), _names(plugins) or "none")
+        names = ", ".join(dict.fromkeys(plugin.name for plugin in plugins)) or "none"
+        _warn("%s names %s, but the installed plugins are: %s.", ONLY, ", ".join(unknown), names)
+
+
+def _name_the_same(plugins: list[Plugin]) -> None:
+    """Say which plugins have one name: the switches cannot tell them apart. Both are loaded."""
+    named: dict[str, list[str]] = defaultdict(list)
+    for plugin in plugins:
+        named[plugin.name].append(f"{plugin.distribution} ({plugin.entry_point.value})")
+    for name, places in named.items():
+        if len(places) > 1:
+            _warn("%d MindFormers plugins are named %s: %s.", len(places), name, ", ".join(places))
 
 
 def _guarded(plugin: Plugin, step: Callable[[], None]) -> bool:
     """Take one step of loading a plugin; False and one warning if it fails."""
+    before = _registered()
     try:
         step()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may call sys.exit()
         if os.environ.get(STRICT) == "1":
             raise
-        plugin.fail(error)
+        plugin.state, plugin.reason = "broken", _words(error)
         _warn(
-            "MindFormers plugin %s (%s) was not loaded: %s. Set %s to a comma list of the plugins to load, or to "
-            "nothing for none; %s=1 raises the error.",
+            "MindFormers plugin %s (%s) was %s: %s. Set %s to a comma list of the plugins to load, or to nothing for "
+            "none; %s=1 raises the error.",
             plugin.name,
             plugin.distribution,
+            "not loaded" if _registered() == before else "loaded only in part",
             plugin.reason,
             ONLY,
             STRICT,
@@ -138,12 +188,27 @@ def _guarded(plugin: Plugin, step: Callable[[], None]) -> bool:
     return True
 
 
-def _names(plugins: list[Plugin]) -> str:
-    return ", ".join(plugin.name for plugin in plugins)
+def _registered() -> set[tuple[str, str, int]]:
+    """What is in MindFormers' registry, by kind, name and identity."""
+    registry = getattr(sys.modules.get("mindformers.tools.register.register"), "MindFormerRegister", None)
+    kinds = getattr(registry, "registry", None) or {}
+    return {(str(kind), str(name), id(cls)) for kind, classes in kinds.items() for name, cls in classes.items()}
 
 
-def _warn(message: str, *values: str) -> None:
+def _words(error: BaseException) -> str:
+    """An error as one line: `TypeError: ...`."""
+    try:
+        text = str(error)
+    except BaseException as second:
+        text = f"(its message cannot be shown: {type(second).__name__})"
+    return " ".join(f"{type(error).__name__}: {text}".split()).rstrip(": ")
+
+
+def _warn(message: str, *values: Any) -> None:
     """One line through MindFormers' logger: a Python warning would break the import under `python -W error`."""
-    from mindformers.tools.logger import logger
-
+    try:
+        from mindformers.tools.logger import logger
+    except Exception:  # another `mindformers` than the one that is meant
+        sys.stderr.write(f"WARNING - {message % values}\n")
+        return
     logger.warning(message, *values)

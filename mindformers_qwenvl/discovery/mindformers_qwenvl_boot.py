@@ -1,7 +1,7 @@
-"""Lets `import mindformers` load its plugins, for MindFormers itself looks for none.
+"""Lets `import mindformers` load its plugins, which MindFormers itself does not look for.
 
 Installed at the top of site-packages, next to `mindformers_qwenvl_boot.pth`, whose one line imports this file at every
-start of Python. So it costs about 0.1 ms and no import: everything else waits until MindFormers has been imported.
+start of Python. So it takes about 0.1 ms and imports nothing: all else waits until MindFormers has been imported.
 With MINDFORMERS_PLUGINS set to the empty string it does nothing at all.
 
 Where Python reads no `.pth` (`python -S`, `pip install --target`), `import mindformers_qwenvl_boot` does the same.
@@ -15,10 +15,10 @@ OURS = "mindformers_qwenvl."
 
 
 class PluginHook:
-    """First of `sys.meta_path`. It finds nothing itself, it shadows `exec_module` of the loader the others find.
+    """First of `sys.meta_path`. It finds nothing itself: it wraps `exec_module` of the loader that the others find.
 
-    Modules of this package count as well: one that is imported before MindFormers imports MindFormers half-way through
-    itself, and must be complete before it can be registered. So plugins are loaded when the outermost import is over.
+    Modules of this package count as well: one that is imported before MindFormers imports it half-way, and must be
+    complete before it can be registered. So plugins are loaded when the outermost import has ended.
     """
 
     def __init__(self):
@@ -60,18 +60,33 @@ class PluginHook:
             from mindformers_qwenvl.discovery.manager import load_plugins
 
             load_plugins()
-        except Exception as error:
+        except KeyboardInterrupt:
+            self.done = False
+            raise
+        except BaseException as error:
             if os.environ.get("MINDFORMERS_PLUGINS_STRICT") == "1":
                 self.done = False
                 raise
-            from mindformers.tools.logger import logger
-
-            logger.warning(
-                "No MindFormers plugin was loaded, because mindformers_qwenvl.discovery failed: %s: %s. Set "
+            warn(
+                "No MindFormers plugin was loaded, because mindformers_qwenvl.discovery failed: %s. Set "
                 "MINDFORMERS_PLUGINS to nothing to do without plugins, MINDFORMERS_PLUGINS_STRICT=1 to see the trace.",
-                type(error).__name__,
-                " ".join(str(error).split()),
+                error,
             )
+
+
+def warn(message, error):
+    """One line in MindFormers' log, or on standard error where there is no such log."""
+    try:
+        text = str(error)
+    except BaseException:
+        text = "(its message cannot be shown)"
+    text = " ".join(f"{type(error).__name__}: {text}".split())
+    try:
+        from mindformers.tools.logger import logger
+
+        logger.warning(message, text)
+    except Exception:
+        sys.stderr.write(f"WARNING - {message % text}\n")
 
 
 def arm():

@@ -41,12 +41,12 @@ def as_dict(version: str, findings: list[Finding]) -> dict[str, Any]:
 
 def render(version: str, findings: list[Finding]) -> str:
     """The report, a heading for each section, and what is wrong once more at the end."""
-    width = max(len(finding.name) for finding in findings)
     lines = [f"mindformers-qwenvl {version}"]
-    section = ""
+    section, width = "", 0
     for finding in findings:
         if finding.section != section:
             section = finding.section
+            width = max(len(other.name) for other in findings if other.section == section)
             lines += ["", section]
         lines.append(f"  {finding.state:11}  {finding.name:{width}}  {finding.detail}".rstrip())
     wrong = [finding for finding in findings if finding.state == FAILED]

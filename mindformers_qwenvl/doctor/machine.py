@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
@@ -23,11 +22,7 @@ __all__ = ["host", "machine", "optional"]
 PYTHONS = ((3, 10), (3, 13))  # from, and below
 GB = 1024**3
 LITTLE_MEMORY, LITTLE_DISK = 4 * GB, 5 * GB
-# Module -> what it is for, and the extra that brings it.
-EXTRAS = {
-    "matplotlib": ("curves and histograms (demo, plot, check-data)", "demo"),
-    "dashscope": ("the original vocabulary", "vocab"),
-}
+NOT_FOR_USE = ("host", "test", "dev")  # extras that are looked at elsewhere, or are for developers
 DRIVER = Path("/usr/local/Ascend/driver/version.info")
 CANN = (os.environ.get("ASCEND_HOME_PATH"), os.environ.get("ASCEND_TOOLKIT_HOME"), "/usr/local/Ascend/cann")
 CANN = (*CANN, "/usr/local/Ascend/ascend-toolkit/latest")
@@ -112,12 +107,35 @@ def optional() -> Iterator[Finding]:
             yield Finding(section, "font", WARNING, "none has Chinese: pip install 'mindformers-qwenvl[fonts]'")
         except (OSError, ValueError) as error:
             yield Finding(section, "font", FAILED, f"{fonts.FONT_VARIABLE}: {error}")
-    for module, (use, extra) in EXTRAS.items():
-        if importlib.util.find_spec(module) is None:
-            detail = f"not installed, for {use}: pip install 'mindformers-qwenvl[{extra}]'"
-            yield Finding(section, module, WARNING, detail)
+    extras = _extras()
+    if not extras:
+        yield Finding(section, "extras", NOT_CHECKED, "this package is not installed, so its extras are not known")
+    for extra, packages in extras.items():
+        missing = [name for name, version in packages.items() if version is None]
+        there = ", ".join(f"{name} {version}" for name, version in packages.items() if version is not None)
+        if missing:
+            detail = f"without {', '.join(missing)}: pip install {' '.join(missing)}"
+            yield Finding(section, f"extra {extra}", WARNING, detail)
         else:
-            yield Finding(section, module, OK, f"{metadata.version(module)}, for {use}")
+            yield Finding(section, f"extra {extra}", OK, there)
+
+
+def _extras() -> dict[str, dict[str, str | None]]:
+    """Extra -> its packages -> the version that is installed; None: not installed. From this package's metadata."""
+    try:
+        requirements = metadata.requires("mindformers-qwenvl") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    extras: dict[str, dict[str, str | None]] = {}
+    for requirement in requirements:
+        found = re.match(r"(?P<name>[\w.-]+)(?P<own>\[)?.*;.*extra == ['\"](?P<extra>[\w-]+)['\"]", requirement)
+        if found and not found["own"] and found["extra"] not in NOT_FOR_USE:
+            try:
+                version = metadata.version(found["name"])
+            except metadata.PackageNotFoundError:
+                version = None
+            extras.setdefault(found["extra"], {})[found["name"]] = version
+    return extras
 
 
 def _version_in(file: Path) -> str | None:

@@ -82,6 +82,7 @@ class Evaluation:
             "split": self.split or None,
             "prompt": self.asking.prompt,
             "chat_format": "chatml" if self.asking.chat else "raw",
+            "system": self.asking.system if self.asking.chat else None,
             "max_new_tokens": longest,
             "min_new_tokens": shortest,
             "few_shot": self.asking.few_shot,

@@ -10,6 +10,7 @@ from typing import Any
 
 from mindformers_qwenvl.evaluate.samples import LETTERS, Sample
 from mindformers_qwenvl.evaluate.tasks import Task
+from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 
 __all__ = ["Asked", "Asking", "ask", "option_texts"]
 
@@ -19,7 +20,7 @@ class Asking:
     """How samples are asked.
 
     prompt: of the task, or one's own, with {image}, {question}, {hint}, {options}.
-    chat: in the chat frame.
+    chat: in the chat frame, with the message `system`.
     few_shot: examples with answers before the question.
     examples: where they are drawn from; seed: with what.
     """
@@ -29,6 +30,7 @@ class Asking:
     few_shot: int = 0
     examples: Sequence[Sample] = ()
     seed: int = 0
+    system: str = SYSTEM_MESSAGE
 
     @classmethod
     def of(cls, task: Task, *, prompt: str | None = None, chat: bool | None = None, **more: Any) -> Asking:

@@ -38,7 +38,9 @@ def prepare(task: Task, samples: Sequence[Sample], tokenizer: Any, asking: Askin
     for sample in samples:
         asked = ask(sample, asking)
         try:
-            row = make_prompt(tokenizer, asked.text, chat_format="chatml" if asking.chat else "raw")
+            row = make_prompt(
+                tokenizer, asked.text, system=asking.system, chat_format="chatml" if asking.chat else "raw"
+            )
         except ValueError as error:
             raise ValueError(f"sample {sample.id!r}: {error}") from error
         row.in_memory.update(asked.pictures)

@@ -85,7 +85,9 @@ def _texts(sample: Sample, row: Mapping[str, Any]) -> list[tuple[str, str]]:
     said, true = row.get("answer", row.get("caption", "")), ""
     if sample.right is not None:
         said, true = (_choice(sample, number) for number in (row.get("prediction"), sample.right))
-    elif sample.box is None:
+    elif sample.box is not None:
+        true = "the green box"
+    else:
         true = " | ".join(dict.fromkeys(sample.answers))
     score = f"{row['score']:.2f}" + (f", IoU {row['iou']:.2f}" if row.get("iou") is not None else "")
     return [
@@ -122,5 +124,7 @@ def _picture(sample: Sample, row: Mapping[str, Any], root: Path, policy: ImagePo
                 for number, side, of in zip(box, picture.size * 2, tuple(size) * 2, strict=True)
             )
             if x2 != x1 or y2 != y1:
-                pen.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colour, width=2)
+                corners = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+                pen.rectangle(corners, outline="white", width=4)  # so that it shows on a picture of its own colour
+                pen.rectangle(corners, outline=colour, width=2)
     return picture

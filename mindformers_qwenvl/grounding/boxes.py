@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from mindformers_qwenvl.checks import is_whole
+
 __all__ = ["GRID", "Box", "Point", "Quad", "Span", "iou"]
 
-# Coordinates are thousandths of the picture's width and height, 0 to 999 from the left and the top, whatever its size.
+# Coordinates are thousandths of the picture's width and height, 0 to 999 from the left and from the top.
 GRID = 1000
 
 Point: TypeAlias = "tuple[int, int]"
@@ -17,13 +19,13 @@ Span: TypeAlias = "tuple[int, int]"
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle on the grid: `x1 <= x2` and `y1 <= y2`, whole numbers of 0 to 999.
+    """A rectangle on the grid: `x1 <= x2` and `y1 <= y2`, whole numbers from 0 to 999.
 
     label: what it shows (the text of its `<ref>`), or None.
     continues: it shares the `<ref>` of the box before it.
-    span: where it stands in the text it was read from, half-open; None if it was not read.
-    clipped, reordered: numbers off the grid were moved to its edge, corners the wrong way round were exchanged.
-    The last three do not count when boxes are compared.
+    span: its place in the text it was read from, half-open; None if it was not read from a text.
+    clipped, reordered: whether numbers off the grid were moved to its edge, and corners in the wrong order swapped.
+    The last three are ignored when boxes are compared.
     """
 
     x1: int
@@ -39,7 +41,7 @@ class Box:
     def __post_init__(self) -> None:
         _check_grid(self.coordinates)
         if self.x1 > self.x2 or self.y1 > self.y2:
-            raise ValueError(f"a box has x1 <= x2 and y1 <= y2, got {self.coordinates}; Box.of puts them in order")
+            raise ValueError(f"a box must have x1 <= x2 and y1 <= y2, got {self.coordinates}; Box.of orders them")
 
     @classmethod
     def of(
@@ -49,7 +51,7 @@ class Box:
         continues: bool = False,
         span: Span | None = None,
     ) -> Box:
-        """A box of any four whole numbers x1, y1, x2, y2: clipped to the grid, corners put in order, both noted."""
+        """A box from any four whole numbers x1, y1, x2, y2: they are clipped to the grid and put in order."""
         x1, y1, x2, y2 = inside = [_clip(number) for number in numbers]
         x1, x2 = sorted((x1, x2))
         y1, y2 = sorted((y1, y2))
@@ -69,13 +71,13 @@ class Box:
         return (self.x1, self.y1, self.x2, self.y2)
 
     def to_pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """x1, y1, x2, y2 in a picture of `width` x `height`, fractions cut off as in the original."""
+        """x1, y1, x2, y2 in a picture of `width` x `height`, rounded down as in the original."""
         return (*_to_pixels((self.x1, self.y1), width, height), *_to_pixels((self.x2, self.y2), width, height))
 
 
 @dataclass(frozen=True)
 class Quad:
-    """Four corners on the grid in the order they were given, whole numbers of 0 to 999; the rest as in `Box`."""
+    """Four corners on the grid in the order they were given, whole numbers from 0 to 999; for the rest see `Box`."""
 
     points: tuple[Point, Point, Point, Point]
     label: str | None = None
@@ -96,7 +98,7 @@ class Quad:
         continues: bool = False,
         span: Span | None = None,
     ) -> Quad:
-        """A quad of any eight whole numbers x1, y1, ..., x4, y4, clipped to the grid."""
+        """A quad from any eight whole numbers x1, y1, ..., x4, y4, clipped to the grid."""
         inside = [_clip(number) for number in numbers]
         points = tuple(zip(inside[::2], inside[1::2], strict=True))
         return cls(points, label, continues, span, inside != list(numbers))
@@ -107,7 +109,7 @@ class Quad:
         return cls.of([number for point in points for number in _to_grid(point, width, height)], label)
 
     def to_pixels(self, width: int, height: int) -> tuple[Point, Point, Point, Point]:
-        """The corners in a picture of `width` x `height`, fractions cut off."""
+        """The corners in a picture of `width` x `height`, rounded down."""
         return tuple(_to_pixels(point, width, height) for point in self.points)
 
     @property
@@ -118,7 +120,7 @@ class Quad:
 
 
 def iou(a: Box | Sequence[float], b: Box | Sequence[float]) -> float:
-    """Area that two boxes share / area they cover together: 0 to 1, and 0 for boxes without an area.
+    """Intersection over union: the area that two boxes share / the area they cover together; 0 for boxes without area.
 
     Each is a `Box`, or x1, y1, x2, y2 in any one unit with x1 <= x2 and y1 <= y2.
     """
@@ -131,8 +133,8 @@ def iou(a: Box | Sequence[float], b: Box | Sequence[float]) -> float:
 
 def _check_grid(numbers: Sequence[int]) -> None:
     for number in numbers:
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < GRID:
-            raise ValueError(f"coordinates are whole numbers of 0 to {GRID - 1}, got {list(numbers)}")
+        if not is_whole(number, 0, GRID - 1):
+            raise ValueError(f"coordinates must be whole numbers from 0 to {GRID - 1}, got {list(numbers)}")
 
 
 def _clip(number: int) -> int:
@@ -141,13 +143,13 @@ def _clip(number: int) -> int:
 
 def _to_grid(point: Sequence[float], width: int, height: int) -> tuple[int, int]:
     if width <= 0 or height <= 0:
-        raise ValueError(f"a picture has a width and a height above 0, got {width}x{height}")
+        raise ValueError(f"width and height of a picture must be above 0, got {width}x{height}")
     x, y = (round(number * GRID / size) for number, size in zip(point, (width, height), strict=True))
-    # The right and lower edges of the picture are 1000, which the grid has not; that alone is no clipping.
+    # The right and lower edges of the picture are at 1000, just off the grid; moving them to 999 is not clipping.
     return (GRID - 1 if x == GRID else x), (GRID - 1 if y == GRID else y)
 
 
 def _to_pixels(point: Point, width: int, height: int) -> Point:
     if width <= 0 or height <= 0:
-        raise ValueError(f"a picture has a width and a height above 0, got {width}x{height}")
+        raise ValueError(f"width and height of a picture must be above 0, got {width}x{height}")
     return int(point[0] / GRID * width), int(point[1] / GRID * height)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import unicodedata
 import warnings
 from collections.abc import Iterator
@@ -19,30 +18,15 @@ from PIL import ImageFont
 __all__ = ["FONT_VARIABLE", "FontWarning", "font_for", "visible"]
 
 FONT_VARIABLE = "MINDFORMERS_QWENVL_FONT"
-
-# Packages that are nothing but Noto Sans SC and Noto Sans CJK.
-PACKAGES = ("pylopdf-fonts-zh-cn", "manimgx-fonts-cjk")
+PACKAGES = ("pylopdf-fonts-zh-cn", "manimgx-fonts-cjk")  # nothing but Noto Sans SC and Noto Sans CJK
 SUFFIXES = (".ttf", ".ttc", ".otf", ".otc")
-# Where fonts are if there is no fontconfig to ask, and the files that have Chinese, the usual ones first.
-FOLDERS = {
-    "linux": ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts"),
-    "darwin": ("/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts"),
-    "win32": (r"C:\Windows\Fonts", r"~\AppData\Local\Microsoft\Windows\Fonts"),
-}
-NAMES = (
-    *(
-        "NotoSansCJK*",
-        "NotoSansSC*",
-        "SourceHanSans*",
-        "wqy-*",
-        "DroidSansFallback*",
-        "NotoSerifCJK*",
-        "uming*",
-        "ukai*",
-    ),
-    *("PingFang*", "Hiragino Sans GB*", "STHeiti*", "Arial Unicode*", "msyh*", "simsun*", "simhei*", "unifont*"),
+# Where fonts are on Linux, macOS and Windows, if there is no fontconfig to ask.
+FOLDERS = (
+    *("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts"),
+    *("/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts"),
+    *("C:/Windows/Fonts", "~/AppData/Local/Microsoft/Windows/Fonts"),
 )
-UNASSIGNED = "\u0378"  # no font has it: what is drawn for it is the sign for a missing character
+UNASSIGNED = "\u0378"  # in no font: what is drawn for it is the sign of a missing character
 
 
 class FontWarning(UserWarning):
@@ -50,19 +34,21 @@ class FontWarning(UserWarning):
 
 
 def font_for(text: str, size: int, font: str | os.PathLike[str] | None = None) -> ImageFont.FreeTypeFont:
-    """A font of `size` pixels for `text`: `font`; the file that MINDFORMERS_QWENVL_FONT names; Pillow's own, if it has
-    every character; else one that has, of an installed package of fonts or of the machine. If none has, Pillow's own,
-    and a `FontWarning`, once.
+    """A font of `size` pixels that has the characters of `text`.
+
+    It is `font`, else the file that MINDFORMERS_QWENVL_FONT names, whatever they lack. Without either it is Pillow's
+    own font if that has every character, else the first one that has, of the installed packages of fonts and of the
+    machine, else Pillow's own. If characters are missing, a `FontWarning` says so, once per process.
 
     Raises:
-        FileNotFoundError, ValueError: `font`, or the file of the variable, is not there or no font.
+        FileNotFoundError, ValueError: `font`, or the file of the variable, does not exist or is not a font.
     """
     needed = "".join(sorted({letter for letter in text if not letter.isspace() and not unicodedata.combining(letter)}))
     chosen = font or os.environ.get(FONT_VARIABLE)
     if chosen:
         found = _open(Path(chosen).expanduser(), size, "font" if font else FONT_VARIABLE)
         if missing := _missing(found, needed):
-            _warn(missing, f"the font {os.fspath(chosen)} has not all of them")
+            _warn(missing, f"the font {os.fspath(chosen)} does not have all of them")
         return found
     own = ImageFont.load_default(size)
     missing = _missing(own, needed)
@@ -85,7 +71,7 @@ def _warn(missing: str, why: str) -> None:
         warnings.warn(
             f"labels of boxes have characters that cannot be drawn ({missing[:20]}): {why}. Give a font file that has "
             f"them: the argument font=, or the environment variable {FONT_VARIABLE}. For Chinese, 'pip install "
-            f"{PACKAGES[0]}' or 'apt-get install fonts-noto-cjk' brings one that is found by itself",
+            f"{PACKAGES[0]}' or 'apt-get install fonts-noto-cjk' installs one that is found automatically",
             FontWarning,
             stacklevel=2,
         )
@@ -97,7 +83,7 @@ def _open(path: Path, size: int, said_by: str) -> ImageFont.FreeTypeFont:
     try:
         return ImageFont.truetype(str(path), size)
     except OSError as error:
-        raise ValueError(f"{said_by}: {path} is no font that can be read ({error})") from error
+        raise ValueError(f"{said_by}: {path} is not a font that can be read ({error})") from error
 
 
 def visible(text: str) -> str:
@@ -108,11 +94,11 @@ def visible(text: str) -> str:
 
 
 def _missing(font: ImageFont.FreeTypeFont, letters: str) -> str:
-    """Those of `letters` that `font` draws as it draws a character that there is not."""
+    """The `letters` that `font` draws as it draws a character that does not exist."""
     try:
         absent = _shape(font, UNASSIGNED)
         return "".join(letter for letter in letters if _shape(font, letter) == absent)
-    except OSError:  # a font of fixed sizes, and not of this one
+    except OSError:  # a font of fixed sizes that does not have this one
         return letters
 
 
@@ -123,36 +109,28 @@ def _shape(font: ImageFont.FreeTypeFont, letter: str) -> tuple[tuple[int, int], 
 
 @lru_cache(maxsize=64)
 def _search(letters: str) -> tuple[str, int] | None:
-    """(file, number of the face in it) of a font that has all `letters`; None: there is none."""
+    """(file, number of the face in it) of the first font that has all `letters`, or None."""
     for path, index in _candidates(letters):
-        try:
-            font = ImageFont.truetype(path, 20, index=index)
-        except OSError:
-            continue
-        if not _missing(font, letters):
-            return path, index
+        with contextlib.suppress(OSError):
+            if not _missing(ImageFont.truetype(path, 20, index=index), letters):
+                return path, index
     return None
 
 
 def _candidates(letters: str) -> Iterator[tuple[str, int]]:
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            for file in metadata.files(package) or ():
-                if file.suffix in SUFFIXES:
-                    yield str(file.locate()), 0
+            yield from ((str(file.locate()), 0) for file in metadata.files(package) or () if file.suffix in SUFFIXES)
     if fontconfig := shutil.which("fc-list"):
         pattern = f":charset={' '.join(f'{ord(letter):x}' for letter in letters)}"
         command = [fontconfig, "--format=%{file}\t%{index}\t%{style}\n", pattern]
-        try:
+        lines: list[str] = []
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
             lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout.splitlines()
-        except (OSError, subprocess.SubprocessError):
-            lines = []
         faces = [line.split("\t") for line in lines if line.count("\t") == 2]
         for path, index, _ in sorted(faces, key=lambda face: ("Regular" not in face[2], face)):
-            yield path, int(index) & 0xFFFF if index.isdigit() else 0  # above these bits: a named instance of the face
-    platform = sys.platform if sys.platform in FOLDERS else "linux"
-    for folder in FOLDERS[platform]:
-        root = Path(folder).expanduser()
-        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
-        for name in NAMES:
-            yield from ((str(path), 0) for path in files if path.match(name))
+            yield path, int(index) & 0xFFFF if index.isdigit() else 0  # the higher bits number an instance of the face
+    for folder in FOLDERS:
+        with contextlib.suppress(RuntimeError):  # there is no home folder
+            files = [path for path in Path(folder).expanduser().rglob("*") if path.suffix.lower() in SUFFIXES]
+            yield from ((str(path), 0) for path in sorted(files, key=lambda path: ("Regular" not in path.name, path)))

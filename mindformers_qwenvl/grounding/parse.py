@@ -1,8 +1,8 @@
 """Boxes and quads in the text of an answer, and back.
 
-`<ref>the cat</ref><box>(100,200),(499,799)</box>`; several boxes may follow one ref, and a box may have none. Follows
-`to_list_format` and `_fetch_all_box_with_ref` of the original `tokenization_qwen.py`, which stop at the first mistake
-in a text; a model makes some, so here they are skipped and reported.
+`<ref>the cat</ref><box>(100,200),(499,799)</box>`: several boxes may follow one ref, and a box may stand without one.
+Follows `to_list_format` and `_fetch_all_box_with_ref` of the original `tokenization_qwen.py`. These stop at the first
+mistake in a text; models make some, so here they are skipped and reported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NUMBER = re.compile(r"[+-]?\d{1,9}")
 
 @dataclass(frozen=True)
 class Problem:
-    """A piece of text that is no box: `span` and `text` of it, and why."""
+    """A piece of text that is not a valid box or quad: its `span`, its `text`, and the `reason`."""
 
     span: Span
     text: str
@@ -34,7 +34,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Found:
-    """What `parse` found: `objects` in order, and the `problems` it skipped."""
+    """The result of `parse`: `objects` in order, and the `problems` it skipped."""
 
     objects: tuple[Box | Quad, ...]
     problems: tuple[Problem, ...] = ()
@@ -51,13 +51,13 @@ class Found:
 
 
 def parse(text: str, tags: Tags | None = None) -> Found:
-    """Boxes and quads of `text`, with the labels they belong to.
+    """The boxes and quads in `text`, with their labels.
 
-    - A label is the stripped text of a `<ref>`. It belongs to the boxes and quads right behind it, with nothing but
-      white space between; of those, all but the first have `continues`. (The original gives it to the first alone.)
-    - Coordinates below 0 or above 999 are moved to the edge of the grid, which `clipped` says.
-    - Corners the wrong way round are exchanged, which `reordered` says.
-    - What is no box is skipped and reported: too few or too many numbers, no whole numbers, tags that do not close.
+    - A label is the stripped text of a `<ref>`. It belongs to the boxes and quads right after it, with nothing but
+      white space between; all but the first of them have `continues`. (The original gives it to the first alone.)
+    - Coordinates below 0 or above 999 are moved to the edge of the grid; `clipped` is then set.
+    - Corners in the wrong order are swapped; `reordered` is then set.
+    - Invalid ones are skipped and reported: too few or too many numbers, numbers that are not whole, unclosed tags.
     """
     objects: list[Box | Quad] = []
     problems: list[Problem] = []
@@ -91,7 +91,7 @@ def parse(text: str, tags: Tags | None = None) -> Found:
 
 
 def _numbers(content: str) -> list[int] | None:
-    """The numbers of `(1,2),(3,4)`. Like the original it does not mind where the brackets are."""
+    """The numbers of `(1,2),(3,4)`. Like the original, it ignores where the brackets are."""
     parts = [part.strip() for part in content.replace("(", "").replace(")", "").split(",")]
     return [int(part) for part in parts] if all(NUMBER.fullmatch(part) for part in parts) else None
 
@@ -100,7 +100,7 @@ def to_text(objects: Iterable[Box | Quad], tags: Tags | None = None) -> str:
     """The text of boxes and quads; `parse` gives the same objects from it.
 
     Raises:
-        ValueError: a label holds one of the tags.
+        ValueError: a label contains one of the tags.
     """
     tags = tags or Tags()
     pieces: list[str] = []

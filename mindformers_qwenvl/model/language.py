@@ -14,7 +14,15 @@ from mindformers_qwenvl.config import QwenConfig
 from mindformers_qwenvl.model.base import QwenPreTrainedModel
 from mindformers_qwenvl.model.cache import cached_attention, kv_cache
 from mindformers_qwenvl.model.layers import MergeHeads, SplitHeads, column_linear, row_linear, stack
-from mindformers_qwenvl.model.ops import Attention, RMSNorm, Rotary, RotaryTables
+from mindformers_qwenvl.model.ops import (
+    MOST_ROWS,
+    Attention,
+    RMSNorm,
+    Rotary,
+    RotaryTables,
+    decoder_kernel,
+    head_kernel,
+)
 from mindformers_qwenvl.model.positions import inverse_frequencies, log_n_scale, ntk_limits
 
 __all__ = ["QwenForCausalLM", "QwenModel"]
@@ -206,10 +214,42 @@ class QwenDecoderLayer(nn.Cell):
         self.ffn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.layernorm_compute_type, dp)
         self.feed_forward = QwenMLP(config)
         self.add = P.Add().shard(((dp, 1, 1), (dp, 1, 1)))
+        self.kernel = None  # see `prepare_decoding`
+
+    def prepare_decoding(self, config: QwenConfig) -> None:
+        """Take the CPU's own operator for decoding, if there is one. Called when adapters have been added."""
+        self.kernel = decoder_kernel(self, config)
 
     def construct(self, x, angles, past):
+        if self.kernel is not None and past is not None and x.shape[1] == 1 and x.shape[0] <= MOST_ROWS:
+            cache = self.attention.cache
+            caches = (cache.key_cache, cache.value_cache)
+            return self.kernel(x, self._weights(), self._adapters(), angles, caches, past)
         x = self.add(x, self.attention(self.attention_norm(x), angles, past))
         return self.add(x, self.feed_forward(self.ffn_norm(x)))
+
+    def _weights(self):
+        attention, mlp = self.attention, self.feed_forward
+        return (
+            self.attention_norm.weight,
+            *(attention.wq.weight, attention.wk.weight, attention.wv.weight),
+            *(attention.wq.bias, attention.wk.bias, attention.wv.bias),
+            attention.wo.weight,
+            self.ffn_norm.weight,
+            *(mlp.w1.weight, mlp.w3.weight, mlp.w2.weight),
+        )
+
+    def _adapters(self):
+        attention, mlp = self.attention, self.feed_forward
+        nothing = self.kernel.nothing
+        found = (nothing, nothing, nothing, nothing)
+        if attention.adapted:
+            q, k, v = attention.wq, attention.wk, attention.wv
+            found = (attention.lora_a.weight, q.lora_b.weight, k.lora_b.weight, v.lora_b.weight)
+        for part in (attention.wo, mlp.w1, mlp.w3, mlp.w2):
+            pair = (part.lora_a.weight, part.lora_b.weight) if part.adapted else (nothing, nothing)
+            found = (*found, *pair)
+        return found
 
 
 class QwenModel(nn.Cell):
@@ -225,6 +265,8 @@ class QwenModel(nn.Cell):
         self.wte = Embedding(config)
         self.angles = RotaryAngles(config)
         self.layers = stack(QwenDecoderLayer, config.num_layers, config, "llm_model.transformer.layers")
+        for layer in self.layers:
+            layer.prepare_decoding(config)
         self.ln_f = RMSNorm(
             config.hidden_size, config.rms_norm_eps, config.layernorm_compute_type, parallel.data_parallel
         )
@@ -265,6 +307,7 @@ class QwenForCausalLM(QwenPreTrainedModel):
             self.transformer.wte.pipeline_stage = config.start_stage
             self.transformer.ln_f.pipeline_stage = parallel.pipeline_stage - 1
             self.lm_head.pipeline_stage = parallel.pipeline_stage - 1
+        self.head_kernel = head_kernel(config)
         self.valid_length = ValidLength(config.pad_token_id, dp)
         self.columns = Columns()
         self.gather = P.Gather()
@@ -296,7 +339,16 @@ class QwenForCausalLM(QwenPreTrainedModel):
                 hidden = self.last_token(hidden, batch_valid_length)
             elif positions is not None:
                 hidden = self.gather(self.reshape(hidden, (-1, hidden.shape[-1])), positions, 0)
+        if self.head_kernel is not None and past is not None and hidden.size <= MOST_ROWS * hidden.shape[-1]:
+            return self._head_of_few(hidden)
         return self.lm_head(hidden)
+
+    def _head_of_few(self, hidden):
+        logits = self.head_kernel(hidden, self.lm_head.weight)
+        if self.lm_head.adapted:
+            low = self.lm_head.lora_b(self.lm_head.lora_a(hidden))
+            logits = logits + self.reshape(low, logits.shape)
+        return logits
 
     def prepare_inputs_for_predict_layout(self, input_ids: Any, **kwargs: Any) -> tuple[Any, ...]:
         """See `GenerationInputs.layout_inputs`."""

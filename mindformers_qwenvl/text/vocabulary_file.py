@@ -42,7 +42,7 @@ def find_vocabulary(vocab_file: str | os.PathLike | None = None) -> Path:
         path = Path(folder) / "resources" / FILE_NAME
         if path.is_file():
             return path
-    raise FileNotFoundError(f"no vocab_file was given and the package dashscope, which carries one, is not here. {how}")
+    raise FileNotFoundError(f"no vocab_file was given, and the package dashscope, which has one, is missing. {how}")
 
 
 @lru_cache(maxsize=8)
@@ -69,7 +69,7 @@ def parse_ranks(source: bytes, name: str) -> dict[bytes, int]:
         if rank != len(ranks):
             raise ValueError(f"{where}: expected rank {len(ranks)}, got {rank}; ranks must be 0, 1, 2, … in order")
         if token in ranks:
-            raise ValueError(f"{where}: token {token!r} is there already, with rank {ranks[token]}")
+            raise ValueError(f"{where}: token {token!r} is repeated; it already has rank {ranks[token]}")
         ranks[token] = rank
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:

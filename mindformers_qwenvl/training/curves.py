@@ -126,6 +126,7 @@ def draw(
             smoothed = smooth(run.columns[column], windows[number])
             (lines[number],) = axes.plot(run.steps, smoothed, color=colour, linewidth=1.8, marker=marker)
     _draw_mfu(runs, speed)
+    _draw_validation(runs, loss)
     loss.set(title="loss", ylabel="loss")
     rate.set(title="learning rate")
     norm.set(title="gradient norm, before clipping")
@@ -158,6 +159,25 @@ def _draw_mfu(runs: Sequence[Run], speed: Any) -> None:
         mfu = speed.twinx()
         mfu.plot(runs[0].steps, [100 * value for value in runs[0].columns["mfu"]], color="gray", linewidth=0.7)
         mfu.set_ylabel("MFU (%)", color="gray")
+
+
+def _draw_validation(runs: Sequence[Run], loss: Any) -> None:
+    """The loss of held-out samples, where a run evaluated them: a curve of points, the best one a star."""
+    for number, run in enumerate(runs):
+        found = [
+            (value, step) for step, value in zip(run.steps, run.columns["val_loss"], strict=True) if value == value
+        ]
+        if not found:
+            continue
+        values, steps = zip(*found, strict=True)
+        best, at = min(found)
+        colour = COLOURS[number % len(COLOURS)]
+        style = {"color": colour, "markeredgecolor": "black", "zorder": 3}
+        label = f"held-out samples, best {best:.4g} after step {at:,.0f}"
+        loss.plot(steps, values, marker="o", markersize=4, linestyle="--", linewidth=1.2, label=label, **style)
+        loss.plot([at], [best], marker="*", markersize=12, **style)
+    if loss.get_legend_handles_labels()[1]:
+        loss.legend(fontsize=8, frameon=False)
 
 
 def _make_log(axes: Any, which: str) -> None:

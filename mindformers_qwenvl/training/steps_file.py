@@ -15,10 +15,11 @@ __all__ = ["COLUMNS", "StepsFile", "find_steps_files", "read_steps", "rewind_oth
 
 FOLDER = "steps"
 # seconds: of the whole step, from the end of the one before; waited: the part of them before the step began, for data
-# and for checkpoints. Rates are of all cards together; mfu is a fraction. An empty cell: not known.
+# and for checkpoints. Rates are of all cards together; mfu is a fraction; val_loss is of the held-out samples, after
+# steps that evaluated them. An empty cell: not known.
 COLUMNS = (
     *("step", "epoch", "loss", "learning_rate", "grad_norm", "loss_scale", "overflow"),
-    *("seconds", "waited", "tokens_per_s", "images_per_s", "mfu"),
+    *("seconds", "waited", "tokens_per_s", "images_per_s", "mfu", "val_loss"),
 )
 Row = dict[str, "float | None"]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 from mindformers.tools.logger import logger
+from mindformers.tools.register import MindFormerConfig
 from mindformers.tools.utils import get_output_root_path
 
 from mindformers_qwenvl.checks import whole
@@ -43,11 +45,11 @@ class QwenVLTrainer(FullConfigTrainer):
 
     def set_config(self, config: Any = None, is_full_config: bool = False) -> Any:
         config = super().set_config(config, is_full_config)
+        if config.get("eval_dataset"):
+            _complete(config)
         if config.get("do_eval"):
-            if not config.get("eval_dataset_task"):
-                raise ValueError(
-                    "do_eval: True needs the sections eval_dataset and eval_dataset_task: held-out samples"
-                )
+            if not config.get("eval_dataset"):
+                raise ValueError("do_eval: True needs the section eval_dataset: the file of held-out samples")
             interval = config.get("eval_step_interval")
             self._interval = STEP_INTERVAL if interval is None else whole("eval_step_interval", interval, 1)
             config.do_eval = False  # `Validation` does it; the host would want a `metric`, and evaluate once more
@@ -94,7 +96,7 @@ class QwenVLTrainer(FullConfigTrainer):
         if config.get("eval_task"):
             return self._task(config, network)
         if not config.get("eval_dataset"):
-            raise ValueError("run_mode: eval needs the sections eval_dataset and eval_dataset_task, or eval_task")
+            raise ValueError("run_mode: eval needs the section eval_dataset, or eval_task")
         config.runner_config.sink_mode = False  # the batch must be seen: its label tokens are counted
         loss = HeldOutLoss()
         found = [*(callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []), loss]
@@ -121,17 +123,18 @@ class QwenVLTrainer(FullConfigTrainer):
         chat = {None: loaded.conversations or task.chat, "chatml": True, "raw": False}[options.get("chat_format")]
         shown = {name: options[name] for name in ("prompt", "few_shot", "seed") if options.get(name)}
         network, processor = network_and_processor(self, config, network)
+        template = processor.template
         result = Evaluation(
             task=task,
             split=split,
             loaded=loaded,
-            asking=Asking.of(task, chat=chat, examples=examples, **shown),
+            asking=Asking.of(task, chat=chat, examples=examples, system=template.layout["system_message"], **shown),
             root=paths["image_dir"] or (paths["data"] if paths["data"].is_dir() else paths["data"].parent),
             output=paths["output"] or Path(get_output_root_path()) / "evaluate" / options["task"],
             config=network.config,
             network=lambda blocks: network,
-            tokenizer=processor.template.tokenizer,
-            transform=processor.template.image_transform,
+            tokenizer=template.tokenizer,
+            transform=template.image_transform,
             said={"data": str(paths["data"].resolve()), "model": str(config.checkpoint.load_path)},
             **{
                 name: options[name]
@@ -142,3 +145,22 @@ class QwenVLTrainer(FullConfigTrainer):
         for line in lines_for_people(result.summary) if result.summary else ():
             logger.info("%s", line)
         return result.summary
+
+
+def _complete(config: Any) -> None:
+    """Let `eval_dataset` say only what differs from `train_dataset`, such as the file; its order never changes."""
+    if config.get("train_dataset") and not config.eval_dataset.get("modal_to_text_transform"):
+        config.eval_dataset = _merged(config.train_dataset, config.eval_dataset)
+        config.eval_dataset.data_loader.shuffle = False
+    task = config.get("eval_dataset_task") or {"type": config.train_dataset_task.type}
+    config.eval_dataset_task = MindFormerConfig(**{**task, "dataset_config": config.eval_dataset})
+
+
+def _merged(base: Any, changes: Any) -> Any:
+    """A copy of the section `base` with what `changes` says otherwise."""
+    merged = copy.deepcopy(base)
+    for key, value in changes.items():
+        merged[key] = (
+            _merged(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        )
+    return merged

@@ -132,7 +132,8 @@ class Validation(Callback):
     def on_train_step_end(self, run_context: Any) -> None:
         params = run_context.original_args()
         step = params.cur_step_num
-        if step // self.step_interval > self.last // self.step_interval:  # with sink_mode it may have gone past it
+        last = step == params.batch_num * params.epoch_num
+        if last or step // self.step_interval > self.last // self.step_interval:  # with sink_mode it may go past it
             self._evaluate(params)
         self.last = step
 

@@ -262,7 +262,7 @@ def _others(begin: tuple[float, float, float]) -> float:
 
 
 def steady(dataset) -> tuple[float, float]:
-    """Seconds and processor seconds a sample of one epoch, once the pipeline runs.
+    """Seconds and processor seconds per sample of one epoch, once the pipeline runs.
 
     The clock starts when the first batches are out, and stops with the last one: decoding is what the queues behind it
     wait for, so they are as empty at the end as at the start.

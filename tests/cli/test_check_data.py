@@ -59,10 +59,8 @@ def test_too_few_samples_for_a_batch_exit_with_1(capsys):
     Path("tiny.yaml").write_text(TINY.read_text())
     assert main(WORDS) == 1
     out = capsys.readouterr().out
-    assert (
-        "FAILS     3 samples do not fill a batch of runner_config.batch_size 32" in out
+    assert "FAILS     3 samples do not fill a batch of runner_config.batch_size 32" in out
     assert "would read all" not in out
-    )
 
 
 def test_a_vocabulary_larger_than_the_models_is_an_error(capsys):

@@ -156,7 +156,7 @@ def test_a_resumed_training_goes_on_where_it_was_and_reads_nothing_else(ten, see
     assert count <= 2 * len(resumed) + 2 * (skipped > 10) + 4  # none of those before
 
 
-def test_shards_that_make_no_sense(ten):
+def test_shards_that_are_refused(ten):
     for options in (
         {"num_shards": 2},
         {"shard_id": 0},
@@ -178,7 +178,7 @@ def test_shards_that_make_no_sense(ten):
         ("num_samples", True),
     ],
 )
-def test_numbers_that_make_no_sense(ten, name, value):
+def test_numbers_that_are_refused(ten, name, value):
     with pytest.raises(ValueError, match=rf"^{name} must be a whole number, .* got {value!r}"):
         loader(ten, **{name: value})
 

@@ -168,6 +168,30 @@ def test_broken_discovery_only_warns(run):
         assert part in log
 
 
+@pytest.mark.parametrize(
+    ("raised", "words"), [("SystemExit(3)", "SystemExit: 3"), ("Odd()", "Odd: (its message cannot be shown)")]
+)
+def test_nothing_that_discovery_raises_ends_the_process(run, raised, words):
+    odd = "class Odd(BaseException):\n    def __str__(self): raise ValueError\n"
+    run.write("mindformers_qwenvl/discovery/manager.py", f"{odd}raise {raised}\n")
+    log, last = run("import mindformers; print('host works')").stdout.splitlines()
+    assert last == "host works"
+    assert words in log
+
+
+def test_a_host_without_a_log(run):
+    run.write("mindformers/tools/logger.py", "raise ImportError('another host')\n")
+    run.write("mindformers_qwenvl/discovery/manager.py", "import no_such_module\n")
+    done = run("import mindformers; print('host works')")
+    assert done.stdout.split("\n")[0] == "host works"
+    assert "no_such_module" in done.stderr
+
+
+def test_ctrl_c_ends_the_import(run):
+    run.write("mindformers_qwenvl/discovery/manager.py", "raise KeyboardInterrupt\n")
+    assert "KeyboardInterrupt" in run("import mindformers", check=False).stderr
+
+
 def test_broken_discovery_raises_when_strict(run):
     run.write("mindformers_qwenvl/discovery/manager.py", "import no_such_module\n")
     code = """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import textwrap
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ FOUND = """
 from mindformers import MindFormerRegister
 print("FOUND", MindFormerRegister.get_cls("models", "QwenVL").__name__)
 """
+VERSION = metadata.version("mindformers")
 GOOD = "def mindformers_register(): print('GOOD called')\n"
 
 
@@ -125,6 +129,91 @@ def test_broken_plugins_only_warn(installed, tmp_path, add_plugin):
     assert "bad_hook-dist 7.7" in bad_hook
     assert "RuntimeError: out of luck" in bad_hook
     assert "MINDFORMERS_PLUGINS" in bad_import
+
+
+def test_plugins_that_would_end_the_process_only_warn(installed, tmp_path, add_plugin):
+    """At import and in the hook; the message of an error may fail too; a package may have a damaged list."""
+    add_plugin("a_exit", "import sys; sys.exit(7)\n")
+    add_plugin("b_exit", "def mindformers_register(): raise SystemExit('bye')\n")
+    add_plugin("c_odd", "class Odd(BaseException): pass\ndef mindformers_register(): raise Odd('odd')\n")
+    silent = "class Silent(Exception):\n    def __str__(self): raise ValueError\n"
+    folder = add_plugin("d_silent", f"{silent}def mindformers_register(): raise Silent\n")
+    add_plugin("z_good", GOOD)
+    done = installed.run("-c", f"import mindformers{FOUND}", cwd=tmp_path, PYTHONPATH=str(folder))
+    assert lines(done, "FOUND") == ["FOUND QwenVL"]
+    assert lines(done, "GOOD") == ["GOOD called"]
+    for name, words in (
+        ("a_exit", "SystemExit: 7"),
+        ("b_exit", "SystemExit: bye"),
+        ("c_odd", "Odd: odd"),
+        ("d_silent", "Silent: (its message cannot be shown: ValueError)"),
+    ):
+        (line,) = lines(done, f"plugin {name} ")
+        assert f"was not loaded: {words}" in line
+
+
+def test_a_damaged_list_of_entry_points(installed, tmp_path, add_plugin):
+    folder = add_plugin("good", GOOD)
+    damaged = folder / "damaged_dist-1.dist-info"
+    damaged.mkdir()
+    (damaged / "METADATA").write_text("Metadata-Version: 2.1\nName: damaged-dist\nVersion: 1\n")
+    (damaged / "entry_points.txt").write_text("[mindformers.plugins]\nno equals sign\n")
+    done = installed.run("-c", f"import mindformers{FOUND}", cwd=tmp_path, PYTHONPATH=str(folder))
+    assert lines(done, "FOUND") == ["FOUND QwenVL"]
+    assert lines(done, "GOOD") == ["GOOD called"]
+    assert len(lines(done, "list of entry points cannot be read")) == 1
+
+
+def test_two_plugins_of_our_name(installed, tmp_path, add_plugin):
+    folder = add_plugin("qwenvl", GOOD)
+    done = installed.run("-c", f"import mindformers{FOUND}", cwd=tmp_path, PYTHONPATH=str(folder))
+    assert lines(done, "FOUND") == ["FOUND QwenVL"]
+    assert lines(done, "GOOD") == ["GOOD called"]
+    (line,) = lines(done, "2 MindFormers plugins are named qwenvl")
+    assert "qwenvl-dist 1.2 (qwenvl_module)" in line
+    assert "(mindformers_qwenvl.registration)" in line
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """`checkout(version)` -> `mindformers/` in the current folder, as beside run_mindformer.py, of that version by its
+    words; its modules are those of the real one."""
+
+    def make(version: str) -> Path:
+        real = metadata.distribution("mindformers").locate_file("mindformers")
+        source = (Path(real) / "__init__.py").read_text(encoding="utf-8")
+        source = re.sub(r"^__version__ = .*$", "", source, flags=re.MULTILINE)
+        folder = tmp_path / "mindformers"
+        folder.mkdir()
+        (folder / "__init__.py").write_text(f"__version__ = {version!r}\n__path__.append({str(real)!r})\n{source}")
+        return folder
+
+    return make
+
+
+def test_a_checkout_of_another_version_is_named(installed, tmp_path, checkout):
+    folder = checkout("9.0.1")
+    done = installed.run("-c", f"import mindformers{FOUND}", cwd=tmp_path)
+    assert lines(done, "FOUND") == ["FOUND QwenVL"]
+    (line,) = lines(done, "hides the installed")
+    assert f"takes {folder}, version 9.0.1, which hides the installed MindFormers {VERSION} in" in line
+
+
+def test_a_checkout_of_the_same_version_is_not(installed, tmp_path, checkout):
+    checkout(VERSION)
+    done = installed.run("-c", f"import mindformers{FOUND}", cwd=tmp_path)
+    assert lines(done, "FOUND") == ["FOUND QwenVL"]
+    assert lines(done, "hides the installed") == []
+
+
+def test_a_host_that_is_too_old_is_one_sentence(installed, tmp_path, checkout):
+    checkout("1.6.0")
+    text = "from mindformers import MindFormerRegister; print('FOUND', MindFormerRegister.is_exist('models', 'QwenVL'))"
+    done = installed.run("-c", text, cwd=tmp_path)
+    assert lines(done, "FOUND") == ["FOUND False"]
+    (line,) = lines(done, "plugin qwenvl")
+    assert "was not loaded: HostError: MindFormers 1.7 or later" in line
+    assert "MindFormers 1.6.0" in line
 
 
 def test_strict(installed, tmp_path, add_plugin):

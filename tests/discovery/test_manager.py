@@ -47,6 +47,18 @@ def fails():
     raise RuntimeError("no\n  luck")
 
 
+def raises(error):
+    def hook():
+        raise error
+
+    return hook
+
+
+class Silent(Exception):
+    def __str__(self):
+        raise OSError("not even that")
+
+
 def test_all_are_called_once(load):
     plugins, called, logged = load(b="hook", a="hook")
     assert manager.load_plugins() == list(plugins.values())
@@ -132,3 +144,115 @@ def test_a_hook_that_wants_arguments_is_broken(load):
     plugins, _, logged = load(a=lambda something: None)
     assert plugins["a"].state == "broken"
     assert "something" in logged[0]
+
+
+class NotAnException(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (SystemExit(3), "SystemExit: 3"),
+        (SystemExit(), "SystemExit"),
+        (NotAnException("out"), "NotAnException: out"),
+        (Silent(), "Silent: (its message cannot be shown: OSError)"),
+    ],
+)
+def test_whatever_a_plugin_raises_the_others_are_loaded(load, error, reason):
+    plugins, called, (line,) = load(a="hook", b=raises(error), c="hook")
+    assert sorted(called) == ["a", "c"]
+    assert (plugins["b"].state, plugins["b"].reason) == ("broken", reason)
+    assert reason in line
+
+
+def test_ctrl_c_is_not_swallowed(load):
+    with pytest.raises(KeyboardInterrupt):
+        load(a=raises(KeyboardInterrupt()), b="hook")
+    assert manager._plugins is None
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_not_loaded_is_said_only_when_nothing_was(load, adds):
+    from mindformers.tools.register import MindFormerRegister
+
+    def hook():
+        if adds:
+            MindFormerRegister.register_cls(NotAnException, "models")
+        raise RuntimeError("half way")
+
+    try:
+        _, _, (line,) = load(a=hook)
+    finally:
+        MindFormerRegister.registry.get("models", {}).pop("NotAnException", None)
+    assert ("was loaded only in part: RuntimeError: half way" in line) == adds
+    assert ("was not loaded: RuntimeError: half way" in line) != adds
+
+
+def test_a_wrapper_of_hooks_is_broken(load):
+    def hook():
+        yield
+
+    plugins, _, (line,) = load(a=pluggy.HookimplMarker("mindformers")(wrapper=True)(hook))
+    assert plugins["a"].state == "broken"
+    assert "expected a plain function" in line
+
+
+class OtherPackage:
+    name, version = "other-package", "0.9"
+
+
+class NoMetadata:
+    """A distribution whose METADATA file is gone."""
+
+    name = version = None
+
+
+def points(monkeypatch, *rows):
+    """Entry points (name, module name, distribution) whose hooks note the module; names called."""
+    called = []
+    made = []
+    for name, module_name, distribution in rows:
+        module = sys.modules.get(module_name) or ModuleType(module_name)
+        setattr(module, manager.HOOK, lambda module_name=module_name: called.append(module_name))
+        monkeypatch.setitem(sys.modules, module_name, module)
+        made.append(EntryPoint(name, module_name, manager.GROUP)._for(distribution))
+    monkeypatch.setattr(manager, "entry_points", lambda group: made)
+    monkeypatch.setattr(manager, "_plugins", None)
+    return called
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    monkeypatch.delenv(manager.ONLY, raising=False)
+    monkeypatch.delenv(manager.STRICT, raising=False)
+    lines: list[str] = []
+    monkeypatch.setattr(manager, "_warn", lambda message, *values: lines.append(message % values))
+    return lines
+
+
+def test_two_plugins_of_one_name_are_both_named_and_loaded(monkeypatch, logged):
+    called = points(monkeypatch, ("same", "made_up_one", Package), ("same", "made_up_two", OtherPackage))
+    plugins = manager.load_plugins()
+    assert sorted(called) == ["made_up_one", "made_up_two"]
+    assert [(plugin.distribution, plugin.state) for plugin in plugins] == [
+        ("other-package 0.9", "loaded"),
+        ("some-package 3.1", "loaded"),
+    ]
+    assert logged == [
+        "2 MindFormers plugins are named same: other-package 0.9 (made_up_two), some-package 3.1 (made_up_one)."
+    ]
+
+
+def test_one_module_under_two_names_is_loaded_once(monkeypatch, logged):
+    called = points(monkeypatch, ("a", "made_up_one", Package), ("b", "made_up_one", Package))
+    assert [plugin.state for plugin in manager.load_plugins()] == ["loaded", "broken"]
+    assert called == ["made_up_one"]
+    assert "made_up_one is the module of the plugin a (some-package 3.1, made_up_one) already" in logged[0]
+
+
+def test_a_package_without_metadata(monkeypatch, logged):
+    points(monkeypatch, ("a", "made_up_one", NoMetadata))
+    (plugin,) = manager.load_plugins()
+    assert (plugin.state, plugin.distribution, plugin.version) == ("loaded", "unknown package", "")
+    assert logged == []

@@ -176,6 +176,17 @@ def test_ascend_is_read_from_its_files(tmp_path, monkeypatch):
     assert (found.state, found.detail) == (WARNING, "CANN 8.5.0, driver not found")
 
 
+def test_extras_are_read_from_the_metadata(monkeypatch):
+    requirements = ["pillow>=10", "pillow>=10 ; extra == 'vocab'", 'nothing-of-that-name<2; extra == "serve"']
+    requirements += ["mindformers-qwenvl[vocab]; extra == 'demo'", "pytest; extra == 'test'"]
+    monkeypatch.setattr(machine.metadata, "requires", lambda name: requirements)
+    found = {one.name: one for one in machine.optional() if one.name.startswith("extra")}
+    assert found.keys() == {"extra vocab", "extra serve"}
+    assert found["extra vocab"].state == OK and found["extra vocab"].detail.startswith("pillow ")
+    assert found["extra serve"].state == WARNING
+    assert "pip install nothing-of-that-name" in found["extra serve"].detail
+
+
 def test_a_disk_that_is_full(monkeypatch):
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
     (found,) = [one for one in machine.machine() if one.name == "disk"]

@@ -61,9 +61,9 @@ def test_pixels_outside_of_the_picture_are_clipped_and_noted():
     assert edge == Box(0, 0, 999, 999) and not edge.clipped
     assert Quad.from_pixels(((0, 0), (200, 0), (200, 100), (0, 101)), 200, 100).clipped
     for size in ((0, 10), (10, 0), (-1, 1)):
-        with pytest.raises(ValueError, match="width and a height above 0"):
+        with pytest.raises(ValueError, match="width and height of a picture must be above 0"):
             Box.from_pixels((0, 0, 1, 1), *size)
-        with pytest.raises(ValueError, match="width and a height above 0"):
+        with pytest.raises(ValueError, match="width and height of a picture must be above 0"):
             Box(0, 0, 1, 1).to_pixels(*size)
 
 
@@ -80,12 +80,12 @@ def test_any_numbers_become_a_box_and_what_was_done_is_noted(x1, y1, x2, y2):
 
 
 @pytest.mark.parametrize("numbers", [(5, 0, 4, 9), (0, 9, 9, 8), (-1, 0, 1, 1), (0, 0, 1000, 1), (0.5, 0, 1, 1)])
-def test_a_box_that_is_none_cannot_be_made(numbers):
-    with pytest.raises(ValueError, match=r"a box has x1 <= x2|whole numbers of 0 to 999"):
+def test_an_invalid_box_cannot_be_made(numbers):
+    with pytest.raises(ValueError, match=r"a box must have x1 <= x2|whole numbers from 0 to 999"):
         Box(*numbers)
 
 
-def test_a_quad_that_is_none_cannot_be_made():
+def test_an_invalid_quad_cannot_be_made():
     with pytest.raises(ValueError, match="four corners"):
         Quad(((0, 0), (1, 1), (2, 2)))
     with pytest.raises(ValueError, match="0 to 999"):

@@ -12,7 +12,7 @@ from mindspore import Parameter, nn, ops
 
 from mindformers_qwenvl.model.layers import Norm
 from mindformers_qwenvl.model.ops import RMSNorm
-from mindformers_qwenvl.model.ops.cpu import BiasAdd
+from mindformers_qwenvl.model.ops.cpu.forms import BiasAdd
 
 EPS = 1e-6
 CONFIG = SimpleNamespace(layer_norm_eps=EPS, layernorm_compute_type=ms.float32, parallel_config=default_parallel_config)

@@ -13,7 +13,11 @@ import sys
 from mindformers.core.context import build_context
 from mindformers.tools.register import MindFormerConfig
 from mindformers.trainer import Trainer
-from mindformers.utils.file_utils import set_output_path
+
+try:
+    from mindformers.utils.file_utils import set_output_path
+except ImportError:  # MindFormers 1.7
+    from mindformers.tools.utils import set_output_path
 
 
 def configured(task: dict) -> MindFormerConfig:
@@ -35,6 +39,9 @@ def main(task: dict) -> None:
     trainer = Trainer(config)
     if config.run_mode == "finetune":
         trainer.train()
+        return
+    if config.run_mode == "eval":
+        trainer.evaluate(eval_checkpoint=config.load_checkpoint or False)
         return
     generated = record_generated_ids()
     texts = trainer.predict(

@@ -6,6 +6,7 @@ import base64
 import json
 import pickle
 import shutil
+import socket
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -103,7 +104,7 @@ BENCHMARKS = (
     Benchmark(
         *("textvqa official", "textvqa_val", "TextVQA_0.5.1_val.json"),
         {"data": [{"question_id": 5, "image_id": "abc", "question": "What?", "answers": ["stop"] * 10}]},
-        *(("train_images/abc.jpg", "abc.jpg"), [5], "<img>1</img>What? Answer:"),
+        *(("train_images/abc.jpg",), [5], "<img>1</img>What? Answer:"),
     ),
     Benchmark(
         *("vizwiz official", "vizwiz_val", "val.json"),
@@ -175,7 +176,10 @@ BENCHMARKS = (
         *("refcoco+ official", "refcoco+_val", "refs(unc).p"),
         [
             {
-                "ref_id": 8, "ann_id": 80, "image_id": 9, "split": "val",
+                "ref_id": 8,
+                "ann_id": 80,
+                "image_id": 9,
+                "split": "val",
                 "sentences": [{"sent_id": 1, "sent": "red"}, {"sent_id": 2, "sent": "the red one"}],
             },
             {"ref_id": 9, "ann_id": 80, "image_id": 9, "split": "testB", "sentences": [{"sent_id": 3, "sent": "x"}]},
@@ -226,13 +230,11 @@ BENCHMARKS = (
         {
             "questions": [
                 {
-
-                        "question_id": "1",
-                        "question_type_id": 1,
-                        "data_id": "1_2",
-                        "question": "Which?",
-                        "answer": "D"
-                    ,
+                    "question_id": "1",
+                    "question_type_id": 1,
+                    "data_id": "1_2",
+                    "question": "Which?",
+                    "answer": "D",
                     **{f"choice_{letter}": colour for letter, colour in zip("abcd", "wxyz", strict=True)},
                 },
                 {"question_id": "2", "question_type_id": 10, "data_id": "v", "question": "What?", "answer": "A"},
@@ -248,3 +250,9 @@ BENCHMARKS = (
         "<img>1</img>\nIs it red? Please answer yes or no.",
     ),
 )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

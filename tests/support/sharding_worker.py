@@ -177,7 +177,7 @@ def spoil(network: nn.Cell, how: str, dp: int, mp: int) -> None:
 
 def cells_of_whole_tensors(step: nn.Cell) -> list[str]:
     """Cells that have taken a form which is for graphs without sharding."""
-    from mindformers_qwenvl.model.ops.cpu import BiasAdd, RowNorm
+    from mindformers_qwenvl.model.ops.cpu.forms import BiasAdd, RowNorm
     from mindformers_qwenvl.model.ops.gradients import SquareSum
 
     switches = ("one_by_one", "repeats", "in_place", "one_pass", "picks_positions", "plain")

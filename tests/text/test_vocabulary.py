@@ -218,7 +218,7 @@ GOOD = b"".join(base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in ra
         (GOOD[:1001], "line 124"),
         (GOOD.replace(b"IQ== 33\n", b""), "line 34: expected rank 33, got 34"),
         (GOOD + b"YWI= 258\n", "line 257: expected rank 256, got 258"),
-        (GOOD + b"IQ== 256\n", r"line 257: token b'!' is there already, with rank 33"),
+        (GOOD + b"IQ== 256\n", r"line 257: token b'!' is repeated; it already has rank 33"),
         (GOOD + b"Y!I= 256\n", r"line 257: expected `base64 rank`, got b'Y!I= 256'"),
         (GOOD + b"YWI= x\n", "line 257"),
         (GOOD + b"YWI=\n", "line 257"),

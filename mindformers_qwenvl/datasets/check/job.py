@@ -99,7 +99,7 @@ def read_settings(
     folders = (_text(path, "dataset_dir", part.get("dataset_dir") or "") for part in (loader, template))
     root, confined = _root(*folders, dataset_dir)
     policy = template.get("image_policy")
-    ImagePolicy.of(policy)  # raises if it is no section
+    ImagePolicy.of(policy)  # raises if it is not a section
     tags = [f"{f.name}_tag" for f in fields(Tags)]
     spelled = {tag.removesuffix("_tag"): _text(path, tag, tokenizer[tag]) for tag in tags if tag in tokenizer}
     model = _model(document)

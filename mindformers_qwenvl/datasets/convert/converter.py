@@ -46,7 +46,7 @@ def convert_file(
 
     Raises:
         OSError: a file or folder cannot be read or written.
-        ValueError: the file is not JSON or not in a known format, no sample would be left, or an argument is not allowed.
+        ValueError: the file is not JSON, has no known format or would give no sample, or an argument is not allowed.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")

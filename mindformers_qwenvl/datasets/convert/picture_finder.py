@@ -43,7 +43,7 @@ class PictureFinder:
         self._base = os.path.join(self.location, "")  # noqa: PTH118 - joined by hand below: once per picture
 
     def find(self, name: str) -> str:
-        """The path of the picture `name`, relative to the folder; addresses (https:, data:) and absolute paths stay as is.
+        """The path of picture `name`, relative to the folder; addresses (https:, data:) and absolute paths stay as is.
 
         Raises:
             UnusableError: there is no such file.

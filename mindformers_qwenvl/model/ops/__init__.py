@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from mindformers_qwenvl.model.ops.adamw import can_update_in_place, update_in_place
 from mindformers_qwenvl.model.ops.attention import Attention
+from mindformers_qwenvl.model.ops.cpu.kernels import MOST_ROWS
+from mindformers_qwenvl.model.ops.decode import decoder_kernel, head_kernel
 from mindformers_qwenvl.model.ops.device import can_compute_in, fused_or_plain, greedy_argmax
 from mindformers_qwenvl.model.ops.gelu import Gelu
 from mindformers_qwenvl.model.ops.gradients import NotFinite, count_not_finite, has_overflow_register, square_sum
@@ -17,6 +19,7 @@ from mindformers_qwenvl.model.ops.norm import RMSNorm, row_norm
 from mindformers_qwenvl.model.ops.rotary import Rotary, RotaryTables
 
 __all__ = [
+    "MOST_ROWS",
     "Attention",
     "Gelu",
     "LabelLoss",
@@ -29,9 +32,11 @@ __all__ = [
     "can_compute_in",
     "can_update_in_place",
     "count_not_finite",
+    "decoder_kernel",
     "fused_or_plain",
     "greedy_argmax",
     "has_overflow_register",
+    "head_kernel",
     "row_norm",
     "square_sum",
     "update_in_place",

@@ -10,7 +10,7 @@ from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 from mindspore import ops as P
 
-from mindformers_qwenvl.model.ops.cpu import DifferentiatedAttention
+from mindformers_qwenvl.model.ops.cpu.forms import DifferentiatedAttention
 from mindformers_qwenvl.model.ops.device import on_ascend, unsharded
 
 __all__ = ["Attention"]

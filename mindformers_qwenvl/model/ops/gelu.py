@@ -8,7 +8,7 @@ from mindspore import dtype as mstype
 from mindspore import nn
 from mindspore import ops as P
 
-from mindformers_qwenvl.model.ops.cpu import DifferentiatedGelu
+from mindformers_qwenvl.model.ops.cpu.forms import DifferentiatedGelu
 from mindformers_qwenvl.model.ops.device import unsharded
 
 __all__ = ["Gelu"]

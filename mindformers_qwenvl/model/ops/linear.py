@@ -7,7 +7,7 @@ from mindspore import nn
 from mindspore import ops as P
 from mindspore.ops import Primitive
 
-from mindformers_qwenvl.model.ops.cpu import BiasAdd
+from mindformers_qwenvl.model.ops.cpu.forms import BiasAdd
 from mindformers_qwenvl.model.ops.device import unsharded
 
 __all__ = ["bias_add"]

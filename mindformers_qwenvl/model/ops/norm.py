@@ -11,7 +11,7 @@ from mindspore import dtype as mstype
 from mindspore import ops as P
 from mindspore.common.initializer import initializer
 
-from mindformers_qwenvl.model.ops.cpu import RowNorm
+from mindformers_qwenvl.model.ops.cpu.forms import RowNorm
 from mindformers_qwenvl.model.ops.device import on_ascend, unsharded
 
 __all__ = ["RMSNorm", "row_norm"]

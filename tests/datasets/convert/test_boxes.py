@@ -120,8 +120,8 @@ def test_corners_and_another_question(coco):
     ("box", "reason"),
     [
         ([20, 10, 0, 50], "no width or no height"),
-        ([150, 10, 120, 60], "outside of the picture; is --box_format right?"),
-        ([-9, 0, 20, 20], "outside of the picture"),
+        ([150, 10, 120, 60], "outside the picture; is --box_format right?"),
+        ([-9, 0, 20, 20], "outside the picture"),
         ([1, 2, 3], "not four numbers"),
         ("box", "not four numbers"),
         ([1, 2, 3, None], "not four numbers"),
@@ -173,11 +173,11 @@ def test_what_refers_to_nothing_is_counted_and_named(coco):
     assert texts(sample)[1] == "<ref>dog</ref><box>(100,100),(600,600)</box>"
     assert report.notes == {"boxes left out (no text, and a category without a name)": 1}
     assert report.dropped == {"malformed record": 2}
-    assert "id '12': annotation 12 is of image_id 99, which is none of the `images`" in str(report)
+    assert "id '12': annotation 12 has image_id 99, which is not among the `images`" in str(report)
     document["refs"] = [{"ann_id": number, "sentences": ["a dog"]} for number in (11, 15)]
     report = convert_file(write_coco(coco, document), coco, output)
     assert report.dropped == {"malformed record": 1}
-    assert "a ref is of ann_id 15, which is none of the `annotations`" in str(report)
+    assert "a ref has ann_id 15, which is not among the `annotations`" in str(report)
 
 
 @pytest.mark.parametrize("query", ["LOST_BOXES", "LOST_REFS", "JOINED"])
@@ -216,7 +216,7 @@ def test_a_category_without_a_name_names_no_box(coco, category):
     [
         ({"images": [], "data": []}, "without the lists"),
         ({"images": ["a.jpg"], "annotations": []}, "expected objects in 'images'"),
-        ({**DOCUMENT, "annotations": [{"id": 1, "image_id": 99, "bbox": [0, 0, 1, 1]}]}, "no sample would be in it"),
+        ({**DOCUMENT, "annotations": [{"id": 1, "image_id": 99, "bbox": [0, 0, 1, 1]}]}, "it would have no samples"),
     ],
 )
 def test_bad_coco_files_are_named(coco, document, reason):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mindformers_qwenvl.datasets.convert.conversations import ConversationReader
 from mindformers_qwenvl.datasets.convert.converter import convert_file
-from mindformers_qwenvl.datasets.convert.picture_finder import Pictures
-from mindformers_qwenvl.datasets.convert.tally import Report, UnusableError
+from mindformers_qwenvl.datasets.convert.picture_finder import PictureFinder
+from mindformers_qwenvl.datasets.convert.tally import ConversionReport, UnusableError
 from tests.support.convert_records import COCO_NAME, ask, converted, texts
 
 # ---------------------------------------------------------------- LLaVA
@@ -85,7 +85,7 @@ def test_every_place_gets_its_picture_and_no_other_text_changes(tmp_path_factory
     question = "<image>".join(parts)
     if question.count("<image>") != len(paths):
         return  # the texts around made another one
-    reader = ConversationReader(Pictures(tmp_path_factory.getbasetemp()), "user", "assistant", Report())
+    reader = ConversationReader(PictureFinder(tmp_path_factory.getbasetemp()), "user", "assistant", ConversionReport())
     sample, count = reader.read(ask(question, images=list(paths)))
     assert count == len(paths)
     left = text = texts(sample)[0]
@@ -119,18 +119,18 @@ def test_names_without_a_folder(folder, image):
 
 
 def test_where_pictures_are_looked_for(folder):
-    pictures = Pictures(folder)
+    pictures = PictureFinder(folder)
     assert pictures.find("000000000139.jpg") == "val2017/000000000139.jpg"
     assert pictures.find("a.jpg") == "a.jpg"
     assert pictures.find(str(folder / "b.jpg")) == str(folder / "b.jpg")
     assert pictures.find("https://example.com/x.jpg") == "https://example.com/x.jpg"
     assert pictures.find("data:image/png;base64,AA==") == "data:image/png;base64,AA=="
-    assert Pictures(folder / "train2014").find("000000442786.jpg") == "COCO_train2014_000000442786.jpg"
+    assert PictureFinder(folder / "train2014").find("000000442786.jpg") == "COCO_train2014_000000442786.jpg"
     for name in ("1.jpg", "train2017/1.jpg", "gqa/a.jpg", "{}.jpg", "a\0.jpg", ""):
         with pytest.raises(UnusableError):
             pictures.find(name)
     with pytest.raises(FileNotFoundError, match=r"image_location .*nowhere: no such folder"):
-        Pictures(folder / "nowhere")
+        PictureFinder(folder / "nowhere")
 
 
 # ---------------------------------------------------------------- ShareGPT

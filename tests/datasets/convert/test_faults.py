@@ -25,22 +25,22 @@ FAULTS = {
     "place, no picture": (ask("<image>\nq"), "places of pictures", "turn 0 has an <image>, and the record no picture"),
     "place at the end, no picture": (ask("q\n<image>"), "places of pictures", "the record no picture"),
     "place, an empty name": (ask("q <image> ", image=""), "places of pictures", "the record no picture"),
-    "half a character": (ask("<image>", image="\ud800.jpg"), "malformed record", r"'\ud800.jpg' is no name"),
+    "half a character": (ask("<image>", image="\ud800.jpg"), "malformed record", r"'\ud800.jpg' is not the name"),
     "a folder": (ask("<image>", image="train2014"), "missing picture", "no train2014/COCO_train2014_train2014"),
     "a folder, deep": (ask("<image>", image="coco/train2017"), "missing picture", "no coco/train2017 in "),
-    "unclosed": (ask("Write <img> in HTML."), "image tags", "turn 0: an <img> that is not closed"),
+    "unclosed": (ask("Write <img> in HTML."), "image tags", "turn 0: an <img> is not closed"),
     "nested": (ask("q", "<img>a.jpg<img>b.jpg</img>"), "image tags", "turn 1"),
     "no turns": ({"id": "7", "conversations": []}, "malformed record", "a list of turns"),
     "no list": ({"id": "7", "conversations": "hi"}, "malformed record", "a list of turns"),
     "only system": (
         {"id": "7", "conversations": [{"from": "system", "value": "q"}]},
         "malformed record",
-        "no turns but the system's",
+        "there are only system turns",
     ),
     "no text": ({"id": "7", "conversations": [{"from": "human"}]}, "malformed record", "turn 0 has no role or no text"),
-    "no object": ({"id": "7", "conversations": ["hi"]}, "malformed record", "turn 0 is no object: 'hi'"),
+    "no object": ({"id": "7", "conversations": ["hi"]}, "malformed record", "turn 0 is not an object: 'hi'"),
     "image a number": (ask("<image>", image=7), "malformed record", "a path of a picture"),
-    "tag in a name": (ask("<image>", image="https://x/<img>"), "malformed record", "holds an image tag"),
+    "tag in a name": (ask("<image>", image="https://x/<img>"), "malformed record", "contains an image tag"),
     "no question": (
         {"id": "7", "image": "a.jpg", "conversations": [{"from": "gpt", "value": "r"}]},
         "malformed record",
@@ -49,7 +49,7 @@ FAULTS = {
     "part": (
         {"id": "7", "messages": [{"role": "user", "content": [{"type": "video"}]}]},
         "malformed record",
-        "no picture: 'video'",
+        "nor a picture: 'video'",
     ),
     "keys": ({"id": "7", "talk": []}, "malformed record", "found the keys id, talk"),
     "a text": ("hi", "malformed record", "found 'hi'"),
@@ -125,7 +125,7 @@ def test_a_clean_conversion_removes_an_old_list_of_dropped_records(folder):
     [
         ("", "empty"),
         ("hello", "starts with 'h'"),
-        ("[]", "no sample would be in it"),
+        ("[]", "it would have no samples"),
         ('[{"id": 1', r"not valid JSON: .* line 1 column"),
         ('{"id":\n 1}', "an object without the lists"),
         (json.dumps([ask("<image>", image="no.jpg")]), "missing picture: 1"),
@@ -145,7 +145,7 @@ def test_bad_arguments(folder):
     source = folder.parent / "in.json"
     source.write_text(json.dumps([ask("q")]))
     for options, reason in [
-        ({"format": "xml"}, "format is one of"),
+        ({"format": "xml"}, "format must be one of"),
         ({"user_role_name": "a", "assistant_role_name": "a"}, "must differ"),
         ({"box_format": "yx"}, "box_format"),
         ({"prompt": "Where?"}, "{label}"),
@@ -158,13 +158,13 @@ def test_bad_arguments(folder):
     with pytest.raises(ValueError, match="would overwrite"):
         convert_file(left_over, folder, folder.parent / "out.json")
     left_over.rename(source)
-    with pytest.raises(ValueError, match="/dev/null is no file"):
+    with pytest.raises(ValueError, match="/dev/null is not a regular file"):
         convert_file(source, folder, "/dev/null")
     with pytest.raises(ValueError, match="is a folder"):
         convert_file(source, folder, folder)
     with pytest.raises(FileNotFoundError, match="no such file"):
         convert_file(folder.parent / "no.json", folder, folder.parent / "out.json")
-    with pytest.raises(StreamError, match="COCO is an object"):
+    with pytest.raises(StreamError, match="coco is an object"):
         convert_file(source, folder, folder.parent / "out.json", format="coco")
 
 

@@ -1,0 +1,1 @@
+"""Operators of our own for decoding on a CPU."""

@@ -1,0 +1,30 @@
+"""Our own operators for decoding graphs on a CPU. None where there are none: then the plain cells do the work."""
+
+from __future__ import annotations
+
+from mindspore import dtype as mstype
+from mindspore import nn
+
+from mindformers_qwenvl.model.ops.cpu.kernels import DecoderLayer, LinearRows, library
+from mindformers_qwenvl.model.ops.device import on_ascend, unsharded
+
+__all__ = ["decoder_kernel", "head_kernel"]
+
+
+def decoder_kernel(layer: nn.Cell, config) -> nn.Cell | None:
+    """A `DecoderLayer` that does the work of `layer`, a `QwenDecoderLayer`, with the adapters it has by now."""
+    types = (config.compute_dtype, config.softmax_compute_type, config.layernorm_compute_type, config.rotary_dtype)
+    if not _may_have_kernels(config) or any(kind != mstype.float32 for kind in types):
+        return None
+    attention, mlp = layer.attention, layer.feed_forward
+    scales = [part.lora_a.scale if part.adapted else 1.0 for part in (attention, attention.wo, mlp.w1, mlp.w3, mlp.w2)]
+    return DecoderLayer(config.rms_norm_eps, config.block_size, scales)
+
+
+def head_kernel(config) -> nn.Cell | None:
+    """A `LinearRows` for the head of the language model of `config`."""
+    return LinearRows() if _may_have_kernels(config) and config.compute_dtype == mstype.float32 else None
+
+
+def _may_have_kernels(config) -> bool:
+    return config.use_past and unsharded() and not on_ascend() and library() is not None

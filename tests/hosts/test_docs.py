@@ -1,0 +1,97 @@
+"""docs/hosts.md, its Chinese page, pyproject.toml and the matrix say the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mindformers_qwenvl import hosts
+from tests import matrix
+
+tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ENGLISH, CHINESE = (path.read_text(encoding="utf-8") for path in matrix.DOCUMENTS)
+RECORD = matrix.read_record()
+
+
+def section(text: str) -> str:
+    return text.partition(matrix.BEGIN)[2].partition(matrix.END)[0].strip()
+
+
+def number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def within(version: str, bounds: str) -> bool:
+    """Whether `1.9.0` is within `>=1.9,<2.0`."""
+    found = re.findall(r"(>=|<)([\d.]+)", bounds)
+    assert found, bounds
+    return all(number(version) >= number(at) if sign == ">=" else number(version) < number(at) for sign, at in found)
+
+
+@pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["english", "chinese"])
+def test_the_table_is_what_ran(text):
+    assert section(text) == matrix.table(RECORD)
+
+
+def test_every_row_was_run_with_all_checks():
+    assert RECORD["rows"].keys() == {row.name for row in matrix.ROWS}
+    for row in matrix.ROWS:
+        found = RECORD["rows"][row.name]
+        assert found["versions"]["mindformers"] == row.mindformers
+        assert found["versions"]["mindspore"] == row.mindspore
+        assert found["versions"]["python"].startswith(f"{row.python}.")
+        assert found["checks"].keys() == matrix.CHECKS.keys()
+        assert all(check["passed"] for check in found["checks"].values())
+
+
+def test_the_rows_are_the_pairs_that_are_supported():
+    run = {hosts.pair_of(row.mindformers) for row in matrix.ROWS}
+    assert run == {pair for pair in hosts.PAIRS if pair.mindformers != "2.0"}  # not installable from the index
+    for row in matrix.ROWS:
+        assert hosts.belongs(hosts.pair_of(row.mindformers), row.mindspore)
+
+
+@pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["english", "chinese"])
+def test_every_pair_is_in_the_first_table(text):
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    for pair in hosts.PAIRS:
+        (row,) = [row for row in rows if row[0] == pair.mindformers and len(row) == 4]
+        assert hosts.release(row[1]) == hosts.release(pair.mindspore[0])
+        assert row[2] == pair.cann
+
+
+def test_the_extra_host_is_a_row():
+    bounds = {re.match(r"[\w-]+", text).group(): text for text in PROJECT["optional-dependencies"]["host"]}
+    (chosen,) = [row for row in matrix.ROWS if within(row.mindformers, bounds["mindformers"]) and row.python == "3.11"]
+    assert within(chosen.mindspore, bounds["mindspore"])
+
+
+def test_every_python_that_is_allowed_was_run():
+    pythons = {row.python for row in matrix.ROWS}
+    assert pythons == {version for version in ("3.9", "3.10", "3.11", "3.12", "3.13")
+                       if within(version, PROJECT["requires-python"])}  # fmt: skip
+
+
+def test_the_tests_of_the_matrix_exist():
+    for check, arguments in matrix.CHECKS.items():
+        files = [argument.partition("::") for argument in arguments if argument.startswith("tests/")]
+        assert files, check
+        for file, _, name in files:
+            path = ROOT / file
+            assert path.exists(), file
+            assert not name or f"def {name}(" in path.read_text(encoding="utf-8"), name
+
+
+def test_a_table_of_a_record():
+    counted = {"passed": 3, "failed": 0, "skipped": 0, "seconds": 90, "failures": []}
+    versions = {"mindformers": "1.8.0", "mindspore": "2.7.2", "python": "3.11.7"}
+    checks = {"logits": counted, "doors": {**counted, "failed": 1}}
+    header, _, row = matrix.table({"rows": {"1.8": {"versions": versions, "checks": checks}}}).splitlines()
+    cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))
+    assert (cells["logits"], cells["doors"], cells["chat"]) == ("3", "**3 of 4**", "–")
+    assert row.startswith("| 1.8.0 | 2.7.2 | 3.11.7 |") and row.endswith("| 3 |")

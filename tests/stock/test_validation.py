@@ -1,0 +1,125 @@
+"""Held-out samples while a training runs and on their own, through the calls that run_mindformer.py makes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mindformers_qwenvl.cli import main
+from mindformers_qwenvl.training.steps_file import read_steps
+from tests.stock.test_trainer import A56, PREDICT, run, training
+
+WORDS = ("red", "green", "blue", "grey", "white", "black", "none", "many", "of", "them", "here")
+
+
+def conversations(count: int, first: int = 0) -> list[dict]:
+    """Answers of one to six words, so that a mean over batches is not one over label tokens."""
+    records = []
+    for number in range(first, first + count):
+        asked = f"Picture 1: <img>{number % 4}.png</img>\nWhat colour, {number}?"
+        said = " ".join(WORDS[(number + n) % len(WORDS)] for n in range(1 + number % 6))
+        turns = [{"from": "user", "value": asked}, {"from": "assistant", "value": said}]
+        records.append({"id": f"sample_{number}", "conversations": turns})
+    return records
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> tuple[Path, Path]:
+    """14 samples to learn from, 7 held out."""
+    folder = tmp_path_factory.mktemp("samples")
+    for name, records in (("train", conversations(14)), ("held_out", conversations(7, 14))):
+        (folder / f"{name}.json").write_text(json.dumps(records), encoding="utf-8")
+    return folder / "train.json", folder / "held_out.json"
+
+
+def held_out(file: Path) -> dict:
+    return {"eval_dataset": {"data_loader": {"annotation_file": str(file)}}}
+
+
+@pytest.fixture(scope="module")
+def validated(files, tmp_path_factory) -> tuple[Path, str]:
+    """Folder and output of a training of six steps with an evaluation every two."""
+    folder = tmp_path_factory.mktemp("validated")
+    callbacks = [{"type": "MFLossMonitor"}, {"type": "QwenVLMonitor"}]
+    settings = training(files[0], do_eval=True, eval_step_interval=2, callbacks=callbacks, **held_out(files[1]))
+    return folder, run(folder, "finetune_qwenvl_tiny", settings)
+
+
+def validations(printed: str) -> dict[int, float]:
+    found = re.findall(r"validation after step (\d+): loss ([\d.]+) over \d+ label tokens", printed)
+    return {int(step): float(loss) for step, loss in found}
+
+
+def evaluated(folder: Path, files, checkpoint: Path, **more) -> float:
+    settings = training(files[0], run_mode="eval", load_checkpoint=str(checkpoint), **held_out(files[1]))
+    settings |= {"load_ckpt_format": "safetensors", "callbacks": [], **more}
+    printed = run(folder, "finetune_qwenvl_tiny", settings)
+    (loss,) = set(re.findall(r"evaluation: loss ([\d.]+) over \d+ label tokens", printed))
+    return float(loss)
+
+
+def test_every_two_steps_in_log_and_csv(validated):
+    folder, printed = validated
+    found = validations(printed)
+    assert sorted(found) == [2, 4, 6]
+    assert found[6] < found[2]
+    rows = read_steps(folder / "output" / "steps" / "rank_0.csv")
+    assert {row["step"]: row["val_loss"] for row in rows if row["val_loss"] is not None} == {
+        step: pytest.approx(loss, abs=1e-5) for step, loss in found.items()
+    }
+    assert len(rows) == 6
+
+
+def test_the_best_step_is_kept_and_named(validated):
+    folder, printed = validated
+    best = json.loads((folder / "output" / "best" / "best.json").read_text(encoding="utf-8"))
+    found = validations(printed)
+    assert best["step"] == min(found, key=found.get)
+    assert best["loss"] == pytest.approx(min(found.values()), abs=1e-5)
+    assert (folder / "output" / "best" / best["file"]).is_file()
+
+
+def test_run_mode_eval_finds_the_same_loss(validated, files, tmp_path):
+    """Whatever the batch: the last one is filled up with samples without labels, and tokens are counted."""
+    folder, _ = validated
+    best = folder / "output" / "best"
+    wanted = json.loads((best / "best.json").read_text(encoding="utf-8"))["loss"]
+    for size in (4, 5):
+        found = evaluated(
+            tmp_path / str(size), files, best / "rank_0.safetensors", **{"runner_config.batch_size": size}
+        )
+        assert found == pytest.approx(wanted, abs=2e-5)
+
+
+def test_validation_does_not_change_the_training(validated, files, tmp_path):
+    folder, _ = validated
+    settings = training(files[0], callbacks=[{"type": "QwenVLMonitor"}])
+    run(tmp_path, "finetune_qwenvl_tiny", settings)
+    with_it, without = (read_steps(place / "output" / "steps" / "rank_0.csv") for place in (folder, tmp_path))
+    assert [row["loss"] for row in with_it] == [row["loss"] for row in without]
+
+
+def test_the_curve_is_drawn(validated, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder, _ = validated
+    assert main(["plot", str(folder / "output"), "--output", str(tmp_path / "curves.png")]) == 0
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_eval_task_in_a_yaml(validated, files, tmp_path):
+    """`run_mode: eval` with a benchmark, on the network of the YAML and the weights that a training has saved."""
+    folder, _ = validated
+    task = {"task": "vqa", "data": str(files[1]), "image_dir": str(A56.directory / "images"), "max_new_tokens": 3}
+    settings = {
+        **PREDICT,
+        "run_mode": "eval",
+        "eval_task": {**task, "output": str(tmp_path / "scores")},
+        "load_checkpoint": str(folder / "output" / "best" / "rank_0.safetensors"),
+        "load_ckpt_format": "safetensors",
+    }
+    run(tmp_path, "predict_qwenvl_tiny", settings)
+    summary = json.loads((tmp_path / "scores" / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["asked"], summary["samples"], summary["failed"]) == (7, 7, 0)
