@@ -6,8 +6,8 @@ from typing import Any
 
 import mindspore as ms
 from mindformers.wrapper import MFTrainOneStepCell
+from mindspore import Parameter, nn, ops
 from mindspore import dtype as mstype
-from mindspore import nn, ops
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
@@ -78,6 +78,10 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         **kwargs: Any,
     ):
         super().__init__(network, optimizer, **kwargs)
+        if isinstance(self.learning_rate, Parameter):
+            # A constant rate. The host copies it; where two parameters have one name MindSpore renames all in the cell
+            # by their places, and checkpoints would hold network.llm_model..., which nothing reads.
+            self.learning_rate = optimizer.learning_rate
         self.has_overflow_register = has_overflow_register()
         self.not_finite = NotFinite()
         switch("runner_wrapper: weigh_cards", weigh_cards)

@@ -100,9 +100,9 @@ def test_resumed(trained, checkpoint_dir, tmp_path):
         settings(
             checkpoint_dir("a56"),
             adapter=str(folder / "start"),
-            load_checkpoint=str(checkpoint),
+            load_checkpoint=str(folder / "output/checkpoint"),
             load_ckpt_format="ckpt",
-            resume_training=True,
+            resume_training=checkpoint.name,
         ),
     )
     assert [row["step"] for row in again] == [6, 7, 8, 9, 10]
