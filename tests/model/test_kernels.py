@@ -77,7 +77,7 @@ def step(rows: int, scaled: bool):
     log_n = ms.Tensor(random.uniform(1, 2, (rows, 1, 1, 1)).astype(np.float32)) if scaled else None
     lengths = random.integers(1, BLOCK + 1, rows).astype(np.int32)
     tables = np.full((rows, 2), -1, np.int32)
-    tables[:, 0] = random.permutation(BLOCKS - 2)[:rows]
+    tables[:, 0] = 1 + random.permutation(BLOCKS - 3)[:rows]  # -1 is read as 0, and masked
     if rows == 3:
         tables[0], lengths[0] = (10, 11), BLOCK + 2
     slots = (tables[np.arange(rows), (lengths - 1) // BLOCK] * BLOCK + (lengths - 1) % BLOCK).astype(np.int32)
