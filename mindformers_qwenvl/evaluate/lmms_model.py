@@ -38,6 +38,7 @@ class QwenVLMindFormers(lmms):
 
     model: directory with config.json, weights and vocabulary, an original HuggingFace one or one of ours.
     chat_format: "chatml" or "raw"; default: what the model's generation_config.json says.
+    adapter: directory of a LoRA adapter in peft's format.
     dtype: float32, float16 or bfloat16; default: that of the model, on a CPU float32 for bfloat16.
     batch_size: samples at a time. The others that lmms-eval hands to every model, such as device, change nothing.
     """
@@ -46,6 +47,7 @@ class QwenVLMindFormers(lmms):
         self,
         model: str,
         chat_format: str | None = None,
+        adapter: str | None = None,
         dtype: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: Any = None,
@@ -64,7 +66,9 @@ class QwenVLMindFormers(lmms):
             and self.model_config.compute_dtype == ms.bfloat16
         ):
             dtype = "float32"
-        self.types = {} if dtype is None else {"compute_dtype": dtype, "param_init_type": dtype}
+        self.settings = {} if dtype is None else {"compute_dtype": dtype, "param_init_type": dtype}
+        if adapter is not None:
+            self.settings["adapter"] = str(adapter)
         template = QwenVLProcessor.from_pretrained(self.directory).template
         self.tokenizer, self.pictures = template.tokenizer, Pictures(template.image_transform)
         self.generation = generation_config_of(self.directory) or GenerationConfig.from_model_config(self.model_config)
@@ -160,7 +164,7 @@ class QwenVLMindFormers(lmms):
         if self.network is None or blocks > self.blocks:
             self.network, self.blocks = None, blocks  # one at a time in memory
             self.network = QwenVL.from_pretrained(
-                self.directory, use_past=True, num_blocks=blocks, **self.types
+                self.directory, use_past=True, num_blocks=blocks, **self.settings
             ).set_train(False)
         return self.network
 

@@ -322,7 +322,7 @@ WORK_AROUNDS = (
     WorkAround(
         name="shards of a data set of equal size",
         kind=Kind.INSIDE,
-        where="datasets.loader:_Conversations",
+        where="datasets.order:OrderedDataset",
         host=("mindformers/dataset/modal_to_text_sft_dataset.py",),
         reason="the DistributedSampler fills up the last shards with samples that come twice in an epoch",
         seen="1.7-2.1",
@@ -336,7 +336,7 @@ WORK_AROUNDS = (
         where="host.network:SaveParameters",
         host=("mindformers/models/modeling_utils.py",),
         reason="save_json=True hands bare tensors to mindspore.save_checkpoint: UnboundLocalError",
-        seen="1.7-2.1",
+        seen="1.9-2.1",
         tests=(f"{_FAULTS}test_stock_save_pretrained",),
         touches=("mindformers.models.modeling_utils:PreTrainedModel.save_pretrained",),
     ),

@@ -247,10 +247,8 @@ class QwenDecoderLayer(nn.Cell):
             q, k, v = attention.wq, attention.wk, attention.wv
             found = (attention.lora_a.weight, q.lora_b.weight, k.lora_b.weight, v.lora_b.weight)
         for part in (attention.wo, mlp.w1, mlp.w3, mlp.w2):
-            if part.adapted:
-                found = (*found, part.lora_a.weight, part.lora_b.weight)
-            else:
-                found = (*found, nothing, nothing)
+            pair = (part.lora_a.weight, part.lora_b.weight) if part.adapted else (nothing, nothing)
+            found = (*found, *pair)
         return found
 
 

@@ -6,6 +6,7 @@ import re
 import socket
 import textwrap
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -173,18 +174,46 @@ def test_two_plugins_of_our_name(installed, tmp_path, add_plugin):
     assert "(mindformers_qwenvl.registration)" in line
 
 
-def test_a_checkout_of_another_version_is_named(installed, tmp_path):
-    """`mindformers/` in the current folder, as beside run_mindformer.py; this one has the modules of the real one."""
-    real = next(iter(metadata.files("mindformers"))).locate().parents[1] / "mindformers"
-    source = (real / "__init__.py").read_text(encoding="utf-8")
-    source = re.sub(r"^__version__ = .*$", "", source, flags=re.MULTILINE)
-    checkout = tmp_path / "mindformers"
-    checkout.mkdir()
-    (checkout / "__init__.py").write_text(f"__version__ = '9.0.1'\n__path__.append({str(real)!r})\n{source}")
+@pytest.fixture
+def checkout(tmp_path):
+    """`checkout(version)` -> `mindformers/` in the current folder, as beside run_mindformer.py, of that version by its
+    words; its modules are those of the real one."""
+
+    def make(version: str) -> Path:
+        real = metadata.distribution("mindformers").locate_file("mindformers")
+        source = (Path(real) / "__init__.py").read_text(encoding="utf-8")
+        source = re.sub(r"^__version__ = .*$", "", source, flags=re.MULTILINE)
+        folder = tmp_path / "mindformers"
+        folder.mkdir()
+        (folder / "__init__.py").write_text(f"__version__ = {version!r}\n__path__.append({str(real)!r})\n{source}")
+        return folder
+
+    return make
+
+
+def test_a_checkout_of_another_version_is_named(installed, tmp_path, checkout):
+    folder = checkout("9.0.1")
     done = installed.run("-c", f"import mindformers{FOUND}", cwd=tmp_path)
     assert lines(done, "FOUND") == ["FOUND QwenVL"]
     (line,) = lines(done, "hides the installed")
-    assert f"takes {checkout}, version 9.0.1, which hides the installed MindFormers {VERSION} in" in line
+    assert f"takes {folder}, version 9.0.1, which hides the installed MindFormers {VERSION} in" in line
+
+
+def test_a_checkout_of_the_same_version_is_not(installed, tmp_path, checkout):
+    checkout(VERSION)
+    done = installed.run("-c", f"import mindformers{FOUND}", cwd=tmp_path)
+    assert lines(done, "FOUND") == ["FOUND QwenVL"]
+    assert lines(done, "hides the installed") == []
+
+
+def test_a_host_that_is_too_old_is_one_sentence(installed, tmp_path, checkout):
+    checkout("1.6.0")
+    text = "from mindformers import MindFormerRegister; print('FOUND', MindFormerRegister.is_exist('models', 'QwenVL'))"
+    done = installed.run("-c", text, cwd=tmp_path)
+    assert lines(done, "FOUND") == ["FOUND False"]
+    (line,) = lines(done, "plugin qwenvl")
+    assert "was not loaded: HostError: MindFormers 1.7 or later" in line
+    assert "MindFormers 1.6.0" in line
 
 
 def test_strict(installed, tmp_path, add_plugin):

@@ -9,8 +9,11 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
+
+from mindformers_qwenvl.hosts import release
 
 STOCK = """
 import inspect, json, os, sys
@@ -258,6 +261,7 @@ def test_stock_config_by_name(stock):
     assert "is not a supported model type" in stock["by name"]
 
 
+@pytest.mark.skipif(release(metadata.version("mindspore")) < (2, 9), reason="MindSpore 2.9 brought this fault")
 def test_stock_save_pretrained(stock):
     assert stock["save"].startswith("UnboundLocalError")
 

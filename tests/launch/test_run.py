@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.recipes import yaml_dir
@@ -103,7 +104,8 @@ def by_script(samples, tmp_path_factory) -> list[tuple[str, str]]:
         from mindformers_qwenvl.recipes import read
 
         changes = [f"{key}={json.dumps(value)}" for key, value in training(samples).items()]
-        (folder / "train.yaml").write_text(json.dumps(read(yaml_dir() / "finetune_qwenvl_tiny.yaml", changes)))
+        content = read(yaml_dir() / "finetune_qwenvl_tiny.yaml", changes)
+        (folder / "train.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
         command = [shutil.copy(SCRIPT, folder), "--config", str(folder / "train.yaml")]
     else:
         task = {"config": str(yaml_dir() / "finetune_qwenvl_tiny.yaml"), "set": training(samples)}
@@ -166,8 +168,8 @@ def test_predict(checkpoint, tmp_path):
     from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
 
     answer = A56.arrays["greedy.one_image"].tolist()
-    text = QwenVLTokenizer(str(A56.vocab_file), image_slots=16).decode(answer, skip_special_tokens=True)
-    assert done.stdout.strip()[:20] == text.strip()[:20]
+    text = QwenVLTokenizer(str(A56.vocab_file), image_slots=16).decode(answer)
+    assert done.stdout.strip().startswith(text.strip()[:20])
     assert len(done.stderr.splitlines()) == 1
 
 

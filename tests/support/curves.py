@@ -16,7 +16,11 @@ from driver import configured  # beside this file
 from mindformers.core.context import build_context
 from mindformers.tools.register import MindFormerRegister
 from mindformers.trainer import Trainer
-from mindformers.utils.file_utils import set_output_path
+
+try:
+    from mindformers.utils.file_utils import set_output_path
+except ImportError:  # MindFormers 1.7
+    from mindformers.tools.utils import set_output_path
 from mindspore.dataset import GeneratorDataset
 
 from mindformers_qwenvl import QwenVL

@@ -13,7 +13,11 @@ import sys
 from mindformers.core.context import build_context
 from mindformers.tools.register import MindFormerConfig
 from mindformers.trainer import Trainer
-from mindformers.utils.file_utils import set_output_path
+
+try:
+    from mindformers.utils.file_utils import set_output_path
+except ImportError:  # MindFormers 1.7
+    from mindformers.tools.utils import set_output_path
 
 
 def configured(task: dict) -> MindFormerConfig:

@@ -104,7 +104,7 @@ BENCHMARKS = (
     Benchmark(
         *("textvqa official", "textvqa_val", "TextVQA_0.5.1_val.json"),
         {"data": [{"question_id": 5, "image_id": "abc", "question": "What?", "answers": ["stop"] * 10}]},
-        *(("train_images/abc.jpg", "abc.jpg"), [5], "<img>1</img>What? Answer:"),
+        *(("train_images/abc.jpg",), [5], "<img>1</img>What? Answer:"),
     ),
     Benchmark(
         *("vizwiz official", "vizwiz_val", "val.json"),

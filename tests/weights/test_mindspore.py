@@ -106,7 +106,7 @@ def test_hooks_convert_numpy(checkpoint_dir):
     expected = dict(load_original(checkpoint_dir("a56")))
     assert converted.keys() == expected.keys()
     assert all(np.array_equal(converted[name], array) for name, array in expected.items())
-    with pytest.raises(ValueError, match=r"1 tensors are not of an original .*: model\.norm\.weight"):
+    with pytest.raises(ValueError, match=r"1 tensors do not belong to an original .*: model\.norm\.weight"):
         hooks.convert_weight_dict({"model.norm.weight": np.zeros(1)})
 
 

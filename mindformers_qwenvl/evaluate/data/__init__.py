@@ -14,6 +14,13 @@ from mindformers_qwenvl.evaluate.tasks import Task
 __all__ = ["DataError", "Loaded", "read_samples"]
 
 
+# Where the archives of the benchmarks put a picture that their files name alone.
+PLACES = (
+    *("images/{}", "train_images/{}", "val2014/{}", "train2014/{}", "test2015/{}"),
+    *("png/{}", "test/png/{}", "documents/{}", "val/documents/{}", "flickr30k-images/{}"),
+)
+
+
 @dataclass(frozen=True)
 class Loaded:
     """samples: in the order of the file; left_out: how many records are not asked, by reason; conversations: they are
@@ -42,7 +49,7 @@ def read_samples(
     """
     left_out: dict[str, int] = {}
     is_mme = task.metric == "mme"
-    folder = Folder(image_dir or (path if path.is_dir() else path.parent), _patterns(task))
+    folder = Folder(image_dir or (path if path.is_dir() else path.parent), PLACES)
     loaded = None if is_mme else grounding.load_refs(path) if task.metric == "grounding" else load(path)
     conversations = is_conversations(loaded)
     if is_mme:
@@ -60,10 +67,6 @@ def read_samples(
         samples = vqa.vqa_samples(loaded, path, folder, split=split, annotations=annotations, people=people)
     _check(samples, path, folder, left_out)
     return Loaded(samples, left_out, conversations)
-
-
-def _patterns(task: Task) -> tuple[str, ...]:
-    return grounding.COCO if task.metric == "grounding" else vqa.COCO if task.metric.startswith("vqa") else ()
 
 
 def _check(samples: list[Sample], path: Path, folder: Folder, left_out: dict[str, int]) -> None:

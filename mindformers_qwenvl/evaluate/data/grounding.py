@@ -17,7 +17,6 @@ __all__ = ["FORMS", "grounding_samples", "load_refs"]
 FORMS = """\
 the original's JSON Lines ({"image", "sent", "bbox", "width", "height"}, bbox as x1, y1, x2, y2 in pixels); REFER's
 refs(unc).p, refs(google).p or the same as JSON, with instances.json beside it or given with --annotations"""
-COCO = ("{}", "train2014/{}")
 
 
 def grounding_samples(

@@ -16,7 +16,6 @@ FORMS = """\
 the original's JSON Lines ({"image", "question", "question_id", "answer"}); VQA questions, with --annotations; TextVQA
 and DocVQA ({"data": [...]}); VizWiz ([{"image", "question", "answers"}]); ChartQA ([{"imgname", "query", "label"}]);
 GQA ({id: {"imageId", "question", "answer"}}); OCR-VQA ({id: {"imageURL", "questions", "answers"}})"""
-COCO = ("{}", "val2014/{}", "train2014/{}", "test2015/{}")
 PEOPLE = 2  # fewer answers are not those of people who were asked, but the one that most of them gave
 OCR_SPLITS = {"train": 1, "val": 2, "test": 3}
 

@@ -1,4 +1,4 @@
-"""Operators of decoding graphs on a CPU, where they can be had; None elsewhere, and then the plain cells do the work."""
+"""Our own operators for decoding graphs on a CPU. None where there are none: then the plain cells do the work."""
 
 from __future__ import annotations
 

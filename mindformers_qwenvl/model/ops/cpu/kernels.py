@@ -1,10 +1,10 @@
 """Our own operators for decoding on a CPU: compiled on first use, checked, and cached for the user.
 
-MindSpore's product of one row reads a matrix at about half of the memory's rate, and starting some 400 operators for each
-token costs as much as a third of the products. kernels.cpp has a product of 1 to 8 rows and a whole decoder layer.
+MindSpore's product of one row reads a matrix at about half of the memory's rate, and starting some 400 operators for
+each token costs as much as a third of the products. kernels.cpp has a product of 1 to 8 rows and a whole decoder layer.
 
-They need a C++ compiler (`c++`, `g++` or `clang++`, or the one that CXX names). Without one, or where compiling, loading
-or the check against numpy fails, MindSpore's operators do the work, and the log says so in one line.
+They need a C++ compiler: the one that CXX names, or c++, g++ or clang++. Without one, or where compiling, loading or
+the check against numpy fails, MindSpore's operators do the work, and the log says so in one line.
 `MINDFORMERS_QWENVL_KERNELS=off` switches them off.
 """
 
@@ -212,7 +212,7 @@ class DecoderLayer(nn.Cell):
         weights: attention_norm; wq, wk, wv; their biases; wo; ffn_norm; w1, w3, w2.
         adapters: None; or for [wq, wk and wv] their A [rank, in] and three B [out, rank], then for wo, w1, w3 and w2
             A and B each; `nothing` in their place where there is no adapter.
-        angles: cos and sin, [B, N or 1, 1, D], see `ops.rotary.RotaryTables`, and the query's scale [B, 1, 1, 1] or None.
+        angles: cos and sin, [B, N or 1, 1, D], see `ops.rotary.RotaryTables`; scale of the query, [B, 1, 1, 1] or None.
         caches: keys and values of `cache.PlainCache`; the new token is written into them.
         past: block_tables int32 [B, M], slot_mapping int32 [B], valid_length int32 [B].
 
