@@ -49,7 +49,7 @@ class QwenVLTrainer(FullConfigTrainer):
             _complete(config)
         if config.get("do_eval"):
             if not config.get("eval_dataset"):
-                raise ValueError("do_eval: True needs the section eval_dataset: the file of held-out samples")
+                raise ValueError("do_eval: True needs the sections eval_dataset and eval_dataset_task: the file of held-out samples")
             interval = config.get("eval_step_interval")
             self._interval = STEP_INTERVAL if interval is None else whole("eval_step_interval", interval, 1)
             config.do_eval = False  # `Validation` does it; the host would want a `metric`, and evaluate once more
@@ -97,7 +97,7 @@ class QwenVLTrainer(FullConfigTrainer):
         if config.get("eval_task"):
             return self._task(config, network)
         if not config.get("eval_dataset"):
-            raise ValueError("run_mode: eval needs the section eval_dataset, or eval_task")
+            raise ValueError("run_mode: eval needs the sections eval_dataset and eval_dataset_task, or eval_task")
         config.runner_config.sink_mode = False  # the batch must be seen: its label tokens are counted
         loss = HeldOutLoss()
         found = [*(callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []), loss]
