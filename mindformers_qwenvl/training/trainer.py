@@ -55,8 +55,9 @@ class QwenVLTrainer(FullConfigTrainer):
             config.do_eval = False  # `Validation` does it; the host would want a `metric`, and evaluate once more
         return config
 
-    def create_callbacks(self, default_args: dict | None = None) -> list:
-        callbacks = super().create_callbacks(default_args)
+    def sort_callbacks(self, default_callbacks: list) -> list:
+        """The callbacks of a training; the host calls this when it has all of them."""
+        callbacks = super().sort_callbacks(default_callbacks)
         if getattr(self, "_interval", None):
             # First, so that QwenVLMonitor finds the loss when it writes the row of the step.
             callbacks.insert(0, Validation(self.create_eval_dataset, self._trained_network, self._interval))
