@@ -49,7 +49,7 @@ class QwenVLTrainer(FullConfigTrainer):
             _complete(config)
         if config.get("do_eval"):
             if not config.get("eval_dataset"):
-                raise ValueError("do_eval: True needs the sections eval_dataset and eval_dataset_task: the file of held-out samples")
+                raise ValueError("do_eval: True needs eval_dataset and eval_dataset_task: the file of held-out samples")
             interval = config.get("eval_step_interval")
             self._interval = STEP_INTERVAL if interval is None else whole("eval_step_interval", interval, 1)
             config.do_eval = False  # `Validation` does it; the host would want a `metric`, and evaluate once more
