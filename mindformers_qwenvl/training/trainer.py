@@ -16,7 +16,7 @@ from mindformers_qwenvl.evaluate.evaluation import Evaluation
 from mindformers_qwenvl.evaluate.prompts import Asking
 from mindformers_qwenvl.evaluate.report import lines_for_people
 from mindformers_qwenvl.evaluate.tasks import find_task
-from mindformers_qwenvl.host.evaluate import network_and_processor
+from mindformers_qwenvl.host.evaluate import network_and_processor, take_checkpoint
 from mindformers_qwenvl.host.trainer import FullConfigTrainer
 from mindformers_qwenvl.training.validation import HeldOutLoss, Validation, full_batches
 
@@ -93,6 +93,7 @@ class QwenVLTrainer(FullConfigTrainer):
             compute_metrics: not used; the loss is the metric.
         """
         config = self.set_config(config, kwargs.get("is_full_config", False))
+        take_checkpoint(config)
         if config.get("eval_task"):
             return self._task(config, network)
         if not config.get("eval_dataset"):
