@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, and locks. Plain Python.
+"""Files that are whole or not there at all, locks, and inputs that must not change. Plain Python.
 
 A file is written under a temporary name beside its own, NAME.PID-N.tmp, and gets its name when it is complete. While it
 is written it is locked: a temporary file without a lock was left by a process that was killed, and the next one that
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["check_output", "copy_file", "lock_file", "locked", "remove_leftovers", "replacing", "write_json"]
+__all__ = ["Inputs", "check_output", "copy_file", "lock_file", "locked", "remove_leftovers", "replacing", "write_json"]
 
 # What a file system without locks answers.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -85,6 +85,40 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb", buffering: int = -
         os.close(descriptor)  # the lock goes last: until then nobody takes the file for a leftover
 
 
+class Inputs:
+    """Files that are read for long, as they were when this was made: `check` tells whether they still are.
+
+    Their size, time of change and identity are compared. Folders, devices and files that do not exist are left out.
+    """
+
+    def __init__(self, *paths: str | os.PathLike[str]) -> None:
+        self._before = {path: _state(path) for path in map(Path, paths) if path.is_file()}
+
+    def only(self, *paths: str | os.PathLike[str]) -> Inputs:
+        """Those of the files that turned out to be read, as they were, and others as they are now."""
+        chosen = Inputs(*paths)
+        chosen._before |= {path: self._before[path] for path in chosen._before.keys() & self._before.keys()}
+        return chosen
+
+    def check(self) -> None:
+        """To be called when everything has been read, before a result gets its name.
+
+        Raises:
+            ValueError: a file is gone, or has been written to or replaced since.
+        """
+        for path, before in self._before.items():
+            if not path.is_file() or _state(path) != before:
+                raise ValueError(
+                    f"{path} changed while it was being read, so the result would mix two states of it: nothing is "
+                    "written; run the command again when the file is complete"
+                )
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON, whole or not at all."""
     with replacing(path, "w") as file:
@@ -135,8 +169,9 @@ def _create_unfinished(path: Path) -> tuple[int, Path]:
 
 
 def lock_file(path: Path) -> Path:
-    """The file for `locked` that stands for `path`: a hidden one beside it."""
-    return path.parent.resolve() / f".{path.name}.lock"
+    """The file for `locked` that stands for `path`: a hidden one beside it, or beside the file that a link leads to."""
+    path = Path(os.path.realpath(path))
+    return path.parent / f".{path.name}.lock"
 
 
 @contextmanager

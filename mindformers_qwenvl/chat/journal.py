@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.files import replacing
+from mindformers_qwenvl.files import lock_file, locked, replacing
 
 __all__ = ["Journal"]
 
+BEGINNING = b'{"id": '  # of every line
+
 
 class Journal:
-    """The answers so far, and a place for more. Use it with `with`.
+    """The answers so far, and a place for more. Use it with `with`; until the end, no other process can open it.
 
     Opening it drops lines that are not answers: a torn last line, and questions that failed and will be tried again.
 
@@ -21,18 +24,26 @@ class Journal:
         path: the file; it need not exist.
 
     Raises:
-        ValueError: the file contains something other than answers; it is left as it is.
+        ValueError: another process writes into the file; or it contains something other than answers, or is not a
+            regular file; it is left as it is.
         OSError: it cannot be read or written.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        kept = self._answers() if self.path.exists() else {}
-        self.answered = frozenset(kept)
-        if self.path.exists():
-            with replacing(self.path) as file:
-                file.writelines(kept.values())
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(f"{self.path} is not a regular file; answers are read again to resume: give a file")
+        busy = f"{self.path}: another process is writing answers into it; wait for it, or give another file"
+        with ExitStack() as opened:
+            opened.enter_context(locked(lock_file(self.path), busy))
+            kept = self._answers() if self.path.exists() else {}
+            self.answered = frozenset(kept)
+            if self.path.exists():
+                with replacing(self.path) as file:
+                    file.writelines(kept.values())
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            opened.callback(os.close, self._file)
+            self._opened = opened.pop_all()
 
     def _answers(self) -> dict[str, bytes]:
         """Lines with an answer, by id."""
@@ -44,7 +55,7 @@ class Journal:
                 self._refuse(number, line)
             if "answer" in record:
                 kept[str(record["id"])] = line + b"\n"
-        if torn and not torn.startswith(b'{"id": '):
+        if not (torn.startswith(BEGINNING) or BEGINNING.startswith(torn)):
             self._refuse(len(lines) + 1, torn)
         return kept
 
@@ -62,7 +73,8 @@ class Journal:
             written += os.write(self._file, line[written:])
 
     def close(self) -> None:
-        os.close(self._file)
+        """Close the file, and let others open it."""
+        self._opened.close()
 
     def __enter__(self) -> Journal:
         return self
@@ -74,7 +86,7 @@ class Journal:
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     known = isinstance(record, dict) and "id" in record and ("answer" in record or "error" in record)
     return record if known else None

@@ -12,6 +12,7 @@ from mindformers_qwenvl import recipes
 from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
 from mindformers_qwenvl.datasets.check.checker import check_file
 from mindformers_qwenvl.datasets.check.findings import CheckReport, draw_histogram
+from mindformers_qwenvl.datasets.check.fix import fix_file
 from mindformers_qwenvl.datasets.check.job import read_settings
 from mindformers_qwenvl.datasets.split import split_file
 from mindformers_qwenvl.files import check_output, replacing
@@ -21,6 +22,9 @@ EPILOG = """examples:
 
   # before the paths in the YAML are set; every finding as a line of JSON
   mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml --dataset_dir coco --report found.jsonl
+
+  # a copy in which boxes are corrected where it is certain how they were meant
+  mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml --fix-boxes fixed.json
 
   # hold out one record in fifty, for eval_dataset
   mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml --split 0.02
@@ -58,6 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report", type=Path, metavar="OUT.jsonl", help="write every finding, one JSON object per line"
     )
     parser.add_argument(
+        "--fix-boxes",
+        type=Path,
+        metavar="OUT.json",
+        help="write a copy of DATA in which boxes are corrected where it is certain how they were meant: brackets, "
+        "order of corners, fractions, 1000, several in one tag, tags of Qwen2-VL (OUT.jsonl for JSON Lines)",
+    )
+    parser.add_argument(
         "--split",
         type=float,
         metavar="SHARE",
@@ -84,11 +95,15 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.report, *inputs)
     if args.histogram:
         check_output(args.histogram, *inputs, args.report)
+    if args.fix_boxes:
+        check_output(args.fix_boxes, *inputs, args.report, args.histogram)
     with ExitStack() as files:
         lines = files.enter_context(replacing(args.report, "w")) if args.report else None
         report = _check(args, settings, lines)
     print(report)
     _draw(report, args.histogram, Path(f"{args.data.stem}.lengths.png"))
+    if args.fix_boxes:
+        print(fix_file(args.data, args.fix_boxes, settings))
     if args.split is not None:
         if report.fails:
             print("not split, because training would stop at the samples above", file=sys.stderr)

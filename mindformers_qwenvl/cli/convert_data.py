@@ -22,9 +22,10 @@ EPILOG = """examples:
 input: a JSON list, JSON Lines or a COCO object; each record is one of
   {"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"}, {"from": "gpt", ...}]}
   {"images": ["a.jpg", "b.jpg"], "messages": [{"role": "user", "content": "<image><image>Compare."}, ...]}
+  {"messages": [...], "images": [...], "objects": {"ref": [...], "bbox": [...]}}, with <ref-object> and <bbox> in texts
   {"file_name": "a.jpg", "bbox": [x, y, width, height], "sentences": ["the dog on the left"]}
 
-Records that cannot be used (a missing picture, an unknown role, ...) are left out; the summary counts them, and
+Records that cannot be used (a missing picture, an unknown role, video, ...) are left out; the summary counts them, and
 OUTPUT.dropped.jsonl lists each. In the YAML, set `dataset_dir` to the folder given as --image_location.
 
 exit code: 0; 1 if the input cannot be read or no sample is left; 2 for bad usage.

@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output_path.is_dir():
         complete(args.output_path)
         _write_beside(args, trained, merging)
-    warns = report.overflow or report.later or merging.warnings
+    warns = report.overflow or report.not_finite or report.later or merging.warnings
     print("\n".join([str(report), *lines]), file=sys.stderr if warns else sys.stdout)
     return 0
 

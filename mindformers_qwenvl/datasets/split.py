@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindformers_qwenvl.datasets.annotations import AnnotationFile
-from mindformers_qwenvl.files import check_output, replacing
+from mindformers_qwenvl.files import Inputs, check_output, replacing
 from mindformers_qwenvl.text.tags import tag_pairs
 
 __all__ = ["Split", "split_file"]
@@ -45,7 +45,7 @@ def split_file(path: str | os.PathLike[str], share: float, seed: int = 0) -> Spl
         seed: another one, another choice.
 
     Raises:
-        ValueError: the share is out of range, or one of the parts would be empty.
+        ValueError: the share is out of range, one of the parts would be empty, or the file changed meanwhile.
         OSError: a file cannot be read or written.
     """
     if not 0 < share < 1:
@@ -54,6 +54,7 @@ def split_file(path: str | os.PathLike[str], share: float, seed: int = 0) -> Spl
     training, held_out = (path.with_name(f"{path.stem}.{part}.jsonl") for part in ("train", "held_out"))
     for output in (training, held_out):
         check_output(output, path)
+    inputs = Inputs(path)
     file = AnnotationFile(path)
     groups = _groups(file)
     chosen = _chosen(groups, share * len(file), seed)
@@ -67,6 +68,7 @@ def split_file(path: str | os.PathLike[str], share: float, seed: int = 0) -> Spl
         for number in range(len(file)):
             line = json.dumps(file.record(number), ensure_ascii=False)
             parts[number in chosen].write(line.encode("utf-8", "replace").decode() + "\n")
+        inputs.check()
     return Split(training, held_out, len(file) - len(chosen), len(chosen))
 
 

@@ -46,6 +46,17 @@ def test_clean_data_exits_with_0(capsys):
     assert Image.open("train.lengths.png").format == "PNG"
 
 
+def test_a_copy_with_the_boxes_corrected(capsys):
+    write(talk("q", "<box>(9,9),(1,1)</box>"), talk("q", "<box>(2000,1),(3000,2)</box>"))
+    assert main([*WORDS, "--fix-boxes", "fixed.json"]) == 0
+    out = capsys.readouterr().out
+    assert "note      box off the grid: 1\n            sample 1, id 'x7': turn 1: <box>(2000,1)" in out
+    assert "fixed.json: 1 boxes of 1 samples corrected; 1 left as they are" in out
+    first, second = json.loads(Path("fixed.json").read_text(encoding="utf-8"))
+    assert first["conversations"][1]["value"] == "<box>(1,1),(9,9)</box>"
+    assert second == json.loads(Path("train.json").read_text())[1]
+
+
 def test_ctrl_c_is_one_line(capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

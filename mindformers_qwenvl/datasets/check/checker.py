@@ -14,6 +14,7 @@ from mindformers_qwenvl.datasets.annotations import AnnotationFile
 from mindformers_qwenvl.datasets.check.findings import CheckReport
 from mindformers_qwenvl.datasets.check.job import Settings
 from mindformers_qwenvl.datasets.check.sample_check import Checker, Result
+from mindformers_qwenvl.files import Inputs
 
 __all__ = ["check_file"]
 
@@ -43,9 +44,11 @@ def check_file(
     Raises:
         OSError: the file, the vocabulary or a folder does not exist.
         AnnotationError: the file as a whole cannot be read.
-        ValueError: the vocabulary has more ids than the model, or a setting is not allowed.
+        ValueError: the vocabulary has more ids than the model, or a setting is not allowed; or the file
+            changed while it was read.
         ChildProcessError: a worker died, for example out of memory; the message says near which sample.
     """
+    inputs = Inputs(path)
     file = AnnotationFile(path, **settings.keys)
     count = len(file) if settings.num_samples is None else min(len(file), settings.num_samples)
     checker = Checker(file, settings)
@@ -54,6 +57,7 @@ def check_file(
         report.add(start, results)
         if progress is not None:
             progress(report.checked, count)
+    inputs.check()
     return report
 
 

@@ -87,9 +87,13 @@ class CheckReport:
         if self.too_few:
             lines.append(f"FAILS     {self.too_few}; set a smaller batch_size")
         failing = sum(self.failing.values()) + bool(self.too_few)
-        lines.append(
-            f"training would stop at {failing:,} of these findings" if self.fails else "training would read all samples"
-        )
+        notes = sum(self.counts.values()) - sum(self.failing.values())
+        if self.fails:
+            lines.append(f"training would stop at {failing:,} of these findings")
+        else:
+            lines.append(
+                "training would read all samples" + (f", those of the {notes:,} notes above too" if notes else "")
+            )
         return "\n".join(lines)
 
     def _kind(self, kind: str) -> list[str]:

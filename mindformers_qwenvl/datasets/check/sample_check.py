@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mindformers_qwenvl.datasets.annotations import AnnotationError, AnnotationFile
+from mindformers_qwenvl.datasets.check.boxes import BOX_FAULTS, FOREIGN, box_faults
 from mindformers_qwenvl.datasets.check.job import Settings
 from mindformers_qwenvl.pictures.images import ImageError, ImageRefusedError, open_image
 from mindformers_qwenvl.text.layout import BadSampleError, ImageCutError, training_sample
@@ -30,7 +31,7 @@ FAULTS = (
     "too many images",
     "image cut by max_length",
 )
-WARNINGS = ("over max_length", "nothing to learn", "unclosed box or ref")
+WARNINGS = ("over max_length", "nothing to learn", "unclosed box or ref", *BOX_FAULTS)
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,13 @@ class Checker:
                 if text.count(start) != text.count(end):
                     detail = f"turn {number}: {text.count(start)} {start} and {text.count(end)} {end}"
                     found("unclosed box or ref", detail, False)
+            faults = box_faults(text, self.settings.tags)
+            foreign = list(dict.fromkeys(fault.detail for fault in faults if fault.kind == FOREIGN))
+            if foreign:
+                found(FOREIGN, f"turn {number}: {', '.join(foreign)}", False)
+            for fault in faults:
+                if fault.kind != FOREIGN:
+                    found(fault.kind, f"turn {number}: {fault.detail}", False)
 
     def _open(self, path: str) -> tuple[str, str] | None:
         """(kind, detail) of what is wrong with a picture, or None. It is decoded but not resized."""

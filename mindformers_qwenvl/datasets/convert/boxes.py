@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
 from mindformers_qwenvl.checks import is_number
 from mindformers_qwenvl.datasets.convert.picture_finder import PictureFinder
 from mindformers_qwenvl.datasets.convert.tally import ConversionReport, UnusableError
@@ -22,7 +20,18 @@ ONE = "Find {label} in the picture."
 # Rounding may put a box slightly outside its picture. Beyond this (thousandths) the numbers mean something else.
 TOLERANCE = 10
 FILE_KEYS = ("file_name", "img_path", "image_path", "image", "img_name", "img", "file", "filename")
-TEXT_KEYS = ("sentences", "sentence", "expressions", "expression", "refexp", "phrases", "phrase", "caption", "text")
+TEXT_KEYS = (
+    "sentences",
+    "sentence",
+    "sent",
+    "expressions",
+    "expression",
+    "refexp",
+    "phrases",
+    "phrase",
+    "caption",
+    "text",
+)
 BOX_KEYS = ("bbox", "box")
 
 
@@ -106,7 +115,7 @@ class BoxReader:
         """
         path = self.pictures.find(name)
         if not all(is_number(length) and length > 0 for length in size):
-            size = self._size(path)
+            size = self.pictures.size(path)
         found: dict[tuple[str, bool], list[Box]] = {}
         for labelled in boxes:
             try:
@@ -140,13 +149,6 @@ class BoxReader:
         if min(x1 / width, y1 / height) < low or max(x2 / width, y2 / height) > high:
             raise UnusableError("outside the picture; is --box_format right?", f"{numbers!r}")
         return Box.from_pixels((x1, y1, x2, y2), width, height)
-
-    def _size(self, path: str) -> tuple[int, int]:
-        try:
-            with Image.open(self.pictures.location / path) as image:
-                return image.size
-        except Exception as error:  # damaged headers raise all kinds of errors
-            raise UnusableError("broken picture", f"{path}: its size cannot be read ({error})") from error
 
 
 def expressions(record: dict[str, Any]) -> tuple[str, ...]:

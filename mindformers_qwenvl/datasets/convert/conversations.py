@@ -1,4 +1,4 @@
-"""Records of LLaVA, LLaVA-1.5 and ShareGPT, converted to Qwen-VL's. Plain Python."""
+"""Records of LLaVA, LLaVA-1.5, ShareGPT and ms-swift, converted to Qwen-VL's. Plain Python."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from mindformers_qwenvl.checks import is_number
+from mindformers_qwenvl.datasets.convert.foreign import (
+    check_places,
+    drop_unused_keys,
+    numbered_places,
+    plain_places,
+)
 from mindformers_qwenvl.datasets.convert.picture_finder import PictureFinder
 from mindformers_qwenvl.datasets.convert.tally import ConversionReport, UnusableError
 
@@ -29,7 +36,9 @@ class ConversationReader:
 
     Each `<image>` becomes `Picture N: <img>path</img>` and a line break. As in the old script, a single picture is used
     for every `<image>`. In a record without pictures, an `<image>` at the start of a line or the end of a question is
-    an error; any other is just a word. Pictures without any `<image>` are put before the first question.
+    an error; any other is just a word. Pictures without any `<image>` are put before the first question, unless the
+    texts have them as `<img>path</img>` already. For placeholders of other projects see foreign.py, for `objects` of
+    ms-swift objects.py.
 
     Args:
         pictures: finds the pictures.
@@ -62,9 +71,21 @@ class ConversationReader:
             raise UnusableError("malformed record", "expected a list of turns in `conversations` or `messages`")
         names = [name for key in PICTURE_KEYS for name in _names(record.pop(key, None))]
         turns = self._turns(turns, names)
+        drop_unused_keys(record, self.report)
         paths = [self.pictures.find(name) for name in names]
-        count = self._place(turns, paths) if paths else self._without_pictures(turns)
-        count += self._check_tags(turns, ours=bool(paths)) if any("<img>" in turn["value"] for turn in turns) else 0
+        if record.get("objects"):
+            from mindformers_qwenvl.datasets.convert.objects import fill_objects
+
+            fill_objects(record, turns, lambda number: self._size(record, paths, number), self.report)
+        if paths:
+            plain_places(turns, self.user)
+        own = self._own_pictures(turns)
+        count = len(own)
+        if paths and not self._are_there_already(turns, paths, own):
+            count += self._place(turns, paths)
+        elif not paths:
+            self._check_lost_places(turns)
+        check_places(turns, self.user, bool(count), self.report)
         if "messages" in record:
             record = {("conversations" if key == "messages" else key): value for key, value in record.items()}
         record["conversations"] = turns
@@ -98,6 +119,8 @@ class ConversationReader:
         for path in paths:
             if "<img>" in path or "</img>" in path:
                 raise UnusableError("malformed record", f"the name of the picture {path!r} contains an image tag")
+        if numbered_places(turns, paths):
+            return len(paths)
         places = sum(turn["value"].count("<image>") for turn in turns)
         if not places:
             first = next((turn for turn in turns if turn["from"] == self.user), None)
@@ -115,24 +138,51 @@ class ConversationReader:
                 turn["value"] = PLACE.sub(lambda match: next(waiting), turn["value"])
         return places
 
-    def _without_pictures(self, turns: list[dict[str, Any]]) -> int:
+    def _check_lost_places(self, turns: list[dict[str, Any]]) -> None:
         for number, turn in enumerate(turns):
             if turn["from"] == self.user and LOST_PLACE.search(turn["value"]):
                 raise UnusableError("places of pictures", f"turn {number} has an <image>, and the record no picture")
-        return 0
 
-    def _check_tags(self, turns: list[dict[str, Any]], ours: bool) -> int:
-        """Check the `<img>path</img>` of the source; returns the number of its own pictures."""
-        count = 0
+    def _own_pictures(self, turns: list[dict[str, Any]]) -> list[str]:
+        """The pictures that the texts have as `<img>path</img>`, each checked, and its path written as it was found."""
+        found: list[str] = []
+
+        def checked(match: re.Match) -> str:
+            found.append(self.pictures.find(match[1]))
+            return f"<img>{found[-1]}</img>"
+
         for number, turn in enumerate(turns):
-            paths = TAG.findall(turn["value"])
-            if turn["value"].count("<img>") != len(paths):
+            if "<img>" not in turn["value"]:
+                continue
+            if turn["value"].count("<img>") != len(TAG.findall(turn["value"])):
                 raise UnusableError("image tags", f"turn {number}: an <img> is not closed, or is inside another one")
-            if not ours:
-                for path in paths:
-                    self.pictures.find(path)
-                count += len(paths)
-        return count
+            turn["value"] = TAG.sub(checked, turn["value"])
+        return found
+
+    def _are_there_already(self, turns: list[dict[str, Any]], paths: list[str], own: list[str]) -> bool:
+        """Whether the pictures named by the record are those that its texts have as tags.
+
+        Raises:
+            UnusableError: they are others, and no placeholder says where they belong.
+        """
+        if not own or any("<image>" in turn["value"] for turn in turns):
+            return False
+        in_texts = {self.pictures.same(path) for path in own}
+        others = [path for path in paths if self.pictures.same(path) not in in_texts]
+        if others:
+            raise UnusableError(
+                "places of pictures", f"it names the picture {others[0]}, but its texts have <img>{own[0]}</img>"
+            )
+        return True
+
+    def _size(self, record: dict[str, Any], paths: list[str], number: int) -> tuple[float, float]:
+        """(width, height) in pixels of a picture of the record."""
+        if number >= len(paths):
+            raise UnusableError("objects", f"a box in picture {number}, counted from 0, of {len(paths)} pictures")
+        size = record.get("width"), record.get("height")
+        if len(paths) == 1 and all(is_number(length, above=0) for length in size):
+            return size
+        return self.pictures.size(paths[number])
 
 
 def _tag(number: int, path: str) -> str:
@@ -168,5 +218,6 @@ def _join_parts(parts: list[Any], names: list[str], number: int) -> str:
             if name is not None:
                 names += _names(name)
         else:
-            raise UnusableError("malformed record", f"turn {number}: a part is neither text nor a picture: {kind!r}")
+            fault = "malformed record" if kind is None or kind == "text" else "other modality"
+            raise UnusableError(fault, f"turn {number}: a part is neither text nor a picture: {kind!r}")
     return "".join(texts)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.datasets.convert.conversations import ConversationReader
+from mindformers_qwenvl.datasets.convert.foreign import check_kind
 from mindformers_qwenvl.datasets.convert.picture_finder import PictureFinder
 from mindformers_qwenvl.datasets.convert.tally import ConversionReport, UnusableError
 from mindformers_qwenvl.datasets.json_stream import BadLine, JsonStream, StreamError
-from mindformers_qwenvl.files import check_output, replacing
+from mindformers_qwenvl.files import Inputs, check_output, replacing
 
 __all__ = ["FORMATS", "convert_file", "dropped_file"]
 
@@ -46,7 +47,8 @@ def convert_file(
 
     Raises:
         OSError: a file or folder cannot be read or written.
-        ValueError: the file is not JSON, has no known format or would give no sample, or an argument is not allowed.
+        ValueError: the file is not JSON, has no known format or would give no sample, or changed while it was read; or
+            an argument is not allowed.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
@@ -62,6 +64,7 @@ def convert_file(
     output_path.parent.mkdir(parents=True, exist_ok=True)
     for path in (output_path, dropped_file(output_path)):
         check_output(path, data_path)
+    inputs = Inputs(data_path)
     report, pictures = ConversionReport(), PictureFinder(image_location)
     conversations = ConversationReader(pictures, user_role_name, assistant_role_name, report)
 
@@ -74,7 +77,7 @@ def convert_file(
         boxes()  # raises if they are wrong, even if they are not needed
     with JsonStream(data_path, progress=progress) as stream:
         samples = _samples(stream, format, conversations, boxes)
-        _write(samples, output_path, report)
+        _write(samples, output_path, report, inputs)
     return report
 
 
@@ -121,6 +124,7 @@ def _record_reader(format: str, conversations: ConversationReader, boxes: Callab
     made: list[Any] = []
 
     def read(record: Any) -> tuple[dict[str, Any], int]:
+        check_kind(record)
         if format != "refcoco" and conversations.accepts(record):
             return conversations.read(record)
         if format in ("auto", "refcoco") and isinstance(record, dict) and ("bbox" in record or "box" in record):
@@ -139,7 +143,7 @@ def _record_reader(format: str, conversations: ConversationReader, boxes: Callab
     return read
 
 
-def _write(samples: Iterator[Outcome], output_path: Path, report: ConversionReport) -> None:
+def _write(samples: Iterator[Outcome], output_path: Path, report: ConversionReport, inputs: Inputs) -> None:
     encode = json.JSONEncoder().encode  # json.dumps without its checks of arguments each time
     is_lines = output_path.suffix.lower() == ".jsonl"
     start, between, end = (b"", b"\n", b"\n") if is_lines else (b"[", b", ", b"]")
@@ -163,5 +167,6 @@ def _write(samples: Iterator[Outcome], output_path: Path, report: ConversionRepo
         if not report.written:
             raise ValueError(f"{output_path} is not written, because it would have no samples\n{report}")
         file.write(end)
+        inputs.check()
     if not report.dropped:
         dropped_file(output_path).unlink(missing_ok=True)

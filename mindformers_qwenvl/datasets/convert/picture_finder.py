@@ -63,3 +63,23 @@ class PictureFinder:
                 return path
         tried = names[0] if len(names) == 1 else f"{names[0]}, nor {names[1]}, nor {len(names) - 2} other places"
         raise UnusableError(MISSING, f"no {tried} in {self.location}")
+
+    def same(self, path: str) -> str:
+        """One name for all paths to the same picture."""
+        return path if ADDRESS.match(path) else os.path.realpath(os.path.join(self._base, path))  # noqa: PTH118
+
+    def size(self, path: str) -> tuple[int, int]:
+        """(width, height) in pixels of a picture that was found, from its header.
+
+        Raises:
+            UnusableError: it cannot be read, or is not in a file.
+        """
+        if ADDRESS.match(path):
+            raise UnusableError("broken picture", f"{path[:80]}: not in a file, so its size is unknown")
+        from PIL import Image  # conversations do not need it
+
+        try:
+            with Image.open(self.location / path) as image:
+                return image.size
+        except Exception as error:  # damaged headers raise all kinds of errors
+            raise UnusableError("broken picture", f"{path}: its size cannot be read ({error})") from error

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import IO
 
 from mindformers_qwenvl.config.original import read_original
-from mindformers_qwenvl.files import copy_file, remove_leftovers, replacing, write_json
+from mindformers_qwenvl.files import Inputs, copy_file, remove_leftovers, replacing, write_json
 from mindformers_qwenvl.weights.convert.destination import FILES, check_destination, check_read, check_space, locked
 from mindformers_qwenvl.weights.convert.dtypes import CODES, ITEM_BYTES
 from mindformers_qwenvl.weights.convert.plan import Target, make_plan
 from mindformers_qwenvl.weights.convert.report import Report
-from mindformers_qwenvl.weights.convert.transfer import Progress, compare, write_all, write_numbers
+from mindformers_qwenvl.weights.convert.transfer import Counts, Progress, compare, write_all, write_numbers
 from mindformers_qwenvl.weights.convert.workfolder import WorkFolder, fingerprint
 from mindformers_qwenvl.weights.convert.writer import Layout, ckpt_layout, safetensors_layout, shard
 from mindformers_qwenvl.weights.formats.ranks import later_files
@@ -61,7 +61,8 @@ def convert(
 
     Raises:
         ValueError, FileNotFoundError: see `Checkpoint`, `make_plan` and `WorkFolder`; or the output
-            would overwrite the input, has an unsupported suffix, or is being written by another conversion.
+            would overwrite the input, has an unsupported suffix, or is being written by another conversion; or a file
+            of the input changed meanwhile, and the output does not get its name.
         OSError: the result does not fit the disk.
     """
     started = time.perf_counter()
@@ -71,6 +72,7 @@ def convert(
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; expected a checkpoint folder or file")
     check_destination(source, output, reverse)
+    inputs = Inputs(*_files(source))  # as they are before their headers are read
     settings = read_original(config if config is not None else source)
     with opened(source, settings, strategy) as base:
         in_tree = isinstance(base, InTreeCheckpoint)
@@ -81,6 +83,7 @@ def convert(
             raise ValueError(f"{source} is in {'the original' if reverse else 'our'} layout already: {way}")
         targets, dropped = make_plan(checkpoint, settings, source=found, result=wanted, dtype=CODES.get(dtype))
         check_read(output, checkpoint.files)
+        inputs = inputs.only(*checkpoint.files)
         report = Report(source, output, dropped=dropped, files_read=len(checkpoint.files))
         report.in_tree, report.padding = in_tree, dict(checkpoint.padding) if in_tree else {}
         if checkpoint.of_ranks:
@@ -89,16 +92,21 @@ def convert(
         tick = progress(report.bytes_written) if progress else lambda name, count: None
         with locked(output):
             if output.suffix in FILES:
-                report.overflow = _write_file(output, checkpoint, targets, reverse, tick)
+                report.count(_write_file(output, checkpoint, targets, reverse, tick, inputs))
                 report.files_written = [output]
             else:
                 settings_from = Path(config) if config is not None else source
-                _write_folder(output, checkpoint, targets, report, settings_from, reverse, max_shard_size, tick)
+                _write_folder(output, checkpoint, targets, report, settings_from, reverse, max_shard_size, tick, inputs)
             if verify:
                 _verify(checkpoint, targets, output)
                 report.verified = True
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _files(source: Path) -> list[Path]:
+    """The files that a checkpoint at `source` may be read from."""
+    return [source] if source.is_file() else [*source.glob("*"), *source.glob("rank_*/*")]
 
 
 def _account(report: Report, checkpoint: Readable, targets: list[Target]) -> None:
@@ -113,32 +121,32 @@ def _account(report: Report, checkpoint: Readable, targets: list[Target]) -> Non
 
 
 def _write_file(
-    path: Path, checkpoint: Readable, targets: Sequence[Target], reverse: bool, tick: Progress
-) -> dict[str, int]:
+    path: Path, checkpoint: Readable, targets: Sequence[Target], reverse: bool, tick: Progress, inputs: Inputs
+) -> Counts:
     entries = [target.entry for target in targets]
     plan = ckpt_layout(entries) if path.suffix == ".ckpt" else safetensors_layout(entries, _form(reverse))
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)  # of a conversion that was killed: gigabytes
     check_space(path, plan.size)
     with replacing(path, buffering=0) as file:
-        return _fill(file, plan, checkpoint, targets, tick)
+        counts = _fill(file, plan, checkpoint, targets, tick)
+        inputs.check()
+    return counts
 
 
 def _form(reverse: bool) -> str:
     return "pt" if reverse else "ms"
 
 
-def _fill(
-    file: IO[bytes], plan: Layout, checkpoint: Readable, targets: Sequence[Target], tick: Progress
-) -> dict[str, int]:
-    """Write the open file as planned; returns the overflowed values by tensor."""
+def _fill(file: IO[bytes], plan: Layout, checkpoint: Readable, targets: Sequence[Target], tick: Progress) -> Counts:
+    """Write the open file as planned; returns what was counted, see `write_numbers`."""
     for position, header in plan.headers:
         write_all(file.fileno(), header, position)
-    overflow = write_numbers(file.fileno(), checkpoint, targets, plan.ranges, tick)
+    counts = write_numbers(file.fileno(), checkpoint, targets, plan.ranges, tick)
     size = os.fstat(file.fileno()).st_size
     if size != plan.size:
         raise AssertionError(f"wrote a file of {size:,} bytes, planned {plan.size:,}")
-    return overflow
+    return counts
 
 
 def _write_folder(
@@ -150,6 +158,7 @@ def _write_folder(
     reverse: bool,
     max_shard_size: int,
     tick: Progress,
+    inputs: Inputs,
 ) -> None:
     shards = shard([target.entry for target in targets], max_shard_size)
     by_name = {target.entry.name: target for target in targets}
@@ -161,15 +170,16 @@ def _write_folder(
     check_space(output, needed, left_over=folder.left_over())
     for name, entries in shards.items():
         if name in kept:
-            report.overflow |= kept[name]
+            report.count(kept[name])
             for entry in entries:
                 tick(entry.name, entry.nbytes)
             continue
         plan = safetensors_layout(entries, _form(reverse))
         parts = [by_name[entry.name] for entry in entries]
-        report.overflow |= folder.write(
-            name, lambda file, plan=plan, parts=parts: _fill(file, plan, checkpoint, parts, tick)
+        report.count(
+            folder.write(name, lambda file, plan=plan, parts=parts: _fill(file, plan, checkpoint, parts, tick))
         )
+    inputs.check()
     _copy_companions(settings_from, output)
     weight_map = {entry.name: name for name, entries in shards.items() for entry in entries}
     report.files_written = folder.publish(weight_map, report.bytes_written, _form(reverse))

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-__all__ = ["BLOCK", "CODES", "ITEM_BYTES", "STORAGE", "cast", "cast_into", "new_scratch", "widen"]
+__all__ = ["BLOCK", "CODES", "ITEM_BYTES", "STORAGE", "cast", "cast_into", "new_scratch", "not_finite", "widen"]
 
 CODES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 STORAGE = {"F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F32": np.dtype("<f4")}
@@ -87,6 +87,17 @@ def cast_into(array: np.ndarray, source: str, result: np.ndarray, target: str, s
         if source != target and ITEM_BYTES[target] == 2:
             overflow += _overflow(block, source, into, target)
     return overflow
+
+
+def not_finite(array: np.ndarray, code: str) -> int:
+    """How many numbers of a contiguous array (dtype code `code`) are NaN or infinite."""
+    bits = array.view(np.uint32 if code == "F32" else np.uint16)
+    no_sign = bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
+    # The largest of either sign, see `_overflow`: two passes that allocate nothing, for there is seldom any.
+    signed = bits.view(np.int32 if code == "F32" else np.int16)
+    if not bits.size or (signed.max() < _INFINITY[code] and bits.max() & no_sign < _INFINITY[code]):
+        return 0
+    return int(np.count_nonzero(bits & no_sign >= _INFINITY[code]))
 
 
 def _overflow(block: np.ndarray, source: str, result: np.ndarray, target: str) -> int:

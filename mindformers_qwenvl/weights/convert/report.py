@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,8 @@ class Report:
     Attributes:
         step_file: for the ranks of a training, the file of the first rank.
         later: files of later steps, not read because not every rank has them.
+        overflow: written tensor -> finite values that became infinite.
+        not_finite: written tensor -> values that were NaN or infinite in the input already.
     """
 
     source: Path
@@ -30,6 +33,7 @@ class Report:
     dtypes: dict[str, int] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     overflow: dict[str, int] = field(default_factory=dict)
+    not_finite: dict[str, int] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
     step_file: Path | None = None
     later: list[Path] = field(default_factory=list)
@@ -37,6 +41,11 @@ class Report:
     verified: bool = False
     in_tree: bool = False
     padding: dict[str, int] = field(default_factory=dict)
+
+    def count(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Add what was counted in a file, see `transfer.Counts`."""
+        self.overflow.update(counts["overflow"])
+        self.not_finite.update(counts["not_finite"])
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {code}" for code, count in sorted(self.dtypes.items()))
@@ -67,6 +76,13 @@ class Report:
             lines.append(
                 f"WARNING  {total:,} values are too large for the requested dtype and became infinite (bf16 and fp32 "
                 f"can hold them): {listed(worst, limit=20)}"
+            )
+        if self.not_finite:
+            worst = [f"{name} ({count:,})" for name, count in self.not_finite.items()]
+            total = sum(self.not_finite.values())
+            lines.append(
+                f"WARNING  {total:,} values of the input are NaN or infinite, so the model cannot answer: did the "
+                f"training diverge? An earlier checkpoint may be sound: {listed(worst, limit=20)}"
             )
         if self.verified:
             lines.append("verified every byte written against the source")

@@ -15,14 +15,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mindformers_qwenvl.weights.convert.dtypes import ITEM_BYTES, STORAGE, cast_into, new_scratch
+from mindformers_qwenvl.weights.convert.dtypes import ITEM_BYTES, STORAGE, cast_into, new_scratch, not_finite
 from mindformers_qwenvl.weights.convert.plan import Target
 from mindformers_qwenvl.weights.formats.readable import Readable
 
-__all__ = ["Progress", "compare", "write_all", "write_numbers"]
+__all__ = ["Counts", "Progress", "compare", "write_all", "write_numbers"]
 
 Progress = Callable[[str, int], None]
 """Called with a tensor's name and the bytes done since the last call; never by two threads at once."""
+
+Counts = dict[str, dict[str, int]]
+"""`overflow`: tensor -> finite values that became infinite; `not_finite`: tensor -> values NaN or infinite before."""
 
 Ranges = tuple[tuple[int, int], ...]
 BLOCK = 1 << 18  # numbers read and written at a time
@@ -90,14 +93,17 @@ def _run(
     work: Callable[[_Step, _Buffers], int],
     progress: Progress,
     shortcut: Callable[[_Step], bool] = lambda step: False,
+    after: Callable[[_Step, _Buffers], None] = lambda step, buffers: None,
     threads: int = 4,
 ) -> Iterator[tuple[Target, int]]:
-    """The sum of what `work` returns for each target, chunk by chunk; `work` is skipped where `shortcut` did it."""
+    """The sum of what `work` returns for each target, chunk by chunk; where `shortcut` did it, `after` instead."""
     buffers, telling = _Buffers(), threading.Lock()
 
     def chunk_of_blocks(steps: list[_Step]) -> int:
         total = 0
         if all(shortcut(step) for step in _joined(steps)):
+            for step in steps:
+                after(step, buffers)
             with telling:
                 progress(steps[0].target.entry.name, sum(s.count * ITEM_BYTES[s.target.entry.dtype] for s in steps))
             return 0
@@ -121,20 +127,34 @@ def _run(
 
 def write_numbers(
     descriptor: int, checkpoint: Readable, targets: Iterable[Target], ranges: Mapping[str, Ranges], progress: Progress
-) -> dict[str, int]:
+) -> Counts:
     """Write the numbers of `targets` into an open file.
 
     Args:
         ranges: name of a target -> (position in the file, bytes) of its numbers.
 
     Returns:
-        Name -> how many finite values became infinite, where any did.
+        What was counted, for the targets with a count above 0.
     """
+    counts: Counts = {"overflow": {}, "not_finite": {}}
+    counting = threading.Lock()
+
+    def count_not_finite(step: _Step, block: np.ndarray) -> None:
+        if count := not_finite(block, checkpoint.tensors[step.source].dtype):
+            with counting:
+                found = counts["not_finite"]
+                found[step.target.entry.name] = found.get(step.target.entry.name, 0) + count
 
     def work(step: _Step, buffers: _Buffers) -> int:
         block, overflow = _numbers(checkpoint, step, buffers)
         write_all(descriptor, memoryview(block).cast("B"), step.position)
+        count_not_finite(step, buffers.source.view(STORAGE[checkpoint.tensors[step.source].dtype])[: step.count])
         return overflow
+
+    def look_at(step: _Step, buffers: _Buffers) -> None:  # what the system has copied: it is in the page cache now
+        block = buffers.source.view(STORAGE[checkpoint.tensors[step.source].dtype])[: step.count]
+        checkpoint.read_into(step.source, step.start, block)
+        count_not_finite(step, block)
 
     def copy(step: _Step) -> bool:
         same = checkpoint.tensors[step.source].dtype == step.target.entry.dtype
@@ -143,11 +163,11 @@ def write_numbers(
     jobs = [(target, ranges[target.entry.name]) for target in targets]
     casts = any(checkpoint.tensors[name].dtype != to.entry.dtype for to, _ in jobs for name, _, _ in to.pieces)
     threads = 4 if casts else 1  # the system lets one thread at a time write into a file
-    overflow: dict[str, int] = {}
-    for target, count in _run(jobs, work, progress, copy, threads):
+    overflow = counts["overflow"]
+    for target, count in _run(jobs, work, progress, copy, look_at, threads):
         if count:
             overflow[target.entry.name] = overflow.get(target.entry.name, 0) + count
-    return overflow
+    return counts
 
 
 def compare(checkpoint: Readable, targets: Iterable[Target], written: Readable, progress: Progress) -> list[str]:

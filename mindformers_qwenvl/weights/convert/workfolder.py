@@ -22,13 +22,14 @@ __all__ = ["MINDSPORE_INDEX", "UNFINISHED", "WorkFolder", "fingerprint"]
 MINDSPORE_INDEX = "param_name_map.json"  # what MindSpore reads where HuggingFace reads model.safetensors.index.json
 RECORD = "conversion.json"  # names our files, so that a rerun replaces these and never a user's own
 UNFINISHED = "conversion.unfinished"
+FORM = 2  # of the manifest
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def fingerprint(inputs: Sequence[Path], result: object) -> str:
     """A hash of what a conversion reads (name, size, time of change) and of `result`, a JSON value: what it makes."""
     read = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in inputs]
-    return hashlib.sha256(json.dumps([read, result]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([FORM, read, result]).encode()).hexdigest()
 
 
 class WorkFolder:
@@ -62,11 +63,11 @@ class WorkFolder:
     def _save(self) -> None:
         write_json(self._work / "manifest.json", self._manifest)
 
-    def kept(self) -> dict[str, dict[str, int]]:
-        """Complete shards of an earlier run: file name -> overflowed values by tensor."""
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """Complete shards of an earlier run: file name -> what was counted in it."""
         return {
-            name: overflow
-            for name, overflow in self._manifest["finished"].items()
+            name: counts
+            for name, counts in self._manifest["finished"].items()
             if (self._work / name).is_file() or (self._manifest["publishing"] and (self.directory / name).is_file())
         }
 
@@ -74,18 +75,18 @@ class WorkFolder:
         """Shards an earlier run did not complete; they are written again, in place."""
         return sorted(self._work.glob("*.safetensors.tmp"))
 
-    def write(self, name: str, write: Callable[[IO[bytes]], dict[str, int]]) -> dict[str, int]:
-        """Have `write` write the shard `name`: it gets the open file and returns the overflowed values by tensor.
+    def write(self, name: str, write: Callable[[IO[bytes]], dict[str, Any]]) -> dict[str, Any]:
+        """Have `write` write the shard `name`: it gets the open file and returns what it counted, a JSON value.
 
         Unlike `files.replacing` this leaves the file of an interruption: a rerun writes over it, so its room is known.
         """
         unfinished = self._work / f"{name}.tmp"
         with unfinished.open("wb", buffering=0) as file:
-            overflow = write(file)
-        self._manifest["finished"][name] = overflow
+            counts = write(file)
+        self._manifest["finished"][name] = counts
         self._save()  # before the shard gets its name: a shard with a name is always in the manifest
         unfinished.replace(self._work / name)
-        return overflow
+        return counts
 
     def publish(self, weight_map: Mapping[str, str], total_size: int, form: str) -> list[Path]:
         """Give the shards their final names, and write the index (for our layout, MindSpore's too).

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -127,14 +128,14 @@ def safetensors_tensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a .safetensors file, from its header.
 
     Raises:
-        ValueError: it is not such a file, or is damaged.
+        ValueError: it is not such a file, or is damaged: also if two tensors have one name or share bytes.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length <= min(size - 8, _LONGEST_HEADER) else b""
     try:
-        entries = json.loads(header)
+        entries = json.loads(header, object_pairs_hook=_without_duplicates)
         entries.pop("__metadata__", None)
         tensors = {name: _entry(name, entry, 8 + length) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -144,10 +145,24 @@ def safetensors_tensors(path: Path) -> dict[str, StoredTensor]:
     )
     if end != size:
         raise ValueError(f"{path} is damaged: its header describes {end:,} bytes, the file has {size:,}")
+    last, reached = "", 8 + length
+    for name, stored in sorted(tensors.items(), key=lambda item: item[1].ranges):
+        ((position, count),) = stored.ranges
+        if count and position != reached:
+            found = f"{name} and {last} overlap" if position < reached else f"no tensor holds bytes before {name}"
+            raise ValueError(f"{path} is damaged: {found}")
+        last, reached = (name, position + count) if count else (last, reached)
     for name, (dtype, shape, ((_, count),), _) in tensors.items():
         if dtype in STORAGE and count != (needed := math.prod(shape) * STORAGE[dtype].itemsize):
             raise ValueError(f"{path} is damaged: {name} holds {count:,} bytes, its shape needs {needed:,}")
     return tensors
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise ValueError(f"{Counter(name for name, _ in pairs).most_common(1)[0][0]} is there twice")
+    return entries
 
 
 def _entry(name: str, entry: Mapping[str, Any], begin: int) -> StoredTensor:
