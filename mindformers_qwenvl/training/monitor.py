@@ -99,8 +99,8 @@ class QwenVLMonitor(Callback):
         row = self._outputs(params.net_outputs)  # waits until they are there
         now = time.perf_counter()
         steps = max(1, params.cur_step_num - self.last_step)
-        self.ended += params.pop("validation_seconds", 0.0)  # of `Validation`, which comes before
-        seconds, waited = (now - self.ended) / steps, (self.began - self.ended) / steps
+        validated = params.pop("validation_seconds", 0.0)  # by `Validation`, which comes before
+        seconds, waited = (now - self.ended - validated) / steps, (self.began - self.ended) / steps
         self.ended, self.last_step = now, params.cur_step_num
         row |= {"step": self.steps_before + params.cur_step_num, "epoch": params.cur_epoch_num}
         row["val_loss"] = params.pop("validation_loss", None)

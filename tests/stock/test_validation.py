@@ -78,6 +78,7 @@ def test_every_two_steps_in_log_and_csv(validated):
         step: pytest.approx(loss, abs=1e-5) for step, loss in found.items()
     }
     assert len(rows) == 6
+    assert all(0 <= row["waited"] < row["seconds"] for row in rows)  # the evaluation is in neither
 
 
 def test_the_best_step_is_kept_and_named(validated):
