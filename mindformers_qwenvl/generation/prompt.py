@@ -88,11 +88,7 @@ def make_prompt(
     in_memory: dict[str, Any] = {}
     past = [_exchange(exchange, number, tokenizer.tags, in_memory) for number, exchange in enumerate(history or ())]
     asked = _as_text(query, tokenizer.tags, in_memory)
-    while True:
-        _, encoded = make_context(tokenizer, asked, past, system, max_window_size, chat_format)
-        if longest is None or len(encoded) <= longest or not past or chat_format == "raw":
-            break
-        past = past[1:]
+    _, encoded = make_context(tokenizer, asked, past, system, max_window_size, chat_format, longest)
     if not len(encoded):
         raise ValueError(f"the query {query!r} has neither text nor images")
     return Row(np.array(encoded.ids, np.int32), encoded.images, encoded.spans, in_memory=in_memory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -21,6 +22,9 @@ SMALLEST_TEXT = 8
 PADDING = 2
 HIDDEN_BY_ONE, HIDDEN_BY_ALL = 1 / 4, 1 / 2  # of the picture, at most
 CUT = "…"
+# What a picture can show at all; more would take time without being seen.
+MOST_LETTERS = 200  # of a label
+MOST_LABELS = 200
 
 
 @dataclass(frozen=True)
@@ -45,21 +49,30 @@ def place(
 ) -> list[Label | None]:
     """A label for each (text, box in pixels) on a picture of `size` (width, height); None where it cannot be read.
 
+    Texts are cut after MOST_LETTERS, and there are at most MOST_LABELS: the first ones.
+
     Raises:
         FileNotFoundError, ValueError: the font cannot be used.
     """
     if not wanted:
         return []
+    if len(wanted) > MOST_LABELS:
+        return place(wanted[:MOST_LABELS], size, font) + [None] * (len(wanted) - MOST_LABELS)
+    wanted = [(text if len(text) <= MOST_LETTERS else text[:MOST_LETTERS] + CUT, box) for text, box in wanted]
     width, height = size
     budget = width * height * min(HIDDEN_BY_ONE, HIDDEN_BY_ALL / len(wanted))
     letters = "".join(text for text, _ in wanted)
     for pixels in range(text_size(size), SMALLEST_TEXT - 1, -1):
         typeface = font_for(letters, pixels, font)
-        texts = [_fold(text, width - 2 * PADDING, typeface) for text, _ in wanted]
-        if all(_fits(text, typeface, size, budget) for text in texts):
+        texts = []
+        for text, _ in wanted:  # one that does not fit ends the attempt: the others need not be measured
+            texts.append(_fold(text, width - 2 * PADDING, typeface))
+            if not _fits(texts[-1], typeface, size, budget):
+                break
+        else:
             break
     else:
-        texts = [_shortened(text, typeface, size, budget) for text in texts]
+        texts = [_shortened(_fold(text, width - 2 * PADDING, typeface), typeface, size, budget) for text, _ in wanted]
     placed: list[Rectangle] = []
     labels: list[Label | None] = []
     for text, (_, box) in zip(texts, wanted, strict=True):
@@ -87,10 +100,16 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, size: tuple[int, int], b
     lines = text.split("\n")
     for count in range(len(lines), 0, -1):
         kept = "\n".join(lines[:count])
-        for length in range(len(kept), len(kept) - len(lines[count - 1]), -1):
-            cut = kept[:length].rstrip() + CUT
-            if len(cut) > 3 and _fits(cut, font, size, budget):
-                return cut
+        first = len(kept) - len(lines[count - 1]) + 1
+        if first > len(kept) or not _fits(kept[:first].rstrip() + CUT, font, size, budget):
+            continue
+        lengths = range(first, len(kept) + 1)  # shorter ones fit if a longer one does
+        longest = bisect_right(
+            lengths, 0, key=lambda length, kept=kept: not _fits(kept[:length].rstrip() + CUT, font, size, budget)
+        )
+        cut = kept[: lengths[longest - 1]].rstrip() + CUT
+        if len(cut) > 3:
+            return cut
     return ""
 
 
@@ -121,7 +140,8 @@ def _fold(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
     lines: list[str] = []
     for line in text.splitlines() or [""]:
         while font.getlength(line) > width and len(line) > 1:
-            fits = next((n for n in range(len(line) - 1, 1, -1) if font.getlength(line[:n]) <= width), 1)
+            lengths = range(1, len(line))
+            fits = max(bisect_right(lengths, width, key=lambda n, line=line: font.getlength(line[:n])), 1)
             space = line.rfind(" ", 1, fits + 1)
             at = space if space > 0 else fits
             lines.append(line[:at].rstrip())

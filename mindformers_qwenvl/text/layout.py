@@ -133,6 +133,7 @@ def make_context(
     system: str = "",
     max_window_size: int = 6144,
     chat_format: str = "chatml",
+    longest: int | None = None,
 ) -> tuple[str, Encoded]:
     """Prompt of a chat: system turn, as many of the latest exchanges as fit, the query, the opening of the answer.
 
@@ -146,6 +147,7 @@ def make_context(
         max_window_size: exchanges are taken, latest first, while system turn and history stay below this many tokens;
             the query is always taken.
         chat_format: "chatml", or "raw": the query alone, where the tokenizer's `allowed_special` holds.
+        longest: the oldest exchanges are left out until the whole prompt has at most this many tokens. None: no limit.
 
     Returns:
         The prompt as text and as tokens.
@@ -166,7 +168,9 @@ def make_context(
 
     system_text, system_parts = said("system", system)
     query_text, query_parts = said("user", query)
+    opening = [newline, start, tokenizer.encode_with_images("assistant"), newline]
     size = sum(map(len, system_parts))
+    behind = sum(map(len, [newline, *query_parts, *opening]))
     past: list[tuple[str, list[Encoded]]] = []  # latest first
     for asked, answered in reversed(history or ()):
         text, parts = said("user", asked)
@@ -175,11 +179,10 @@ def make_context(
             answer_text, answer_parts = said("assistant", answered)
             text, parts = text + answer_text, parts + answer_parts
         size += sum(map(len, parts))
-        if size >= max_window_size:
+        if size >= max_window_size or (longest is not None and size + behind > longest):
             break
         past.append((text, parts))
 
-    opening = [newline, start, tokenizer.encode_with_images("assistant"), newline]
     kept = [part for _, parts in reversed(past) for part in parts]
     text = system_text + "".join(text for text, _ in reversed(past)) + f"\n{query_text}\n<|im_start|>assistant\n"
     return text, join([*system_parts, *kept, newline, *query_parts, *opening])

@@ -5,10 +5,10 @@ Follows `from_list_format` and `to_list_format` of the original `tokenization_qw
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from mindformers_qwenvl.text.limits import normalised
 from mindformers_qwenvl.text.tags import Tags, box_text, ref_text, tag_pairs
 from mindformers_qwenvl.text.vocabulary import ENDOFTEXT, TEXT_SPECIALS
 
@@ -61,9 +61,10 @@ def to_list_format(text: str, tags: Tags | None = None) -> list[dict[str, str]]:
     between its tags. Tags inside a pair are not looked at; a lone end tag is text.
 
     Raises:
-        ValueError: a tag is not closed, or the text contains a chat special such as `<|im_start|>`.
+        ValueError: a tag is not closed, the text contains a chat special such as `<|im_start|>`, or is beyond the
+            bounds of limits.py.
     """
-    text = unicodedata.normalize("NFC", text)
+    text = normalised(text)
     for special in TEXT_SPECIALS:
         if special != ENDOFTEXT and special in text:
             raise ValueError(f"the text contains the special token {special}, which has no list form: {text[:80]!r}")
@@ -89,7 +90,7 @@ def restore_image_paths(text: str, images: Sequence[str], tags: Tags | None = No
     tags = tags or Tags()
     pieces = text.split(tags.image_start + tags.image_end)
     paths = [*images, *[""] * len(pieces)]
-    output = pieces[0]
+    output = [pieces[0]]
     for path, piece in zip(paths, pieces[1:], strict=False):
-        output += f"{tags.image_start}{path}{tags.image_end}{piece}"
-    return output
+        output.append(f"{tags.image_start}{path}{tags.image_end}{piece}")
+    return "".join(output)

@@ -48,7 +48,7 @@ def tag_pairs(text: str, tags: Tags | None = None, *, across_starts: bool = Fals
     """The tag pairs of `text`, in order. An end tag without a start tag is ordinary text.
 
     Tags inside an image pair are part of its path. Any other pair that meets another start tag before its end tag is
-    not closed, and scanning goes on at that start tag.
+    not closed, and scanning goes on at that start tag. The time is linear in the text.
 
     Args:
         text: what to scan.
@@ -64,12 +64,15 @@ def tag_pairs(text: str, tags: Tags | None = None, *, across_starts: bool = Fals
     }
     starts = re.compile("|".join(map(re.escape, kinds)))
     begin = starts.search(text)
+    absent: set[str] = set()  # end tags that are nowhere in the rest: not to be searched for again
     while begin:
         kind, end_tag = kinds[begin.group()]
         following = starts.search(text, begin.end())
         limit = following.start() if following and kind != "image" and not across_starts else len(text)
-        end = text.find(end_tag, begin.end(), limit)
+        end = -1 if end_tag in absent else text.find(end_tag, begin.end(), limit)
         if end < 0:
+            if limit == len(text):
+                absent.add(end_tag)
             yield TagPair(kind, None, begin.start(), following.start() if following else len(text))
             begin = following
         else:

@@ -8,12 +8,12 @@ longer than the number of slots.
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import fields
 from functools import lru_cache
 
 from mindformers_qwenvl.checks import whole
+from mindformers_qwenvl.text.limits import normalised
 from mindformers_qwenvl.text.rows import Encoded, ImageSpan
 from mindformers_qwenvl.text.tags import Tags
 from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, find_vocabulary, parse_ranks
@@ -138,12 +138,12 @@ class Vocabulary:
 
         Raises:
             ValueError: an image tag is not closed, contains another special token or a path over the limit; or the
-                text contains a disallowed special token.
+                text contains a disallowed special token, or is beyond the bounds of limits.py.
             TypeError: `text` is not a string.
         """
         if not isinstance(text, str):
             raise TypeError(f"text to encode must be a string, got {type(text).__name__}: {text!r}")
-        text = unicodedata.normalize("NFC", text)
+        text = normalised(text)
         recognised = self.allowed(allowed_special)
         if not any(head in text for head in self._heads):  # tiktoken takes 20 us to look for 217 special tokens
             return Encoded(self.encoding.encode_ordinary(text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -387,3 +388,17 @@ def test_the_example_of_the_package(tmp_path):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert run.stdout == "cat (10, 10, 50, 40)\n"
     assert Image.open(tmp_path / "boxes.png").size == (100, 50)
+
+
+@pytest.mark.parametrize("label", ["x" * 600, "word " * 20_000, "\n".join("ab" * 3000)])
+def test_a_label_of_any_length_is_drawn_soon(label):
+    started = time.perf_counter()
+    draw(Image.new("RGB", (448, 448)), [Box(100, 100, 900, 900, label)])
+    assert time.perf_counter() - started < 3
+
+
+def test_any_number_of_labels_is_drawn_soon():
+    boxes = [Box(n % 900, n % 800, n % 900 + 90, n % 800 + 90, f"label {n}") for n in range(5000)]
+    started = time.perf_counter()
+    draw(Image.new("RGB", (2000, 1500)), boxes)
+    assert time.perf_counter() - started < 10
