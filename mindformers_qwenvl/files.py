@@ -16,13 +16,33 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["Inputs", "check_output", "copy_file", "lock_file", "locked", "remove_leftovers", "replacing", "write_json"]
+__all__ = [
+    "Inputs",
+    "check_output",
+    "copy_file",
+    "lock_file",
+    "locked",
+    "parse_json",
+    "read_json",
+    "read_text",
+    "remove_leftovers",
+    "replacing",
+    "write_json",
+]
 
+MAX_TEXT = 256 << 20  # bytes of a file that is read whole; larger datasets are read record by record
+# How a file begins that holds no text in UTF-8, and what it is.
+_FOREIGN = {
+    b"version https://git-lfs.": "a pointer of git-lfs, not the file itself: run `git lfs pull` where it was cloned",
+    b"\xff\xfe": "UTF-16, not UTF-8: save it again as UTF-8",
+    b"\xfe\xff": "UTF-16, not UTF-8: save it again as UTF-8",
+}
 # What a file system without locks answers.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -117,6 +137,56 @@ class Inputs:
 def _state(path: Path) -> tuple[int, ...]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
+
+
+def read_text(path: str | os.PathLike[str], most: int = MAX_TEXT) -> str:
+    """The text of a file in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a regular file (a pipe or a device would never end), larger than `most` bytes, or not
+            UTF-8; UTF-16 and pointers of git-lfs are named.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not wait
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path} is not a regular file")
+        data = file.read(most + 1) or b""  # None: a file of the system that has nothing to say now
+    if len(data) > most:
+        raise ValueError(f"{path} is larger than {most:,} bytes, the most that is read")
+    for beginning, what in _FOREIGN.items():
+        if data.startswith(beginning):
+            raise ValueError(f"{path} is {what}")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def parse_json(text: str, where: object) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deeply; begins with `where`, and gives line and column.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg.removesuffix(' at')} at line {error.lineno} column {error.colno}"
+        raise ValueError(f"{where} is not JSON: {reason}") from None
+    except RecursionError:
+        raise ValueError(f"{where} is not JSON that can be read: nested too deeply") from None
+    except ValueError as error:  # a number with more digits than Python reads
+        raise ValueError(f"{where} is not JSON: {error}") from None
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        OSError, ValueError: see `read_text` and `parse_json`.
+    """
+    return parse_json(read_text(path), path)
 
 
 def write_json(path: Path, content: Any) -> None:

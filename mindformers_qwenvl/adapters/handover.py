@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.files import read_json
 from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
 
 __all__ = ["TrainedModel", "complete", "original_settings", "write_companions"]
@@ -158,7 +159,7 @@ def complete(folder: Path) -> None:
     """Add what is missing in `folder`, a directory of a Qwen-VL with its config.json, for it to be opened: the settings
     of generation and tokenizer, and the vocabulary, if that is the published one and installed."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         end_of_text = config["visual"]["image_start_id"] - BEHIND_END_OF_TEXT
         length = config.get("max_position_embeddings", 8192)
     except (OSError, ValueError, KeyError, TypeError):

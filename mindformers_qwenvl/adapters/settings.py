@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.files import read_json
+
 __all__ = [
     "CONFIG_FILE",
     "TARGETS",
@@ -213,10 +215,7 @@ def read_settings(path: Path) -> AdapterSettings:
     path = path / CONFIG_FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; an adapter is a folder with {CONFIG_FILE} and its tensors")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected an object of settings, got {type(content).__name__}")
     try:

@@ -6,9 +6,9 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.files import read_text
 from mindformers_qwenvl.generation.prompt import Query
 
 __all__ = ["BadQuestion", "Question", "batches_by_size", "read_questions"]
@@ -45,15 +45,15 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question | BadQuestion]
     number of the line.
 
     Raises:
-        ValueError: two lines have the same id, so their answers could not be told apart; or the file is not UTF-8.
+        ValueError: two lines have the same id, so their answers could not be told apart; or the file is not UTF-8, not
+            a regular file, or a JSON list.
         OSError: the file cannot be read.
     """
     questions: list[Question | BadQuestion] = []
     lines: dict[str, int] = {}
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error})") from error
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        raise ValueError(f"{path} is a JSON list; JSON Lines are expected, one question a line")
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -68,8 +68,11 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question | BadQuestion]
 def _question(line: str, number: int) -> Question | BadQuestion:
     try:
         record = json.loads(line)
-    except ValueError as error:
-        return BadQuestion(number, f"line {number} is not JSON: {error}")
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        return BadQuestion(number, f"line {number} is not JSON: {reason}")
+    except (ValueError, RecursionError) as error:
+        return BadQuestion(number, f"line {number} is not JSON that can be read: {str(error)[:80]}")
     if not isinstance(record, dict):
         return BadQuestion(number, f"line {number}: expected a JSON object, got {line.strip()[:80]}")
     identity = record.get("id", number)

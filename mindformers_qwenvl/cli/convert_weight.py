@@ -11,6 +11,7 @@ from typing import Any
 from mindformers_qwenvl.checks import byte_count
 from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
 from mindformers_qwenvl.config.original import read_original
+from mindformers_qwenvl.files import read_json
 from mindformers_qwenvl.weights.convert.convert import DEFAULT_SHARD, Progress, convert
 from mindformers_qwenvl.weights.convert.dtypes import CODES
 
@@ -172,8 +173,6 @@ def _write_beside(args: argparse.Namespace, trained: Any, merging: Any) -> None:
 
 def _last_step(output_dir: Path) -> dict[str, str]:
     """Steps and loss of the training, and its evaluation, if they were recorded in `output_dir`."""
-    import json
-
     from mindformers_qwenvl.training.steps_file import read_steps
 
     facts = {}
@@ -182,7 +181,7 @@ def _last_step(output_dir: Path) -> dict[str, str]:
         facts = {"Steps": str(int(rows[-1]["step"])), "Loss": f"{rows[-1]['loss']:.4f} at the last step"}
     for file in sorted(output_dir.glob("eval*/*.json"))[:8]:
         try:
-            score = json.loads(file.read_text(encoding="utf-8")).get("score")
+            score = read_json(file).get("score")
         except (OSError, ValueError, AttributeError):
             continue
         if score is not None:

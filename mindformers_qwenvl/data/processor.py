@@ -19,7 +19,7 @@ from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.data.image_processor import QwenVLImageProcessor, image_settings
 from mindformers_qwenvl.data.template import QwenVLContentTransformTemplate
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
-from mindformers_qwenvl.files import replacing
+from mindformers_qwenvl.files import read_json, replacing
 from mindformers_qwenvl.generation.settings import generation_config_of
 from mindformers_qwenvl.pictures.images import ImagePolicy
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
@@ -240,7 +240,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
             if section:
                 return build(section)
         if (file := folder / IMAGE_PROCESSOR_NAME).is_file():
-            section = json.loads(file.read_text(encoding="utf-8")).get("processor")
+            section = read_json(file).get("processor")
             if section:
                 return build(section)
         if not (folder / "config.json").is_file():

@@ -149,7 +149,7 @@ def read_records(output: Path) -> dict[str, dict[str, Any]]:
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(output.glob("answers*.jsonl")):
         for line in path.read_bytes().split(b"\n"):
-            with suppress(ValueError, TypeError, KeyError):
+            with suppress(ValueError, TypeError, KeyError, RecursionError):
                 record = json.loads(line)
                 if "answer" in record or str(record["id"]) not in records:
                     records[str(record["id"])] = record

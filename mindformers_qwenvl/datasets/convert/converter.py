@@ -57,6 +57,8 @@ def convert_file(
     data_path, output_path = Path(data_path), Path(output_path)
     if data_path.is_dir() or not data_path.exists():
         raise FileNotFoundError(f"{data_path}: {'a folder, not a file' if data_path.is_dir() else 'no such file'}")
+    if not data_path.is_file():
+        raise ValueError(f"{data_path} is not a regular file; give a file, for it is read more than once")
     if output_path.exists() and not output_path.is_file():
         raise ValueError(
             f"{output_path} is {'a folder' if output_path.is_dir() else 'not a regular file'}; give the name of a file"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from mindformers_qwenvl.files import parse_json, read_text
 
 __all__ = ["DataError", "Folder", "load", "text_list", "value"]
 
@@ -29,19 +30,19 @@ def load(path: Path) -> Any:
     if path.suffix.lower() == ".tsv":
         return _table(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error})") from error
+        text = read_text(path)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     if not text.strip():
         raise DataError(f"{path}: empty")
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         return list(_lines(path, text))
     try:
-        return json.loads(text)
+        return parse_json(text, path)
     except ValueError as error:
         if text.lstrip().startswith("{") and "\n" in text.strip():
             return list(_lines(path, text))
-        raise DataError(f"{path}: not JSON ({error}), and not JSON Lines") from error
+        raise DataError(f"{error}; and not JSON Lines") from error
 
 
 def _lines(path: Path, text: str) -> Iterator[Any]:
@@ -49,9 +50,9 @@ def _lines(path: Path, text: str) -> Iterator[Any]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line, f"{path}: line {number}")
         except ValueError as error:
-            raise DataError(f"{path}: line {number} is not JSON: {error}") from error
+            raise DataError(str(error)) from error
         if not isinstance(row, dict):
             raise DataError(f"{path}: line {number}: expected a JSON object, got {line.strip()[:80]}")
         yield row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from mindformers_qwenvl.config.original import read_original
-from mindformers_qwenvl.files import Inputs, copy_file, remove_leftovers, replacing, write_json
+from mindformers_qwenvl.files import Inputs, copy_file, read_json, remove_leftovers, replacing, write_json
 from mindformers_qwenvl.weights.convert.destination import FILES, check_destination, check_read, check_space, locked
 from mindformers_qwenvl.weights.convert.dtypes import CODES, ITEM_BYTES
 from mindformers_qwenvl.weights.convert.plan import Target, make_plan
@@ -199,7 +198,7 @@ def _copy_companions(source: Path, output: Path) -> None:
 
 def _forget_quantisation(path: Path) -> None:
     """What is written is plain numbers: config.json must not say that it is quantised."""
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    settings = read_json(path) if path.is_file() else {}
     if "quantization_config" in settings:
         del settings["quantization_config"]
         write_json(path, settings)

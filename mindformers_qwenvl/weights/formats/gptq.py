@@ -14,7 +14,6 @@ is in memory, an eighth of the numbers at 4 bits; rows of W are unpacked as they
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections import OrderedDict
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from mindformers_qwenvl.files import read_json
 from mindformers_qwenvl.weights.convert.dtypes import widen
 from mindformers_qwenvl.weights.formats.readable import Readable, TensorInfo
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
@@ -82,10 +82,7 @@ def _settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     file = (path if path.is_dir() else path.parent) / "quantize_config.json"
     if not file.is_file():
         return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+    content = read_json(file)
     return content if isinstance(content, dict) else {}
 
 

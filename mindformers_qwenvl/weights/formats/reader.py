@@ -6,12 +6,12 @@ asks for. Neither PyTorch nor MindSpore is needed, and no file is ever executed.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import numpy as np
 
+from mindformers_qwenvl.files import read_json
 from mindformers_qwenvl.weights.convert.dtypes import STORAGE
 from mindformers_qwenvl.weights.formats.ckpt_file import ckpt_tensors
 from mindformers_qwenvl.weights.formats.ranks import RankFiles, rank_files, strategy_files
@@ -111,7 +111,7 @@ def _open(path: Path) -> WeightFile:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(index)["weight_map"]
         if not all(Path(file).name == file for file in weight_map.values()):
             raise ValueError("a shard outside the folder")
         return weight_map
@@ -138,7 +138,7 @@ def _weight_files(path: Path) -> tuple[list[Path], Path | None]:
                 raise FileNotFoundError(f"{index} names shards that do not exist: {listed(absent)}")
             return shards, index
         files = sorted(file for file in path.iterdir() if file.suffix in suffixes and file.name not in _NO_WEIGHTS)
-        files = [file for file in files if not file.name.startswith(("rng_state", "."))]
+        files = [file for file in files if not file.name.startswith(("rng_state", ".")) and file.is_file()]
         if files:
             return files, None
     if iterations := sorted(path.glob("iteration_*")):  # of MindFormers' section `checkpoint:`
