@@ -24,7 +24,7 @@ MODELS = ("model.qwenvl:QwenVL", "model.vision:QwenVLVisionModel", "model.langua
 ESSENTIALS = (
     ("data.tokenizer:QwenVLTokenizer", "TOKENIZER", None),
     ("data.processor:QwenVLProcessor", "PROCESSOR", None),
-    ("data.processor:QwenVLImageProcessor", "PROCESSOR", None),
+    ("data.image_processor:QwenVLImageProcessor", "PROCESSOR", None),
     ("data.template:QwenVLContentTransformTemplate", "TRANSFORMS", None),
     ("data.normalise:QwenVLBatchNormalize", "TRANSFORMS", None),
     ("datasets.loader:QwenVLDataLoader", "DATASET_LOADER", None),
@@ -200,7 +200,7 @@ def _auto_classes() -> list[Callable[[], Any]]:
         (AutoTokenizer, OriginalConfig, QWenTokenizer),
         (AutoProcessor, config, _load("data.processor:QwenVLProcessor")),
         # Not under QwenVLConfig: `pipeline` would then insist on a file that the original's directories do not have.
-        (AutoImageProcessor, vision_config, _load("data.processor:QwenVLImageProcessor")),
+        (AutoImageProcessor, vision_config, _load("data.image_processor:QwenVLImageProcessor")),
     ]
     return [partial(auto.register, key, cls, exist_ok=True) for auto, key, cls in rows]
 

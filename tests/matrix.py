@@ -233,11 +233,13 @@ def cell(counted: dict[str, Any] | None) -> str:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The table of docs/hosts.md: tests that passed, of each check."""
+    """The table of docs/hosts.md: tests that passed, of each check; a row that was not run says so."""
     lines = [f"| MindFormers | MindSpore | Python | {' | '.join(CHECKS)} | minutes |", "|---" * (len(CHECKS) + 4) + "|"]
     for row in ROWS:
         found = record["rows"].get(row.name)
         if found is None:
+            cells = [row.mindformers, row.mindspore, row.python, *(cell(None) for _ in CHECKS), "not run yet"]
+            lines.append(f"| {' | '.join(cells)} |")
             continue
         versions, checks = found["versions"], found["checks"]
         cells = [cell(checks.get(check)) for check in CHECKS]

@@ -90,7 +90,9 @@ def test_entry_points():
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in REGISTERED.items() for name in names])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, names in REGISTERED.items() for name in sorted(names)]
+)
 def test_names_in_yamls(kind, name, legacy, monkeypatch):
     from mindformers.tools.register import MindFormerRegister, register
 

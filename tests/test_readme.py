@@ -99,7 +99,7 @@ def test_every_command_and_flag_that_is_named_exists(page):
     joined = text_of(page).replace("\\\n", " ")
     for command in re.findall(r"(?:`|^|& )mindformers-qwenvl ([a-z][a-z-]+)", joined, re.MULTILINE):
         help_of(command)
-    lines = [line for _, code in blocks(page, "shell") for line in code.replace("\\\n", " ").splitlines()]
+    lines = [line for _, code in blocks(page, "shell|bash") for line in code.replace("\\\n", " ").splitlines()]
     for line in lines:
         _, found, rest = line.partition("mindformers-qwenvl ")
         if not found or line.startswith("git"):
@@ -170,7 +170,7 @@ PYTHON = [(page, number) for page in PAGES for number, _ in enumerate(blocks(pag
 def test_python_examples_are_python_in_graph_mode(page, number):
     code = blocks(page, "python")[number][1]
     ast.parse(code)
-    if "from_pretrained(" in code or "pipeline(" in code:
+    if re.search(r"^(import|from) ", code, re.MULTILINE) and re.search(r"QwenVL\.from_pretrained\(|pipeline\(", code):
         assert "set_context(mode=mindspore.GRAPH_MODE)" in code
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from mindformers_qwenvl.weights.names import to_original
+from mindformers_qwenvl.weights.names import is_training_state, to_original
 
 __all__ = ["PREFIX", "Factor", "TensorName", "adapter_names", "factor_of", "parse_name", "peft_name"]
 
@@ -68,6 +68,8 @@ def factor_of(name: str) -> Factor | None:
     Raises:
         ValueError: it is a factor, of a layer that this network does not have.
     """
+    if is_training_state(name):  # the moments of a factor are named after it
+        return None
     if match := _MINDPET.fullmatch(name):
         part = to_original(f"{match['module']}.weight")
         return Factor(module_of(part.name), A if match["kind"] == "a" else B, part.index, part.of)

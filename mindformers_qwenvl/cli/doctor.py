@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", action="store_true", help="compare the device's fused operators with the plain forms of a CPU"
     )
+    parser.add_argument(
+        "--build", action="store_true", help="compile the operators for decoding on a CPU now, not at the first answer"
+    )
     parser.add_argument("--no-trial", action="store_true", help="leave out the training and the answer (half a minute)")
 
 
@@ -41,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     def say(what: str) -> None:
         print(f"{what} ...", file=sys.stderr, flush=True)
 
-    found = examine.examine(trial=not args.no_trial, device=args.device, say=say)
+    found = examine.examine(trial=not args.no_trial, device=args.device, say=say, build=args.build)
     print(
         json.dumps(as_dict(__version__, found), indent=2, ensure_ascii=False)
         if args.json

@@ -160,6 +160,7 @@ class QwenVLConfig(PretrainedConfig):
         plain = copy.copy(self)
         plain.vision_model = plain.llm_model = None
         output = PretrainedConfig.to_dict(plain)
+        output.pop("adapter", None)  # directories of this machine; what was loaded from them is among the weights
         output["vision_model"] = _part_to_dict(self.vision_model)
         output["llm_model"] = _part_to_dict(self.llm_model)
         return output

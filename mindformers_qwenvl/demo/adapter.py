@@ -18,7 +18,7 @@ from mindformers_qwenvl.adapters.convert import Merging
 from mindformers_qwenvl.adapters.handover import TrainedModel, write_companions
 from mindformers_qwenvl.demo import demonstration as demo
 from mindformers_qwenvl.demo import pictures, shapes
-from mindformers_qwenvl.demo.score import Score, score
+from mindformers_qwenvl.demo.score import Score, mark, score
 from mindformers_qwenvl.weights.convert.convert import convert
 
 __all__ = ["AdapterScores", "run"]
@@ -94,8 +94,8 @@ def run(workdir: Path, pictures_to_train: int = TO_LEARN) -> AdapterScores:
     both = demo._predict(beside, folder, base, [*records, *old_records])
     answers["adapter"] = both[: len(records)]
     result = AdapterScores(
-        *(score(records, answers[name]) for name in ("base", "adapter", "merged")),
-        old_colours=score(old_records, both[len(records) :]),
+        *(_score(records, answers[name]) for name in ("base", "adapter", "merged")),
+        old_colours=_score(old_records, both[len(records) :]),
         same_answers=answers["adapter"] == answers["merged"],
     )
     for index, record in enumerate(records[:SHOWN]):
@@ -112,6 +112,10 @@ def run(workdir: Path, pictures_to_train: int = TO_LEARN) -> AdapterScores:
         f"      --output_path {merged}"
     )
     return result
+
+
+def _score(records: list[dict[str, Any]], answers: list[str]) -> Score:
+    return score(records, [mark(record, answer) for record, answer in zip(records, answers, strict=True)])
 
 
 def _checkpoints(workdir: Path) -> list[Path]:

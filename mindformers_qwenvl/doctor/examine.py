@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mindformers_qwenvl.doctor import machine
 from mindformers_qwenvl.doctor.findings import NOT_CHECKED, Finding, failed
+from mindformers_qwenvl.doctor.kernels import kernels
 from mindformers_qwenvl.doctor.operators import operators
 from mindformers_qwenvl.doctor.plugin import plugin
 from mindformers_qwenvl.doctor.trial import trial as run_trial
@@ -13,13 +14,14 @@ from mindformers_qwenvl.doctor.trial import trial as run_trial
 __all__ = ["examine"]
 
 
-def examine(trial: bool, device: bool, say: Callable[[str], None]) -> list[Finding]:
+def examine(trial: bool, device: bool, say: Callable[[str], None], build: bool = False) -> list[Finding]:
     """All findings, in the order of the report.
 
     Args:
         trial: train and answer at tiny size.
         device: compare the operators of the device.
         say: told what is done next, for those parts that take a while.
+        build: compile the operators for decoding on a CPU.
     """
     found = [*machine.machine(), *machine.host(), *machine.optional()]
     if any(finding.section == "Host" and failed([finding]) for finding in found):
@@ -31,6 +33,9 @@ def examine(trial: bool, device: bool, say: Callable[[str], None]) -> list[Findi
     if target is None:
         why = "MindFormers cannot be imported"
         return [*found, *(Finding("Not tried", name, NOT_CHECKED, why) for name in ("trial", "operators"))]
+    if build:
+        say("compiling the operators for decoding")
+    found += kernels(target, build)
     if trial:
         say("training and answering at tiny size")
         found += run_trial()

@@ -23,6 +23,7 @@ PYTHONS = ((3, 10), (3, 13))  # from, and below
 GB = 1024**3
 LITTLE_MEMORY, LITTLE_DISK = 4 * GB, 5 * GB
 NOT_FOR_USE = ("host", "test", "dev")  # extras that are looked at elsewhere, or are for developers
+HOST = ("mindformers", "mindspore")
 DRIVER = Path("/usr/local/Ascend/driver/version.info")
 CANN = (os.environ.get("ASCEND_HOME_PATH"), os.environ.get("ASCEND_TOOLKIT_HOME"), "/usr/local/Ascend/cann")
 CANN = (*CANN, "/usr/local/Ascend/ascend-toolkit/latest")
@@ -86,6 +87,8 @@ def _pair(section: str, mindformers: hosts.Installed, mindspore: hosts.Installed
             section, "pair", WARNING, f"MindFormers {mindformers.version} is not in the table of docs/hosts.md"
         )
     row = f"MindFormers {pair.mindformers} with MindSpore {pair.mindspore[0]}, CANN {pair.cann}"
+    if hosts.release(mindspore.version) in map(hosts.release, pair.mindspore[1:]):
+        return Finding(section, "pair", OK, f"{row}; {mindspore.version} was run with it too")
     if hosts.belongs(pair, mindspore.version):
         return Finding(section, "pair", OK, f"{row}: in the table")
     return Finding(section, "pair", WARNING, f"MindSpore {mindspore.version} is here, and the table has {row}")
@@ -129,7 +132,7 @@ def _extras() -> dict[str, dict[str, str | None]]:
     extras: dict[str, dict[str, str | None]] = {}
     for requirement in requirements:
         found = re.match(r"(?P<name>[\w.-]+)(?P<own>\[)?.*;.*extra == ['\"](?P<extra>[\w-]+)['\"]", requirement)
-        if found and not found["own"] and found["extra"] not in NOT_FOR_USE:
+        if found and not found["own"] and found["extra"] not in NOT_FOR_USE and found["name"] not in HOST:
             try:
                 version = metadata.version(found["name"])
             except metadata.PackageNotFoundError:

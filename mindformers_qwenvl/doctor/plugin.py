@@ -32,10 +32,10 @@ def look() -> dict[str, Any]:
     import sys
 
     import mindformers
-    import mindspore
 
     from mindformers_qwenvl import host
     from mindformers_qwenvl.discovery.manager import load_plugins
+    from mindformers_qwenvl.host.context import device_target
 
     hooked = any(type(finder).__name__ == "PluginHook" for finder in sys.meta_path)
     plugins = [[one.name, one.distribution, one.state, one.reason] for one in load_plugins()]
@@ -43,7 +43,7 @@ def look() -> dict[str, Any]:
     missing = [name for kind, names in NAMES.items() for name in names if not registry.is_exist(kind, name)]
     states = [[state.work_around.name, state.state, state.reason] for state in host.states()]
     return {
-        "device": mindspore.get_context("device_target"),
+        "device": device_target(),
         "hooked": hooked,
         "plugins": plugins,
         "missing": missing,

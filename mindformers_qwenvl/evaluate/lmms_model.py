@@ -25,6 +25,7 @@ from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.data.processor import QwenVLProcessor
 from mindformers_qwenvl.generation.prompt import Pictures, make_prompt
 from mindformers_qwenvl.generation.settings import generation_config_of, settings_for
+from mindformers_qwenvl.model.ops import can_compute_in
 from mindformers_qwenvl.model.qwenvl import QwenVL
 from mindformers_qwenvl.text.rows import Row
 
@@ -60,11 +61,7 @@ class QwenVLMindFormers(lmms):
         self.directory = str(model)
         self.batch_size = int(batch_size)
         self.model_config = QwenVLConfig.from_pretrained(self.directory)
-        if (
-            dtype is None
-            and ms.get_context("device_target") == "CPU"
-            and self.model_config.compute_dtype == ms.bfloat16
-        ):
+        if dtype is None and not can_compute_in(self.model_config.compute_dtype):
             dtype = "float32"
         self.settings = {} if dtype is None else {"compute_dtype": dtype, "param_init_type": dtype}
         if adapter is not None:

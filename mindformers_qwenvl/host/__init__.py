@@ -212,7 +212,7 @@ WORK_AROUNDS = (
             "mindformers.trainer:MultiModalToTextGenerationTrainer.evaluate",
             "mindformers.trainer:MultiModalToTextGenerationTrainer.evaluate_process",
             "mindformers.trainer:MultiModalToTextGenerationTrainer.create_eval_dataset",
-            "mindformers.trainer:MultiModalToTextGenerationTrainer.create_callbacks",
+            "mindformers.trainer:MultiModalToTextGenerationTrainer.sort_callbacks",
         ),
     ),
     WorkAround(

@@ -1,4 +1,4 @@
-"""What MindFormers' Auto classes meet in a Qwen-VL directory: the original's names, and no file for a processor."""
+"""What MindFormers' Auto classes find in a Qwen-VL directory: the original's names, and no file for a processor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["OriginalConfig", "PipelineModel", "QWenTokenizer"]
 
 
 class OriginalConfig(QwenConfig):
-    """`model_type: qwen`, which the original's config.json says of Qwen-VL and of the text-only Qwen alike."""
+    """`model_type: qwen`, which is in the original's config.json of Qwen-VL and of the text-only Qwen alike."""
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -33,8 +33,8 @@ class QWenTokenizer(QwenVLTokenizer):
 
 
 class PipelineModel:
-    """What `pipeline(task, directory)` loads a network with: AutoModel, and a Qwen-VL keeps keys and values unless it
-    is told not to (`model_kwargs={"use_past": False}`), for a pipeline only generates."""
+    """What `pipeline(task, directory)` loads a network with: AutoModel. A Qwen-VL then keeps keys and values, since a
+    pipeline only generates, unless `model_kwargs={"use_past": False}` says otherwise."""
 
     @staticmethod
     def from_pretrained(directory: str, **kwargs: Any) -> Any:

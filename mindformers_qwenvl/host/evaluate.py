@@ -5,7 +5,19 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-__all__ = ["network_and_processor"]
+__all__ = ["network_and_processor", "take_checkpoint"]
+
+
+def take_checkpoint(config: Any) -> None:
+    """Let the checkpoint that a call names be the one that is loaded.
+
+    Host: mindformers/trainer/trainer.py, Trainer.evaluate, puts `eval_checkpoint` into `load_checkpoint`, and since 1.9
+    the weights come from `checkpoint.load_path`, which is made of it earlier. Seen in 1.9. Can go when
+    `Trainer.evaluate(eval_checkpoint=...)` loads that checkpoint.
+    """
+    named = config.get("load_checkpoint")
+    if named and isinstance(named, str) and config.get("checkpoint") is not None:
+        config.checkpoint.load_path = named
 
 
 def network_and_processor(trainer: Any, config: Any, network: Any = None) -> tuple[Any, Any]:

@@ -10,12 +10,12 @@ __all__ = ["OwnGenerationConfig", "PhasePerShape", "SaveParameters"]
 
 
 class OwnGenerationConfig:
-    """A base class for networks, before the host's `PreTrainedModel`: `generate()` follows `self.generation_config`,
-    as far as that was read from a generation_config.json or given by the user.
+    """A base class for networks, before the host's `PreTrainedModel`: `generate()` follows `self.generation_config` if
+    that was read from a generation_config.json or set by the user.
 
     Host: mindformers/generation/text_generator.py, GenerationMixin.generate. Without an argument `generation_config` it
-    makes one of the network's configuration, and reads `self.generation_config` only with `use_legacy: False`; nor
-    does PreTrainedModel.from_pretrained read the file. Seen in 1.9. Can go when the stock `generate()` stops where
+    makes one from the network's configuration, and reads `self.generation_config` only with `use_legacy: False`; nor
+    does PreTrainedModel.from_pretrained read the file. Seen in 1.7-2.1. Can go when the stock `generate()` stops where
     `network.generation_config.max_new_tokens` says.
     """
 
@@ -28,9 +28,9 @@ class OwnGenerationConfig:
         seed: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The host's; keywords go before `generation_config`, and that before the model's own.
+        """As the host's; keywords take precedence over `generation_config`, and that over the model's own.
 
-        A model whose own says `chat_format: chatml` also stops at <|im_end|> and <|im_start|>, as its `chat` does.
+        With `chat_format: chatml` in its own settings, a model also stops at <|im_end|> and <|im_start|>, as in `chat`.
         """
         if generation_config is None and not self.generation_config._from_model_config:
             generation_config = settings_for(self)
@@ -38,13 +38,13 @@ class OwnGenerationConfig:
                 known = generation_config.eos_token_id
                 turns = getattr(self.config, "turn_ids", ())
                 generation_config.eos_token_id = [*known, *(i for i in turns if i not in known)]
-            if "max_length" in kwargs:  # the host would let max_new_tokens go before it
+            if "max_length" in kwargs:  # otherwise max_new_tokens would take precedence
                 generation_config.max_new_tokens = None
         return super().generate(input_ids, generation_config, logits_processor, streamer, seed, **kwargs)
 
     @classmethod
     def from_pretrained_experimental_mode(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """The host's, and generation_config.json if there is one."""
+        """As the host's, and reads generation_config.json if there is one."""
         network = super().from_pretrained_experimental_mode(pretrained_model_name_or_path, *args, **kwargs)
         network.generation_config = generation_config_of(pretrained_model_name_or_path) or network.generation_config
         return network
@@ -53,10 +53,10 @@ class OwnGenerationConfig:
 class SaveParameters:
     """A first base class for networks: `save_pretrained(directory, save_json=True)` saves the weights.
 
-    Without the key/value cache, which is none, and with the generation_config.json that the network came with.
+    The key/value cache is left out, and the generation_config.json that the network came with is written too.
 
     Host: mindformers/models/modeling_utils.py, PreTrainedModel.save_pretrained_experimental_mode. It hands bare tensors
-    to mindspore.save_checkpoint, which takes only Parameters in a dict and raises UnboundLocalError. Seen in 1.9 on
+    to mindspore.save_checkpoint, which takes only Parameters in a dict and raises UnboundLocalError. Seen in 1.9-2.1 on
     MindSpore 2.9 and 2.10. Can go when the stock model saves without `state_dict=`.
     """
 
@@ -73,8 +73,8 @@ class PhasePerShape:
     """A base class for networks: `generate()` runs the graph that was compiled for the shape at hand.
 
     Host: mindformers/generation/text_generator.py, GenerationMixin, which calls a graph of prefill or decoding by the
-    name of its phase alone, whatever the shape (mindspore/nn/cell.py, Cell._predict): another batch size ends in an
-    error of an operator. Seen in 1.9. Can go when `_set_network_phase` need not be called for each shape.
+    name of its phase alone, whatever the shape (mindspore/nn/cell.py, Cell._predict): with another batch size an
+    operator fails. Seen in 1.7-2.1. Can go when `_set_network_phase` need not be called for each shape.
     """
 
     def set_phase_of_shape(self, rows: int, columns: int) -> None:

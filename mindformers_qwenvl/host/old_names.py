@@ -1,4 +1,4 @@
-"""Classes that old YAMLs name and MindFormers dropped in 1.6: what takes their place, under their names."""
+"""Classes that old YAMLs name and MindFormers dropped in 1.6: their replacements, under their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["FP32StateAdamWeightDecay", "ObsMonitor"]
 
 
 class FP32StateAdamWeightDecay(AdamW):
-    """MindFormers' AdamW, whose moments are float32 too, under the arguments of old YAMLs.
+    """MindFormers' AdamW, whose moments are float32 too, with the arguments of old YAMLs.
 
     Unlike the old class, AdamW corrects the bias of the first steps' moments.
     """
@@ -23,7 +23,7 @@ class FP32StateAdamWeightDecay(AdamW):
 
 
 class ObsMonitor(Callback):
-    """Does nothing: the upload to object storage is gone, old YAMLs still name it."""
+    """Does nothing: the upload to object storage is gone, but old YAMLs still name it."""
 
     def __init__(self, **kwargs: Any):
         super().__init__()

@@ -16,17 +16,17 @@ __all__ = ["ProcessorPipeline"]
 
 
 class ProcessorPipeline(MultiModalToTextPipeline):
-    """The stock pipeline, which finds its processor: that of the directory the network came from, or one put together
-    from the parts that `pipeline()` hands it.
+    """The stock pipeline, which finds its processor: that of the network's directory, or one made of the parts that
+    `pipeline()` hands it.
 
     Host: mindformers/pipeline/pipeline.py builds tokenizer and image processor and passes them on, but
     mindformers/pipeline/multi_modal_to_text_generation_pipeline.py wants a processor and raises ValueError. Seen in
-    1.6-1.9, 2.1. Can go when `pipeline("multi_modal_to_text_generation", model=...)` needs no `processor=`.
+    1.6-2.1. Can go when `pipeline("multi_modal_to_text_generation", model=...)` needs no `processor=`.
 
-    The same file drops what a call says about the answer, `pipe(queries, max_new_tokens=8)`; here that reaches
-    `generate()`, as it does in text_generation_pipeline.py. And mindformers/pipeline/base_pipeline.py saves as a YAML,
-    which `pipeline(task, directory)` does not read, and no processor; here it saves config.json and all else that is
-    read. Seen in 1.9. Can go when the stock pipeline does so.
+    The same file drops what a call says about the answer, as in `pipe(queries, max_new_tokens=8)`; here that reaches
+    `generate()`, as it does in text_generation_pipeline.py. And mindformers/pipeline/base_pipeline.py saves a YAML,
+    which `pipeline(task, directory)` does not read, and no processor; here config.json and all else that is read are
+    saved. Seen in 1.7-2.1. Can go when the stock pipeline does so.
     """
 
     def __init__(self, model: Any, processor: Any = None, tokenizer: Any = None, image_processor: Any = None, **kwargs):

@@ -21,27 +21,27 @@ __all__ = ["FullConfigTrainer"]
 
 
 class FullConfigTrainer(MultiModalToTextGenerationTrainer):
-    """The stock trainer, which takes a YAML as it stands in prediction too.
+    """The stock trainer, which uses a YAML unchanged in prediction too.
 
     Host: mindformers/trainer/multi_modal_to_text_generation/multi_modal_to_text_generation.py, `predict`. Unlike
-    `train` and the text trainer's `predict` it drops `is_full_config` and merges the user's YAML into the default one
-    of the task table, whose settings leak into it. (Without our entry in that table there is no default.) Seen in 1.9.
-    Can go when `predict` passes `is_full_config` on.
+    `train` and the text trainer's `predict`, it drops `is_full_config` and merges the user's YAML into the default one
+    of the task table, whose settings leak into it. (Without our entry in that table there is no default.) Seen in
+    1.7-2.1. Can go when `predict` passes `is_full_config` on.
 
     `predict` also builds the YAML's `processor` in place, and predict_process (mindformers/trainer/base_trainer.py)
-    then wants to build its image_processor again, from the object: AttributeError. Here it is built from a copy.
-    Seen in 1.9. Can go when stock `build_processor` may be called twice on one section.
+    then tries to build its image_processor again, from the object: AttributeError. Here it is built from a copy. Seen
+    in 1.7-2.1. Can go when stock `build_processor` may be called twice on one section.
 
-    predict_process also looks for `top_k` in the outer model section alone, and where there is none hands the pipeline
-    top_k=1, with which `do_sample: True` is greedy. Here it is that of the language model. Seen in 1.9. Can go when
-    predict_process hands on no `top_k` that nobody has set.
+    predict_process also looks for `top_k` in the outer model section only, and otherwise hands the pipeline top_k=1,
+    with which `do_sample: True` is greedy. Here it is that of the language model. Seen in 1.7-2.1. Can go when
+    predict_process does not hand on a `top_k` that nobody has set.
 
     And _check_grad_accumulation_steps (mindformers/trainer/base_trainer.py) sets `gradient_accumulation_steps` to 1
-    where it cannot accumulate, and trains on. Here that is an error. Seen in 1.9. Can go when the host raises.
+    where it cannot accumulate, and trains on. Here that is an error. Seen in 1.7-2.1. Can go when the host raises.
 
-    With `sink_mode: True`, training_process multiplies the epochs by their steps, for each to sink `sink_size` steps.
-    MindSpore sinks nothing on a CPU and runs whole epochs, so many. Here sink_mode is off there. Seen in 1.9. Can go
-    when the stock Trainer takes `epochs` epochs on a CPU with `sink_mode: True`.
+    With `sink_mode: True`, training_process multiplies the epochs by their steps, so that each sinks `sink_size` steps.
+    MindSpore sinks nothing on a CPU, and runs that many whole epochs. Here sink_mode is off there. Seen in 1.7-2.1. Can
+    go when the stock Trainer takes `epochs` epochs on a CPU with `sink_mode: True`.
     """
 
     def set_config(self, config: Any = None, is_full_config: bool = False) -> Any:
@@ -55,24 +55,24 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         prepare_adapters(config)
         runner = config.get("runner_config")
         if runner and runner.get("sink_mode") and device_target() == "CPU":
-            logger.warning("runner_config: sink_mode: True: nothing sinks on a CPU; sink_mode is off.")
+            logger.warning("runner_config.sink_mode: True: a CPU sinks nothing, so sink_mode is off.")
             runner.sink_mode = False
         return config
 
     def set_train_dataset(self, dataset: Any) -> None:
         if dataset is not None and not dataset.get_dataset_size():  # MindSpore says so after the network is built
             raise ValueError(
-                "train_dataset: its samples make no batch: there are fewer than the "
-                f"{self.config.runner_config.batch_size} of a batch, or none at all. Set a smaller "
+                "train_dataset: its samples make no batch: there are fewer than "
+                f"runner_config.batch_size={self.config.runner_config.batch_size}, or none at all. Set a smaller "
                 "runner_config.batch_size, or give more samples"
             )
         super().set_train_dataset(dataset)
 
     def create_optimizer_scheduler(self, network: Any, *args: Any, **kwargs: Any) -> Any:  # 1.7: layer_scale too
-        if not network.trainable_params():  # MindSpore's words: parameters must not be empty
+        if not network.trainable_params():  # MindSpore says: parameters must not be empty
             raise ValueError(
-                "model_config: all parameters are frozen, and nothing would learn: of freeze_vision, freeze_resampler "
-                "and freeze_llm, set one to False"
+                "model_config: all parameters are frozen, so that nothing would be trained; set one of freeze_vision, "
+                "freeze_resampler and freeze_llm to False"
             )
         return super().create_optimizer_scheduler(network, *args, **kwargs)
 

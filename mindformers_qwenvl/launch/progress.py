@@ -79,7 +79,7 @@ class Progress(QwenVLMonitor):
 def _total(params: Any, step: int) -> int:
     """The number of the last step: what is left of the epochs lies behind this step, also of a resumed run."""
     epochs_left = params.epoch_num - params.cur_epoch_num
-    in_this = (params.cur_step_num - 1) % params.batch_num + 1
+    in_this = (step - 1) % params.batch_num + 1  # params.cur_step_num counts from where a run was resumed
     return step + epochs_left * params.batch_num + params.batch_num - in_this
 
 

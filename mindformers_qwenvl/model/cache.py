@@ -1,4 +1,4 @@
-"""The key/value cache in blocks, and attention over it: the host's paged operators on Ascend, plain ones on CPU.
+"""The key/value cache in blocks, and attention over it: MindFormers' paged operators on Ascend, plain ones on CPU.
 
 Both follow the contract of MindFormers' `generate()`: a cache of `num_blocks * block_size` slots; `slot_mapping` says
 where each new token goes (-1: nowhere), `block_tables` which blocks hold a row, in order.
@@ -41,7 +41,7 @@ def cached_attention(config, cache: nn.Cell) -> nn.Cell:
         query: [B, 1, N * D].
         stored: what `cache` gave.
         block_tables: int32 [B, M], -1 where a row has fewer blocks.
-        valid_length: int32 [B], tokens of each row, the newest one included.
+        valid_length: int32 [B], tokens of each row, including the newest.
 
     Outputs:
         [B, 1, N * D].
@@ -59,8 +59,8 @@ class PagedCache(nn.Cell):
             config.num_heads, config.kv_channels, config.num_heads, shape, compute_dtype=config.compute_dtype
         )
         self.paged.shard(config.parallel_config)
-        # The host (modules/paged_attention_mgr.py) splits keys by rows, not slot_mapping, which MindSpore keeps whole:
-        # with dp > 1 that does not compile. Each card keeps all rows of its heads instead, and attends to all of them.
+        # The host (modules/paged_attention_mgr.py) splits keys by rows, but not slot_mapping, which MindSpore keeps
+        # whole: with dp > 1 that does not compile. Here each card keeps all rows of its heads, and attends to all.
         heads = config.parallel_config.model_parallel
         rows, blocks = (1, 1, heads), (1, 1, heads, 1)
         self.paged.reshape_and_cache.shard((rows, rows, blocks, blocks, (1,)))
@@ -88,7 +88,7 @@ class PlainCache(nn.Cell):
         super().__init__()
         self.slots = config.num_blocks * config.block_size
         self.heads, self.head_dim = config.num_heads, config.kv_channels
-        # One slot more takes what slot_mapping sends nowhere.
+        # One more slot takes what slot_mapping sends nowhere.
         shape = ((self.slots + 1) * self.heads, self.head_dim)
         self.key_cache = Parameter(
             initializer("zeros", shape, config.compute_dtype), name="key_cache", requires_grad=False
@@ -113,7 +113,7 @@ class PlainCache(nn.Cell):
 class CachedHeads(nn.Cell):
     """Where each head of each row's blocks [B, M] is, in order: int32 [B, N, M * block_size].
 
-    They are rows of `PlainCache`: one Gather gives [B, N, T, D], where rows of all heads would have to be transposed.
+    They are rows of `PlainCache`: one Gather gives [B, N, T, D], while rows of all heads would have to be transposed.
     """
 
     def __init__(self, heads: int, block_size: int):
@@ -132,7 +132,7 @@ class CachedHeads(nn.Cell):
 
 
 class PlainCachedAttention(nn.Cell):
-    """Gather the rows, then attention with a mask over what lies beyond each row's length."""
+    """Gather the rows, then attend to them, with a mask over what lies beyond each row's length."""
 
     def __init__(self, config, _cache: PlainCache):
         super().__init__()

@@ -68,7 +68,7 @@ class ValidLength(nn.Cell):
 
 
 class LastToken(nn.Cell):
-    """Hidden states [B, S, H] and lengths [B] to those of each row's last token, [B, H]."""
+    """From hidden states [B, S, H] and lengths [B], those of each row's last token, [B, H]."""
 
     def __init__(self, dp: int = 1):
         super().__init__()
@@ -95,8 +95,8 @@ class Columns(nn.Cell):
 class RotaryAngles(nn.Cell):
     """What `Rotary` takes for positions [B, S], see `RotaryTables`, and the query's logn scale [B, 1, S, 1].
 
-    In prediction each row takes the base that dynamic NTK gives its prompt length [B]; in training base and scale
-    are the plain ones (original: QWenModel.forward and RotaryEmbedding).
+    In prediction, each row takes the base that dynamic NTK gives its prompt length [B]; in training, base and scale are
+    the plain ones (original: QWenModel.forward and RotaryEmbedding).
     """
 
     def __init__(self, config: QwenConfig):
@@ -279,13 +279,13 @@ class QwenModel(nn.Cell):
 
 
 class QwenForCausalLM(QwenPreTrainedModel):
-    """Qwen-7B with its head; alone, or as the language model of `QwenVL`.
+    """Qwen-7B with its head, by itself or as the language model of `QwenVL`.
 
     Inputs:
         input_ids: int32 [B, S], right-padded.
-        embeddings: [B, S, H], what to read in the place of the embeddings of input_ids.
+        embeddings: [B, S, H], read instead of the embeddings of input_ids.
         prompt_length, batch_valid_length, block_tables, slot_mapping: of prediction, see `QwenVL`.
-        positions: int32 [K], the places in the flattened [B * S] where logits are wanted.
+        positions: int32 [K], the places in the flattened [B * S] for which logits are wanted.
 
     Outputs:
         logits [B, S, V] in config.compute_dtype, with `batch_valid_length` [B, V], with `positions` [K, V].
@@ -314,7 +314,7 @@ class QwenForCausalLM(QwenPreTrainedModel):
         self.last_token = LastToken(dp)
         self.sub = P.Sub().shard(((dp,), ()))
         self.reshape = P.Reshape()
-        self.load_checkpoint(config)  # the host's: `checkpoint_name_or_path`, if there is one
+        self.load_checkpoint(config)  # of the host: `checkpoint_name_or_path`, if that is set
 
     def construct(
         self,

@@ -1,4 +1,4 @@
-"""Layers that vision tower and language model share, each with its sharding strategy."""
+"""Layers that the vision tower and the language model share, each with its sharding strategy."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def column_linear(
     weight_init: Initializer | None = None,
     split: bool = True,
 ) -> Dense:
-    """y = x W^T (+ b), W's rows (the outputs) split over the model-parallel cards, or with `split=False` on each whole.
+    """y = x W^T (+ b), W's rows (the outputs) split over the model-parallel cards, or with `split=False` whole on each.
 
-    W starts normal with config.initializer_range, where `weight_init` says nothing else.
+    W starts normal with config.initializer_range, unless `weight_init` says otherwise.
     """
     dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel if split else 1
     linear = _linear(in_channels, out_channels, config, has_bias, weight_init)
@@ -125,7 +125,7 @@ class MergeHeads(nn.Cell):
 
 
 class ResizedTable(nn.Cell):
-    """A square position table [rows, dim] resized to `target_rows` positions; the table as it is where they agree."""
+    """A square position table [rows, dim] resized to `target_rows` positions; the table itself if the numbers agree."""
 
     def __init__(self, rows: int, target_rows: int):
         super().__init__()

@@ -37,7 +37,7 @@ def inverse_frequencies(head_dim: int, base: float, levels: int) -> np.ndarray:
 
 
 def log_n_scale(train_length: int, longest: int) -> np.ndarray:
-    """Scale of the query at each position (logn attention), float32 [longest].
+    """The scale of the query at each position (logn attention), float32 [longest].
 
     log(i) / log(train_length) at 1-based position i > train_length, 1 before (original: modeling_qwen.py,
     QWenAttention.logn_tensor).
@@ -83,7 +83,7 @@ def resize_matrix(source_rows: int, target_rows: int) -> np.ndarray | None:
 
     Resizing is linear in the table, so ``resize_matrix(256, 1024) @ table`` replaces torch's
     ``F.interpolate(mode="bicubic", align_corners=False)`` exactly, is differentiable and needs no operator of its
-    own (original: visual.py, get_abs_pos). None where the sizes agree and the original leaves the table alone.
+    own (original: visual.py, get_abs_pos). None if the sizes agree: the original then leaves the table alone.
 
     Args:
         source_rows: rows of the table, a square number.

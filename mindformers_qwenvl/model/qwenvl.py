@@ -37,11 +37,11 @@ class ImageMerge(nn.Cell):
     Inputs:
         text: [B, S, H].
         images: [B * N, Q, H].
-        positions: int32 [B, N, Q, 2] of (row, position). A negative position marks an image that is only there to fill
-            the batch: it changes nothing and its gradient is zero. Rows are not read: image b of the batch belongs into
-            row b, and what counts rows from 0 on each card would be wrong in a batch that several cards share.
+        positions: int32 [B, N, Q, 2] of (row, position). A negative position marks an image that only fills the
+            batch: it changes nothing and its gradient is zero. Rows are not read: image b belongs to row b, and rows
+            counted from 0 on each card would be wrong in a batch that several cards share.
 
-    The vectors go to their places by a product with a matrix of zeros and ones, which is exact; unlike a scatter it can
+    A product with a matrix of zeros and ones puts the vectors in their places. It is exact, and unlike a scatter it can
     be split over the cards by rows.
     """
 
@@ -78,11 +78,11 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
         images: float [B, N, 3, H, W], normalised pixels. None: text only.
         image_context_pos: int32 [B, N, Q, 2] of (row, position) where each of the Q vectors of an image goes; a
             negative position marks a filler.
-        labels: int32 [B, S + 1], -100 where nothing is to be learnt. Given: the loss is returned.
+        labels: int32 [B, S + 1], -100 where nothing is trained. If given, the loss is returned.
         prompt_length: int32 [B], chooses the rotary base (dynamic NTK). None: the length of each row.
-        batch_valid_length: int32 [B], length of each row; given, only the logits after its last token are computed.
-        block_tables, slot_mapping: int32 [B, M] and [B * S], see cache.py. With them keys and values are kept; a single
-            column (S = 1) then is the newest token of each row.
+        batch_valid_length: int32 [B], length of each row. If given, only the logits after its last token are computed.
+        block_tables, slot_mapping: int32 [B, M] and [B * S], see cache.py. With them, keys and values are kept, and a
+            single column (S = 1) is the newest token of each row.
 
     Outputs:
         loss, float32 scalar, averaged over the label tokens; or logits [B, S, V]; or, with `batch_valid_length`,
@@ -104,7 +104,7 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
         self._freeze(config)
         if config.checkpoint_name_or_path:
             refuse_in_tree(config.checkpoint_name_or_path, "checkpoint_name_or_path")
-        self.load_checkpoint(config)  # the host's: `checkpoint_name_or_path`, if there is one
+        self.load_checkpoint(config)  # of the host: `checkpoint_name_or_path`, if that is set
 
     def _freeze(self, config: QwenVLConfig) -> None:
         if config.pet_config:
@@ -141,7 +141,7 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
         return self.loss(self.llm_model(input_ids, x, prompt_length, positions=positions), labels)
 
     def prepare_inputs_for_predict_layout(self, input_ids: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """See `GenerationInputs.layout_inputs`; with one image a row, so that the vision tower is laid out too."""
+        """See `GenerationInputs.layout_inputs`; with an image in each row, so that the vision tower is laid out too."""
         ids, *generation = self.layout_inputs(input_ids)
         vision, rows = self.config.vision, ids.shape[0]
         images = Tensor(np.zeros((rows, 1, 3, vision.image_size, vision.image_size), np.float32))
@@ -151,18 +151,18 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_dir: str, *args: Any, **kwargs: Any) -> QwenVL:
-        """Build the network and load its weights, from an original HuggingFace directory or as the host does.
+        """Build the network and load its weights, from an original Hugging Face directory or as MindFormers does.
 
         Args:
             pretrained_model_name_or_dir: directory with config.json and weight shards (original names or ours); or
-                what the host takes: a directory with a YAML and a .ckpt, a registered name.
+                what MindFormers takes: a directory with a YAML and a .ckpt, or a registered name.
             adapter: directory of a LoRA adapter in peft's format, or names with a directory each, of which the first
                 one answers: see `AdapterSwitch`.
             **kwargs: keys that replace those of config.json, such as `compute_dtype="float32"`; or `config=`.
 
         Raises:
-            FileNotFoundError, ValueError: nothing to load there, or tensors are missing, unknown or wrong-shaped; all
-                of them are listed.
+            FileNotFoundError, ValueError: there is nothing to load, or tensors are missing, unknown or of a wrong
+                shape; all of them are listed.
         """
         directory = Path(kwargs.pop("pretrained_model_name_or_path", None) or pretrained_model_name_or_dir)
         adapter = kwargs.pop("adapter", None)
@@ -191,7 +191,7 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
 
     @classmethod
     def from_pretrained_experimental_mode(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> QwenVL:
-        """Where `AutoModel.from_pretrained(directory)` comes in, with the configuration it has read."""
+        """`AutoModel.from_pretrained(directory)` calls this, with the configuration it has read."""
         if (Path(pretrained_model_name_or_path) / "config.json").is_file():
             given = {name: kwargs[name] for name in ("config", "adapter") if name in kwargs}
             return cls.from_pretrained(pretrained_model_name_or_path, **given)
@@ -208,25 +208,25 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
         generation_config: Any = None,
         **changes: Any,
     ) -> tuple[str, list]:
-        """Answer `query` after what was said before, in ChatML (original: QWenLMHeadModel.chat).
+        """Answer `query`, the next turn of a conversation, in ChatML (original: QWenLMHeadModel.chat).
 
         Args:
-            tokenizer: a `QwenVLTokenizer`; or a `QwenVLProcessor`, whose rules for pictures then hold.
-            query: a text, as `tokenizer.from_list_format` makes it, or the list itself; in a list a picture may be
+            tokenizer: a `QwenVLTokenizer`; or a `QwenVLProcessor`, whose rules for images then apply.
+            query: a text, as `tokenizer.from_list_format` makes it, or the list itself, in which an image may be
                 anything `data.images.open_image` takes.
-            history: pairs (query, answer), oldest first; this one is appended, unless `append_history` is False.
+            history: pairs (query, answer), oldest first; this one is appended unless `append_history` is False.
             system: the system message.
-            stop_words_ids: sequences of ids that end the answer too.
-            generation_config: goes in the place of `self.generation_config`, generation_config.json of the model.
-            **changes: of it: max_new_tokens, max_window_size, do_sample, temperature, top_k, top_p, repetition_penalty,
-                chat_format; and `seed`, which makes what is drawn reproducible.
+            stop_words_ids: more sequences of ids that end the answer.
+            generation_config: used instead of `self.generation_config`, the generation_config.json of the model.
+            **changes: settings that differ from it: max_new_tokens, max_window_size, do_sample, temperature, top_k,
+                top_p, repetition_penalty, chat_format; and `seed`, which makes sampling reproducible.
 
         Returns:
             The answer and the history. As in the original, an answer that `max_new_tokens` cuts loses its last token.
 
         Raises:
-            ValueError, TypeError: an argument makes no sense, or the prompt is longer than the network takes.
-            FileNotFoundError, ImageError: names the picture and says why.
+            ValueError, TypeError: an argument is out of its range, or the prompt is longer than the network takes.
+            FileNotFoundError, ImageError: an image cannot be used; names it and says why.
         """
         from mindformers_qwenvl.chat.answer import chat
 
@@ -244,8 +244,8 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
         generation_config: Any = None,
         **changes: Any,
     ) -> Iterator[str]:
-        """The answer of `chat` while it is written: the whole text so far, each time it has grown; the last one is what
-        `chat` returns. Never half a character. As in the original, `history` is left to the caller."""
+        """The answer of `chat` while it is written: the whole text so far, each time it has grown, and never half a
+        character; the last one is what `chat` returns. As in the original, `history` is left to the caller."""
         from mindformers_qwenvl.chat.answer import chat_stream
 
         return chat_stream(self, tokenizer, query, history, system, stop_words_ids, generation_config, **changes)
@@ -276,7 +276,7 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
 
         Raises:
             ValueError: prompts, options and images do not fit each other or the network.
-            FileNotFoundError, ImageError: names the picture and says why.
+            FileNotFoundError, ImageError: an image cannot be used; names it and says why.
         """
         from mindformers_qwenvl.chat.likelihood import score
 
@@ -301,7 +301,7 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
 
         return ground(self, tokenizer, image, text, **changes)
 
-    # The host's hooks for `load_checkpoint: <original directory>` with `load_ckpt_format: safetensors`.
+    # MindFormers calls these for `load_checkpoint: <original directory>` with `load_ckpt_format: safetensors`.
     convert_name = staticmethod(hooks.convert_name)
     convert_weight_dict = staticmethod(hooks.convert_weight_dict)
     convert_map_dict = staticmethod(hooks.convert_map_dict)

@@ -24,7 +24,7 @@ class CrossAttention(nn.Cell):
         super().__init__()
         dim = config.output_dim
         heads = dim // RESAMPLER_HEAD_DIM
-        # torch's MultiheadAttention starts its fused projection [3 D, D] as Xavier has it; so do its three parts.
+        # torch's MultiheadAttention starts its fused projection [3 D, D] by Xavier's rule, and its three parts with it.
         xavier = Uniform(math.sqrt(6 / (dim + 3 * dim)))
         self.wq = column_linear(dim, dim, config, weight_init=xavier)
         self.wk = column_linear(dim, dim, config, weight_init=xavier)
@@ -66,7 +66,7 @@ class Resampler(nn.Cell):
             name="query",
             parallel_optimizer=False,
         )
-        # Where the widths agree the original has no projection at all.
+        # If the widths agree, the original has no projection at all.
         self.projects = config.hidden_size != dim
         if self.projects:
             self.kv_proj = column_linear(config.hidden_size, dim, config, has_bias=False)

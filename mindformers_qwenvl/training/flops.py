@@ -6,16 +6,16 @@ from typing import Any
 
 __all__ = ["step_flops"]
 
-# A product costs as much again for the gradient of each factor.
+# The gradient of each factor of a product takes as many operations as the product.
 FORWARD, INPUTS, WEIGHTS = 1, 1, 1
 
 
 def step_flops(config: Any, rows: int, length: int, images: int) -> float:
     """Operations of one training step; a multiplication and an addition are two (PaLM paper, appendix B).
 
-    Counted are the products of matrices, forward and backward, over all positions (attention is not halved for its
-    mask); parts that are frozen have no gradient of their weights, and none at all if nothing below them learns.
-    Activations that are computed again (recompute) do not count: it is the MFU, not the hardware's utilisation.
+    Products of matrices are counted, forward and backward, over all positions (attention is not halved for its mask).
+    Frozen parts have no gradient of their weights, and no gradient at all if nothing below them is trained. Activations
+    that are computed twice (recompute) count once: this is for the MFU, not for the hardware's utilisation.
 
     Args:
         config: a `QwenVLConfig`.

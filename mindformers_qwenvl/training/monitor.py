@@ -27,24 +27,24 @@ INPUT_IDS, IMAGES, POSITIONS = 0, 1, 2  # columns of the data set, as `net_input
 class QwenVLMonitor(Callback):
     """Loss, learning rate, gradient norm, tokens/s, images/s and MFU of every step.
 
-    They go to the log; to OUTPUT_DIR/steps/rank_N.csv (see watch/steps_file.py; `mindformers-qwenvl plot OUTPUT_DIR`
-    draws it), which a resumed run continues; and, where the YAML has a section `tensorboard`, to TensorBoard: tokens/s,
-    images/s and MFU from here, the rest from the host's MFLossMonitor.
+    They go to the log; to OUTPUT_DIR/steps/rank_N.csv (see steps_file.py; `mindformers-qwenvl plot OUTPUT_DIR` draws
+    it), which a resumed run continues; and, if the YAML has a section `tensorboard`, to TensorBoard: tokens/s, images/s
+    and MFU from here, the rest from the host's MFLossMonitor.
 
-    Tokens are positions of the network's input, padding included; pictures those that belong to a sample, or with
-    `sink_mode`, where the batch is not to be seen, the places for them. Both are of all cards together, over the whole
-    time since the step before. The loss is that of the whole batch, with `runner_wrapper.weigh_cards: False` that of
-    this process's part; the gradient norm, before clipping, is known with `use_clip_grad: True` alone.
+    Tokens are positions of the network's input, padding included; images are those that belong to a sample, or with
+    `sink_mode`, where the batch cannot be seen, the places for them. Both are of all cards together, for the time since
+    the step before. The loss is that of the whole batch, or with `runner_wrapper.weigh_cards: False` that of this
+    process's part. The gradient norm, before clipping, is only known with `use_clip_grad: True`.
 
     Args:
-        per_print_times: a line in the log every so many steps. 0: none.
-        csv: write the CSV file; with pipeline stages only the last one does, which has the loss.
-        directory: in the place of `output_dir`.
+        per_print_times: steps from one line in the log to the next. 0: no lines.
+        csv: write the CSV file; with pipeline stages, only the last stage does, which has the loss.
+        directory: where to write it instead of `output_dir`.
         peak_tflops: what a card can do, in 10^12 operations a second at the `compute_dtype` (see its data sheet), for
             the MFU. None: no MFU.
 
     Raises:
-        ValueError: an argument makes no sense.
+        ValueError: an argument is out of its range; names it, the range and the value.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class QwenVLMonitor(Callback):
 
     def _open(self, first_step: int) -> None:
         folder, rank, ranks = self.directory or get_output_root_path(), get_real_rank(), _ranks_with_loss()
-        if rank == ranks[0]:  # one process alone, that no two write the same file
+        if rank == ranks[0]:  # one process alone, so that no two write the same file
             rewind_other_ranks(folder, ranks, first_step)
         self.file = StepsFile(steps_file_name(folder, rank), first_step)
 
@@ -99,8 +99,8 @@ class QwenVLMonitor(Callback):
         row = self._outputs(params.net_outputs)  # waits until they are there
         now = time.perf_counter()
         steps = max(1, params.cur_step_num - self.last_step)
-        self.ended += params.pop("validation_seconds", 0.0)  # of `Validation`, which comes before
-        seconds, waited = (now - self.ended) / steps, (self.began - self.ended) / steps
+        validated = params.pop("validation_seconds", 0.0)  # by `Validation`, which comes before
+        seconds, waited = (now - self.ended - validated) / steps, (self.began - self.ended) / steps
         self.ended, self.last_step = now, params.cur_step_num
         row |= {"step": self.steps_before + params.cur_step_num, "epoch": params.cur_epoch_num}
         row["val_loss"] = params.pop("validation_loss", None)
@@ -150,7 +150,7 @@ class QwenVLMonitor(Callback):
 
 
 def steps_resumed(params: Any) -> int:
-    """Steps of the run that this one resumes, 0 if it begins anew."""
+    """Steps of the run that this one resumes, 0 for a new run."""
     told = steps_before(params)
     if told is not None:
         return told
@@ -160,14 +160,14 @@ def steps_resumed(params: Any) -> int:
 
 
 def _number(value: Any) -> float | None:
-    """Mean of a tensor; None stays, as the gradient norm without `use_clip_grad`."""
+    """The mean of a tensor; None, such as a gradient norm without `use_clip_grad`, stays."""
     if isinstance(value, ms.Tensor):
         value = value.asnumpy()
     return None if value is None else float(np.mean(value))
 
 
 def _sizes(params: Any) -> tuple[int, int, int, int]:
-    """Of the batch of this process: rows, positions that the network sees, places for pictures, pictures."""
+    """Of this process's batch: rows, positions that the network sees, places for images, images."""
     batch = params.get("train_dataset_element")
     # With sink_mode the batch is in a queue on the device.
     shapes = [column.shape for column in batch] if batch else params.train_dataset.output_shapes()
@@ -180,7 +180,7 @@ def _sizes(params: Any) -> tuple[int, int, int, int]:
 
 
 def _copies(config: Any) -> int:
-    """Batches of this size that are under way at once: in data parallel one a card; see `dataset_strategy`."""
+    """Batches of this size that are computed at once: in data parallel one on each card; see `dataset_strategy`."""
     mode = ms.get_auto_parallel_context("parallel_mode")
     if mode == "stand_alone":
         return 1

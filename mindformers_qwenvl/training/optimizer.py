@@ -29,15 +29,15 @@ def _update_as_host(beta1, beta2, epsilon, step, rate, factor, decay, weight, gr
 class QwenVLAdamW(AdamW):
     """MindFormers' AdamW with the weight decay of the original's finetune.py: RMSNorm weights decay too.
 
-    The host spares all vectors: biases, LayerNorm and RMSNorm. Hugging Face's Trainer, which finetune.py uses, spares
-    biases and nn.LayerNorm, and the RMSNorm of Qwen is none. Moments are float32 whatever the weights are, and updates
-    are computed in float32.
+    The host exempts all vectors: biases, LayerNorm and RMSNorm. Hugging Face's Trainer, which finetune.py uses, exempts
+    biases and nn.LayerNorm, and Qwen's RMSNorm is not an nn.LayerNorm. Moments and updates are float32 whatever the
+    weights are.
 
-    On a CPU with float32 weights each weight is updated in place, by two operators in the place of the host's dozen and
-    their temporary tensors.
+    On a CPU, float32 weights are updated in place, by two operators instead of the host's dozen and their temporary
+    tensors.
 
     Args:
-        decay_rms_norm: False: as the host's AdamW.
+        decay_rms_norm: False exempts RMSNorm weights too, as the host does.
         vision_lr_decay: factor of the learning rate from each layer of the vision tower to the one below, see
             `weights.parts.rate_factors`. The paper's stages 1 and 2 have 0.95.
         lora_plus_ratio: the learning rate of B of an adapter over that of A (LoRA+, arXiv 2402.12354).

@@ -6,8 +6,8 @@ from typing import Any
 
 import mindspore as ms
 from mindformers.wrapper import MFTrainOneStepCell
+from mindspore import Parameter, nn, ops
 from mindspore import dtype as mstype
-from mindspore import nn, ops
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
@@ -17,7 +17,7 @@ from mindformers_qwenvl.model.ops import NotFinite, count_not_finite, has_overfl
 
 __all__ = ["QwenVLTrainOneStepCell"]
 
-IGNORED = -100  # label of what is not learnt
+IGNORED = -100  # label of a token that is not trained
 # Settings of the host's step that the one-pass step does not have.
 HOST_ONLY = (
     "calculate_per_token_loss",
@@ -49,25 +49,24 @@ def _add_tensors(left, right):
 class QwenVLTrainOneStepCell(MFTrainOneStepCell):
     """MindFormers' train step, which also runs off Ascend. Arguments, inputs and outputs: see `MFTrainOneStepCell`.
 
-    The stock overflow check reads Ascend's status register (NPUGetFloatStatusV2, no CPU kernel); here gradients
-    overflow where one is not finite, or the sum of their squares, which clipping needs too. On Ascend the stock check
-    stays.
+    The stock overflow check reads Ascend's status register (NPUGetFloatStatusV2, which has no CPU kernel). Off Ascend,
+    gradients overflow here when one of them is not finite, or the sum of their squares, which clipping needs too.
 
     In data parallel (`parallel_mode: 0` on several cards) each card counts by its label tokens: loss and gradients are
     those of one card with the whole batch, as they are in `semi_auto_parallel`, and the loss is the same on every card.
-    The stock train step, and DistributedDataParallel or DeepSpeed under the original's finetune.py, average the cards'
-    own averages, in which a token of a short answer counts more the shorter the answers beside it on the same card are;
-    `weigh_cards: False` does so too, and the loss then is that of the card.
+    The stock train step averages the cards' own averages, as do DistributedDataParallel and DeepSpeed under the
+    original's finetune.py: a token then counts more if there are few others on its card. `weigh_cards: False` does the
+    same, and the loss is then that of the card.
 
-    With `accumulation_steps` above 1 the rows of a batch (`runner_config.batch_size` of them) are computed in so many
-    parts, one after the other, their gradients added up, and the optimizer called once. Each part counts by its label
-    tokens: loss and gradients are those of the whole batch. On a CPU the peak of memory falls by 3% only (four parts of
-    64 rows); on Ascend it has not been measured. The host's `runner_config.gradient_accumulation_steps` does nothing
-    but in `semi_auto_parallel`, where it weighs the parts alike.
+    With `accumulation_steps` above 1, the rows of a batch (`runner_config.batch_size`) are computed in that many parts,
+    one after the other; their gradients are added up, and the optimizer is called once. Each part counts by its label
+    tokens: loss and gradients are those of the whole batch. On a CPU the memory's peak falls by only 3% (64 rows in
+    four parts); on Ascend it has not been measured. The host's `runner_config.gradient_accumulation_steps` only works
+    in `semi_auto_parallel`, where it gives all parts the same weight.
 
     Raises:
-        ValueError: accumulation_steps is no number of parts, does not divide the rows, or the parallel mode is one
-            where the host cuts the batch.
+        ValueError: accumulation_steps is not a whole number of 1 or more, does not divide the rows, or is set in a
+            parallel mode where the host splits the batch.
     """
 
     def __init__(
@@ -79,6 +78,10 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         **kwargs: Any,
     ):
         super().__init__(network, optimizer, **kwargs)
+        if isinstance(self.learning_rate, Parameter):
+            # A constant rate. The host copies it; where two parameters have one name MindSpore renames all in the cell
+            # by their places, and checkpoints would hold network.llm_model..., which nothing reads.
+            self.learning_rate = optimizer.learning_rate
         self.has_overflow_register = has_overflow_register()
         self.not_finite = NotFinite()
         switch("runner_wrapper: weigh_cards", weigh_cards)
@@ -99,8 +102,8 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         self.reducer_divisor = self.cards if self.cards > 1 and self.mean else 1  # of the sum over the cards
 
     def construct(self, *inputs):
-        """See `MFTrainOneStepCell`. Off Ascend one product takes the loss scale out of the gradients and clips them,
-        where the host writes all of them once more.
+        """See `MFTrainOneStepCell`. Off Ascend, one product removes the loss scale from the gradients and clips them;
+        the host writes all of them twice.
         """
         if not self.one_pass:
             return super().construct(*inputs)
@@ -121,7 +124,7 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
             rate = schedule(self.optimizer.global_step).reshape(())
         if not overflow:
             loss = F.depend(loss, self.optimizer(gradients))
-        # What the parameter `scale` was: it is read where it is used, by now of the next step.
+        # The scale of this step: process_loss_scale has already overwritten the parameter.
         return loss, overflow, ops.reciprocal(unscale), rate, norm
 
     def grads_for_legacy(self, scaling_sens, *inputs):
@@ -142,7 +145,7 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
             piece = ()
             for column in inputs:
                 piece = (*piece, column[part * rows : (part + 1) * rows])
-            if part > 0:  # in this order, so that a device can use the memory of the part before again
+            if part > 0:  # in this order, so that a device can reuse the memory of the part before
                 piece = F.depend(piece, gradients)
             share = self._label_tokens(piece[-1]) / tokens
             loss_of_part = self.network(*piece)
@@ -155,7 +158,7 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         return loss, gradients, self.grad_scale_factor
 
     def _label_tokens(self, labels):
-        """How many of labels int32 [B, S + 1] are learnt, float32 scalar. The first one is nobody's next token."""
+        """How many of labels int32 [B, S + 1] are trained, float32 scalar; the first one of a row never is."""
         return ops.cast(labels[:, 1:] != IGNORED, mstype.float32).sum()
 
     def get_overflow_status(self, status, compute_output):
@@ -165,7 +168,7 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         return self._on_any_rank(self.not_finite(compute_output))
 
     def _on_any_rank(self, count):
-        """Whether the float32 `count` is 1 or more on some rank."""
+        """Whether the float32 `count` is 1 or more on any rank."""
         if self.is_distributed:
             count = self.allreduce(count)
         return self.less_equal(self.base, count)

@@ -36,7 +36,7 @@ def find_steps_files(run_dir: str | os.PathLike[str]) -> list[Path]:
         run_dir: the run's `output_dir`, the folder it was started in (with ./output), the folder of the files, or one.
 
     Raises:
-        FileNotFoundError: there are none; says where was looked.
+        FileNotFoundError: there are none; names the places that were searched.
     """
     run_dir = Path(run_dir)
     if run_dir.is_file():
@@ -47,18 +47,18 @@ def find_steps_files(run_dir: str | os.PathLike[str]) -> list[Path]:
             return [path for _, path in sorted(found.items())]
     looked = ", ".join(str(place / "rank_*.csv") for place in places)
     raise FileNotFoundError(
-        f"{run_dir}: no steps of a run ({looked}); they are written by `callbacks: - type: QwenVLMonitor`"
+        f"{run_dir}: no steps of a run in {looked}; `callbacks: - type: QwenVLMonitor` in the YAML writes them"
     )
 
 
 def rewind_other_ranks(output_dir: str | os.PathLike[str], ranks: Container[int], first_step: int) -> None:
-    """Take what this run does again out of the files of processes that it does not have.
+    """Remove the steps that this run repeats from the files of processes that it does not have.
 
-    Its own ones each process rewinds itself, see `StepsFile`; those of others would be read as a part of this run.
+    Each process rewinds its own file, see `StepsFile`; those of other processes would be read as part of this run.
 
     Args:
-        ranks: the processes of this run that keep their steps.
-        first_step: the first one of this run; with 1 the files are moved away.
+        ranks: the processes of this run that write their steps.
+        first_step: the first step of this run; with 1, the files are moved away.
     """
     for rank, path in _by_rank(Path(output_dir, FOLDER)).items():
         if rank not in ranks:
@@ -73,7 +73,7 @@ def _by_rank(folder: Path) -> dict[int, Path]:
 
 
 def _rewind(path: Path, first_step: int) -> list[Row]:
-    """The rows before `first_step`; if that is the very first, the file is moved away."""
+    """The rows before `first_step`; if that is step 1, the file is moved away."""
     if first_step > 1:
         return [row for row in read_steps(path) if row["step"] < first_step]
     path.replace(path.with_suffix(".before.csv"))
@@ -86,19 +86,20 @@ def _write(path: Path, rows: list[Row]) -> None:
 
 
 def read_steps(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of a file, whose run may be going on or have been killed: a last line that was cut is left out.
+    """The rows of a file. Its run may be going on or have been killed, so a last line that was cut is left out.
 
     Raises:
-        ValueError: it is no such file, or a line that is not the last one is damaged; names the file and the line.
+        ValueError: it is not such a file, or a line other than the last is damaged; names the file and the line.
     """
     path = Path(path)
     try:
         *lines, cut = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path}: not a text at byte {error.start}, expected the CSV file that QwenVLMonitor writes; move it away"
+            f"{path}: expected the CSV file that QwenVLMonitor writes, got bytes that are not text (the first one is "
+            f"byte {error.start}); move it away"
         ) from None
-    del cut  # what stands behind the last end of a line: nothing, or a line that was cut
+    del cut  # what follows the last end of a line: nothing, or a line that was cut
     if not lines:
         return []
     header = lines[0].split(",")
@@ -118,25 +119,25 @@ def _row(path: Path, number: int, header: list[str], line: str) -> Row:
             raise ValueError
     except (ValueError, TypeError, OverflowError):  # the last: a step that is infinite
         raise ValueError(
-            f"{path}, line {number}: expected {len(header)} numbers, `step` a whole one, got {line[:80]!r}; "
+            f"{path}, line {number}: expected {len(header)} numbers, and a whole one for `step`, got {line[:80]!r}; "
             "mend the line or delete it"
         ) from None
     return {**row, "step": step}
 
 
 class StepsFile:
-    """Rows to be appended to a file, whole lines at once.
+    """Appends rows to a file, whole lines at once.
 
-    A run that begins at `first_step` continues the rows before that step: later ones, which were lost with the steps
-    since the checkpoint, and a last line that was cut are removed. A run from the beginning moves a file that is there
-    to `rank_N.before.csv`.
+    A run that begins at `first_step` continues the rows before that step. Later rows, whose steps came after the
+    checkpoint and were lost, and a last line that was cut are removed. A new run moves an existing file to
+    `rank_N.before.csv`.
 
     Args:
         path: see `steps_file_name`.
-        first_step: the first one that will be appended, from 1.
+        first_step: the first step that will be appended, from 1.
 
     Raises:
-        ValueError: what is there is no such file.
+        ValueError: the file that is there is not one of these.
     """
 
     def __init__(self, path: str | os.PathLike[str], first_step: int = 1) -> None:
@@ -146,7 +147,7 @@ class StepsFile:
         self._file = self.path.open("ab", buffering=0)
 
     def append(self, row: Mapping[str, float | None]) -> None:
-        """One row; a name that is no column is an error (KeyError). It is in the file when this returns."""
+        """Write one row; it is in the file when this returns. KeyError: a name is not a column."""
         if unknown := row.keys() - set(COLUMNS):
             raise KeyError(f"not columns: {sorted(unknown)}; there are {', '.join(COLUMNS)}")
         self._file.write(_line(_cells(row)).encode())

@@ -16,7 +16,7 @@ from mindformers_qwenvl.evaluate.evaluation import Evaluation
 from mindformers_qwenvl.evaluate.prompts import Asking
 from mindformers_qwenvl.evaluate.report import lines_for_people
 from mindformers_qwenvl.evaluate.tasks import find_task
-from mindformers_qwenvl.host.evaluate import network_and_processor
+from mindformers_qwenvl.host.evaluate import network_and_processor, take_checkpoint
 from mindformers_qwenvl.host.trainer import FullConfigTrainer
 from mindformers_qwenvl.training.validation import HeldOutLoss, Validation, full_batches
 
@@ -49,14 +49,15 @@ class QwenVLTrainer(FullConfigTrainer):
             _complete(config)
         if config.get("do_eval"):
             if not config.get("eval_dataset"):
-                raise ValueError("do_eval: True needs the section eval_dataset: the file of held-out samples")
+                raise ValueError("do_eval: True needs eval_dataset and eval_dataset_task: the file of held-out samples")
             interval = config.get("eval_step_interval")
             self._interval = STEP_INTERVAL if interval is None else whole("eval_step_interval", interval, 1)
             config.do_eval = False  # `Validation` does it; the host would want a `metric`, and evaluate once more
         return config
 
-    def create_callbacks(self, default_args: dict | None = None) -> list:
-        callbacks = super().create_callbacks(default_args)
+    def sort_callbacks(self, default_callbacks: list) -> list:
+        """The callbacks of a training; the host calls this when it has all of them."""
+        callbacks = super().sort_callbacks(default_callbacks)
         if getattr(self, "_interval", None):
             # First, so that QwenVLMonitor finds the loss when it writes the row of the step.
             callbacks.insert(0, Validation(self.create_eval_dataset, self._trained_network, self._interval))
@@ -93,10 +94,11 @@ class QwenVLTrainer(FullConfigTrainer):
             compute_metrics: not used; the loss is the metric.
         """
         config = self.set_config(config, kwargs.get("is_full_config", False))
+        take_checkpoint(config)
         if config.get("eval_task"):
             return self._task(config, network)
         if not config.get("eval_dataset"):
-            raise ValueError("run_mode: eval needs the section eval_dataset, or eval_task")
+            raise ValueError("run_mode: eval needs the sections eval_dataset and eval_dataset_task, or eval_task")
         config.runner_config.sink_mode = False  # the batch must be seen: its label tokens are counted
         loss = HeldOutLoss()
         found = [*(callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []), loss]

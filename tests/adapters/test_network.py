@@ -5,7 +5,6 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import ops
 
 from mindformers_qwenvl import QwenVL
 from mindformers_qwenvl.adapters.network import low_rank_parameters
@@ -271,4 +270,33 @@ def test_nothing_is_computed_where_no_adapter_is(checkpoint_dir):
     network = QwenVL.from_pretrained(str(checkpoint_dir("a56")))
     assert not low_rank_parameters(network)
     assert not [name for name, _ in network.cells_and_names() if "lora" in name]
-    assert ops is not None
+
+
+def test_what_can_only_be_merged(checkpoint_dir, tmp_path):
+    """DoRA scales the weight itself, and an embedding is not a product: neither can be beside the weights."""
+    tensors = lora.factors("a56")
+    for key in [key for key in tensors if key.endswith("lora_B.weight")]:
+        tensors[key.replace("lora_B.weight", "lora_magnitude_vector")] = np.ones(len(tensors[key]), np.float32)
+    lora.write(tmp_path / "dora", tensors, use_dora=True)
+    names = {f"{lora.PREFIX}transformer.wte.lora_embedding_A": np.zeros((8, 1024), np.float32)}
+    names[f"{lora.PREFIX}transformer.wte.lora_embedding_B"] = np.zeros((256, 8), np.float32)
+    lora.write(tmp_path / "embedding", names)
+    for folder, what in (("dora", "DoRA's magnitudes"), ("embedding", "an adapter of the embedding")):
+        with pytest.raises(ValueError, match=f"{what}.*convert-weight"):
+            QwenVL.from_pretrained(str(checkpoint_dir("a56")), adapter=str(tmp_path / folder))
+    with pytest.raises(ValueError, match="expected a directory, or names with a directory each"):
+        QwenVL.from_pretrained(str(checkpoint_dir("a56")), adapter={})
+    with pytest.raises(ValueError, match=r"with config\.json"):
+        QwenVL.from_pretrained(str(tmp_path), adapter=str(tmp_path / "dora"))
+
+
+def test_saved_with_its_adapter(checkpoint_dir, tmp_path):
+    """`save_pretrained` keeps what is loaded among the weights, and no path of this machine."""
+    network = QwenVL.from_pretrained(str(checkpoint_dir("a56")), adapter=str(lora.adapter_dir("a56")))
+    network.save_pretrained(str(tmp_path / "saved"), save_json=True)
+    assert str(lora.adapter_dir("a56")) not in (tmp_path / "saved/config.json").read_text(encoding="utf-8")
+    again = QwenVL.from_pretrained(str(tmp_path / "saved"))
+    before, after = low_rank_parameters(network), low_rank_parameters(again)
+    assert before.keys() == after.keys()
+    for factor, parameter in before.items():
+        assert np.array_equal(after[factor].asnumpy(), parameter.asnumpy())

@@ -9,7 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from mindformers_qwenvl.adapters.reader import Adapter
+from mindformers_qwenvl.adapters.settings import from_pet_config
 from mindformers_qwenvl.adapters.writer import factor_tensors, peft_settings, write_adapter
+from mindformers_qwenvl.weights.formats.reader import Checkpoint
 from tests.support import lora
 from tests.support.torch_files import TorchTensor, write_torch
 
@@ -229,3 +231,24 @@ def test_untrusted_dtype(tmp_path):
     save_file(tensors, folder / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="I32"):
         Adapter(folder, SHAPES)
+
+
+def test_the_adapter_of_a_training(tmp_path):
+    """Among its weights: this network's names, q, k and v with one A; the optimizer's state is left out."""
+    factors, tensors = lora.factors("a56"), {}
+    layer = "llm_model.transformer.layers.0.attention"
+    whole = factors[f"{lora.PREFIX}{C_ATTN}.lora_B.weight"]
+    for part, rows in zip(("wq", "wk", "wv"), np.split(whole, 3), strict=True):
+        tensors[f"{layer}.{part}.lora_b.weight"] = rows
+    tensors[f"{layer}.lora_a.weight"] = factors[f"{lora.PREFIX}{C_ATTN}.lora_A.weight"]
+    tensors |= {f"adam_m.{name}": value for name, value in tensors.items()}
+    tensors["llm_model.transformer.ln_f.weight"] = np.zeros(256, np.float32)
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, tmp_path / "t.safetensors")
+    settings = from_pet_config({"lora_rank": 8, "target_modules": ["c_attn"]})
+    with Checkpoint(tmp_path / "t.safetensors") as checkpoint:
+        adapter = Adapter(tmp_path / "t.safetensors", SHAPES, settings, checkpoint)
+        assert list(adapter.targets) == [C_ATTN]
+        assert not adapter.saved
+        a, b = adapter.factors(C_ATTN)
+    assert np.array_equal(a, factors[f"{lora.PREFIX}{C_ATTN}.lora_A.weight"])
+    assert np.array_equal(b, whole)

@@ -179,7 +179,7 @@ def test_shards_that_are_refused(ten):
     ],
 )
 def test_numbers_that_are_refused(ten, name, value):
-    with pytest.raises(ValueError, match=rf"^{name} must be a whole number, .* got {value!r}"):
+    with pytest.raises(ValueError, match=rf"^{name} must be a whole number of .* got {value!r}"):
         loader(ten, **{name: value})
 
 

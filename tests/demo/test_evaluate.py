@@ -17,8 +17,10 @@ DRIVER = Path(__file__).parents[1] / "support" / "driver.py"
 def evaluated(folder: Path, task: str, checkpoint: Path) -> dict:
     """summary.json of a benchmark that the demo's YAML for prediction runs."""
     options = {"task": task, "data": str(folder / "test.json"), "output": f"scores_{task}", "batch_size": 10}
-    settings = {"run_mode": "eval", "eval_task": {**options, "max_new_tokens": 60}, "load_checkpoint": str(checkpoint)}
-    given = json.dumps({"config": str(folder / "predict_qwenvl_tiny.yaml"), "set": settings})
+    settings = {"eval_task": {**options, "max_new_tokens": 60}, "load_checkpoint": str(checkpoint)}
+    text = (folder / "predict_qwenvl_tiny.yaml").read_text(encoding="utf-8")
+    Path("eval.yaml").write_text(text.replace("run_mode: 'predict'", "run_mode: 'eval'"), encoding="utf-8")
+    given = json.dumps({"config": str(Path("eval.yaml").resolve()), "set": settings})
     driver = shutil.copy(DRIVER, Path.cwd())
     done = subprocess.run([sys.executable, driver, given], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]

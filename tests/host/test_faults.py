@@ -48,10 +48,11 @@ class Network(PreTrainedModel):
 class Attention(PreTrainedModel):
     def __init__(self):
         super().__init__(PretrainedConfig())
-        self.query, self.attn = Linear(4, 4), nn.CellList([Linear(4, 4)])
+        self.transformer = nn.Cell()
+        self.transformer.query = Linear(4, 4)
         self._support_list = []
     def construct(self, x):
-        return self.attn[0](self.query(x)).sum()
+        return self.transformer.query(x).sum()
 
 found = {}
 task = "multi_modal_to_text_generation"

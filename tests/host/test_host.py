@@ -1,4 +1,4 @@
-"""The work-arounds of host.py and train.py; test_host_faults.py shows what they are for."""
+"""The work-arounds of host/ in use; test_faults.py shows what they are for."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_a_dataset_without_a_batch_is_an_error(registered):
     trainer = registered.get_cls("trainer", "MultiModalToTextGenerationTrainer")("qwenvl")
     trainer.config = MindFormerConfig(runner_config={"batch_size": 4})
     three, four = (NumpySlicesDataset(np.zeros((3, 2))).batch(rows, drop_remainder=True) for rows in (3, 4))
-    with pytest.raises(ValueError, match=r"make no batch: there are fewer than the 4.* Set a smaller runner_config"):
+    with pytest.raises(ValueError, match=r"make no batch: there are fewer than runner_config\.batch_size=4.*Set"):
         trainer.set_train_dataset(four)
     trainer.set_train_dataset(three)
     assert trainer.get_train_data_size() == 1
@@ -290,5 +290,5 @@ def test_a_network_that_does_not_learn_is_an_error(registered):
     network = nn.Dense(2, 2)
     for parameter in network.get_parameters():
         parameter.requires_grad = False
-    with pytest.raises(ValueError, match=r"nothing would learn: of freeze_vision.* set one to False"):
+    with pytest.raises(ValueError, match=r"nothing would be trained; set one of freeze_vision.* to False"):
         trainer.create_optimizer_scheduler(network, set())

@@ -1,6 +1,6 @@
-"""The faults that host_resume.py works around, in a MindFormers without plugins.
+"""The faults in resuming that host/ works around, in a MindFormers without plugins; see the index in host/__init__.py.
 
-Where such a test fails, the host has been mended and the work-around can go.
+If such a test fails, the host has been mended and the work-around can go.
 """
 
 from __future__ import annotations

@@ -89,6 +89,8 @@ class Source:
             node = names[name]
             if not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mindformers")):
                 return module, node
+            if (node.module, node.names[0].name) == (module, name):  # `from mindformers import pet`, a folder
+                return (f"{module}.{name}", ast.Module([], [])) if self.file(f"{module}.{name}") else None
             module, name = node.module or "", node.names[0].name
         return None
 

@@ -13,7 +13,8 @@ from tests.support.golden import golden_set
 from tests.support.installed import Environment, build_wheel, new_environment
 
 NEEDS = {"chat", "demo", "plugins", "predict", "run"}
-WITHOUT = {"check-data", "convert-data", "convert-weight", "doctor", "estimate", "plot", "yaml"}
+# `evaluate` scores answers without it, and says what is missing when it is asked to answer.
+WITHOUT = {"check-data", "convert-data", "convert-weight", "doctor", "estimate", "evaluate", "plot", "yaml"}
 A56 = golden_set("a56")
 
 
@@ -46,12 +47,13 @@ def test_every_command_is_on_one_side():
 
 WORDS = {
     "chat": ["--model", "x"],
+    "evaluate": ["--task", "docvqa", "--model", "x", "--data", "x.jsonl", "--output", "scores"],
     "predict": ["--model", "x", "Hello"],
     "run": ["--config", "finetune_qwenvl_tiny"],
 }
 
 
-@pytest.mark.parametrize("name", sorted(NEEDS))
+@pytest.mark.parametrize("name", sorted(NEEDS | {"evaluate"}))
 def test_one_sentence(command, name):
     done = command(name, *WORDS.get(name, []), check=False)
     assert done.returncode == 1

@@ -167,9 +167,9 @@ def test_predict(checkpoint, tmp_path):
     )
     from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
 
-    answer = A56.arrays["greedy.one_image"].tolist()
+    answer = A56.arrays["greedy.one_image"].tolist()[:8]  # later ones have no text
     text = QwenVLTokenizer(str(A56.vocab_file), image_slots=16).decode(answer)
-    assert done.stdout.strip().startswith(text.strip()[:20])
+    assert done.stdout.strip().startswith(text.strip())
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mindformers_qwenvl.cli import main
+from mindformers_qwenvl.registration import yaml_dir
 from mindformers_qwenvl.training.steps_file import read_steps
 from tests.stock.test_trainer import A56, PREDICT, run, training
 
@@ -35,17 +36,24 @@ def files(tmp_path_factory) -> tuple[Path, Path]:
     return folder / "train.json", folder / "held_out.json"
 
 
-def held_out(file: Path) -> dict:
-    return {"eval_dataset": {"data_loader": {"annotation_file": str(file)}}}
+def recipe(folder: Path, held_out: Path, **changes: str) -> str:
+    """The tiny YAML, with its keys for evaluation set, as a user would; its name without .yaml."""
+    text = (yaml_dir() / "finetune_qwenvl_tiny.yaml").read_text(encoding="utf-8")
+    for key, value in {"annotation_file: 'test.json'": f"annotation_file: '{held_out}'", **changes}.items():
+        assert key in text, key
+        text = text.replace(key, value)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    return str(folder / "recipe")
 
 
 @pytest.fixture(scope="module")
 def validated(files, tmp_path_factory) -> tuple[Path, str]:
     """Folder and output of a training of six steps with an evaluation every two."""
     folder = tmp_path_factory.mktemp("validated")
-    callbacks = [{"type": "MFLossMonitor"}, {"type": "QwenVLMonitor"}]
-    settings = training(files[0], do_eval=True, eval_step_interval=2, callbacks=callbacks, **held_out(files[1]))
-    return folder, run(folder, "finetune_qwenvl_tiny", settings)
+    changes = {"do_eval: False": "do_eval: True", "eval_step_interval: 50": "eval_step_interval: 2"}
+    settings = training(files[0], callbacks=[{"type": "MFLossMonitor"}, {"type": "QwenVLMonitor"}])
+    return folder, run(folder, recipe(folder, files[1], **changes), settings)
 
 
 def validations(printed: str) -> dict[int, float]:
@@ -54,9 +62,8 @@ def validations(printed: str) -> dict[int, float]:
 
 
 def evaluated(folder: Path, files, checkpoint: Path, **more) -> float:
-    settings = training(files[0], run_mode="eval", load_checkpoint=str(checkpoint), **held_out(files[1]))
-    settings |= {"load_ckpt_format": "safetensors", "callbacks": [], **more}
-    printed = run(folder, "finetune_qwenvl_tiny", settings)
+    settings = training(files[0], load_checkpoint=str(checkpoint), load_ckpt_format="safetensors", callbacks=[], **more)
+    printed = run(folder, recipe(folder, files[1], **{"run_mode: 'finetune'": "run_mode: 'eval'"}), settings)
     (loss,) = set(re.findall(r"evaluation: loss ([\d.]+) over \d+ label tokens", printed))
     return float(loss)
 
@@ -71,6 +78,7 @@ def test_every_two_steps_in_log_and_csv(validated):
         step: pytest.approx(loss, abs=1e-5) for step, loss in found.items()
     }
     assert len(rows) == 6
+    assert all(0 <= row["waited"] < row["seconds"] for row in rows)  # the evaluation is in neither
 
 
 def test_the_best_step_is_kept_and_named(validated):
@@ -115,11 +123,12 @@ def test_eval_task_in_a_yaml(validated, files, tmp_path):
     task = {"task": "vqa", "data": str(files[1]), "image_dir": str(A56.directory / "images"), "max_new_tokens": 3}
     settings = {
         **PREDICT,
-        "run_mode": "eval",
         "eval_task": {**task, "output": str(tmp_path / "scores")},
         "load_checkpoint": str(folder / "output" / "best" / "rank_0.safetensors"),
         "load_ckpt_format": "safetensors",
     }
-    run(tmp_path, "predict_qwenvl_tiny", settings)
+    text = (yaml_dir() / "predict_qwenvl_tiny.yaml").read_text(encoding="utf-8")
+    (tmp_path / "eval.yaml").write_text(text.replace("run_mode: 'predict'", "run_mode: 'eval'"), encoding="utf-8")
+    run(tmp_path, str(tmp_path / "eval"), settings)
     summary = json.loads((tmp_path / "scores" / "summary.json").read_text(encoding="utf-8"))
     assert (summary["asked"], summary["samples"], summary["failed"]) == (7, 7, 0)

@@ -14,11 +14,12 @@ ALL = shipped()
 FINETUNE = [name for name in ALL if name.startswith("finetune")]
 PREDICT = [name for name in ALL if name.startswith("predict")]
 EARLIER_STAGES = ["finetune_qwenvl_9.6b_stage1", "finetune_qwenvl_9.6b_stage2"]
-# Of the published sizes, and of the published stage (3).
-PUBLISHED = [name for name in ALL if "9.6b" in name and name not in EARLIER_STAGES]
+LORA = [name for name in ALL if "_lora" in name]
+# Of the published sizes, and of the published stage (3); all weights of a part learn, or none.
+PUBLISHED = [name for name in ALL if "9.6b" in name and name not in (*EARLIER_STAGES, *LORA)]
 BASE = "finetune_qwenvl_9.6b"
-OVERLAYS = [name for name in FINETUNE if name.startswith(f"{BASE}_")]
-WHOLE = [name for name in ALL if name not in OVERLAYS]
+OVERLAYS = [name for name in FINETUNE if name.startswith(f"{BASE}_") and name not in LORA]
+WHOLE = [name for name in ALL if name not in (*OVERLAYS, *LORA)]
 
 SMALL_VISION = {
     "hidden_size": 64,

@@ -117,3 +117,21 @@ def test_lower_layers_of_the_vision_tower_learn_slower(dtype, rate, grouped):
 def test_decays_that_make_no_sense(decay):
     with pytest.raises(ValueError, match=r"vision_lr_decay must be a number above 0 and at most 1, got"):
         QwenVLAdamW(weights(), learning_rate=1e-2, vision_lr_decay=decay)
+
+
+def test_lora_plus():
+    """B of an adapter learns at a multiple of the rate of A: after a first step of Adam each has moved by its rate."""
+
+    class Factors(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.a = Parameter(Tensor(np.zeros((2, 3), np.float32)), name="w1.lora_a.weight")
+            self.b = Parameter(Tensor(np.zeros((3, 2), np.float32)), name="w1.lora_b.weight")
+
+    network = Factors()
+    optimizer = QwenVLAdamW(network.trainable_params(), learning_rate=1e-3, lora_plus_ratio=16)
+    optimizer((Tensor(np.ones((2, 3), np.float32)), Tensor(np.ones((3, 2), np.float32))))
+    np.testing.assert_allclose(network.a.asnumpy(), -1e-3, rtol=1e-4)
+    np.testing.assert_allclose(network.b.asnumpy(), -16e-3, rtol=1e-4)
+    with pytest.raises(ValueError, match="lora_plus_ratio"):
+        QwenVLAdamW(network.trainable_params(), lora_plus_ratio=0)

@@ -174,3 +174,13 @@ def test_an_overflow_leaves_the_weights_alone():
     assert bool(overflow.asnumpy())
     np.testing.assert_array_equal(network.w.asnumpy(), [0.5, -1.0, 2.0])
     assert float(step.scale_sense.asnumpy()) == 512.0
+
+
+def test_a_constant_learning_rate_leaves_the_names_of_checkpoints_alone():
+    """It is a parameter; with a copy of it in the step, MindSpore would put `network.` before every name."""
+    network = nn.Dense(2, 2)
+    step = QwenVLTrainOneStepCell(network, QwenVLAdamW(network.trainable_params(), 1e-3))
+    before = [parameter.name for parameter in step.get_parameters()]
+    step.check_names_and_refresh_name()
+    assert [parameter.name for parameter in step.get_parameters()] == before
+    assert {"weight", "bias"} <= set(before)

@@ -128,7 +128,7 @@ def test_a_damaged_line_is_an_error(tmp_path, text, line):
         (b"a,b\n", "`step` and `loss` among them, got 'a,b'"),
         (b"step,epoch\n1,1\n", "`step` and `loss` among them, got 'step,epoch'"),
         (b"loss\n1\n", "`step` and `loss` among them, got 'loss'"),
-        (b"\x89PNG\r\n\x1a\n", "not a text at byte 0, expected the CSV file"),
+        (b"\x89PNG\r\n\x1a\n", "expected the CSV file that QwenVLMonitor writes, got bytes that are not text"),
     ],
 )
 def test_what_is_no_file_of_steps_is_an_error(tmp_path, content, why):

@@ -1,4 +1,4 @@
-"""Attention of all three parts: fused on Ascend, plain on CPU, with a short gradient where operators are whole."""
+"""Attention of all three parts: fused on Ascend, plain on CPU, with a cheaper gradient where tensors are whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mindformers_qwenvl.model.ops.device import on_ascend, unsharded
 __all__ = ["Attention"]
 
 FLASH_MASK = 2048  # side of the compressed causal mask that FlashAttentionScore takes in sparse mode 2
-LARGE_SCORES = 512**2  # scores of one head from which on heads go one by one, so that a processor's cache holds them
+LARGE_SCORES = 512**2  # scores of a head; from this number on, heads go one by one, to fit into a processor's cache
 
 
 class Attention(nn.Cell):
@@ -25,7 +25,7 @@ class Attention(nn.Cell):
     Args:
         num_heads: N.
         head_dim: D.
-        causal: position s sees positions t <= s only. S must equal T.
+        causal: position s only sees positions t <= s. S must equal T.
         use_flash_attention: the fused operator on Ascend (float16 and bfloat16 only); ignored on CPU.
         softmax_type: dtype of the softmax of the plain form.
     """
@@ -89,14 +89,14 @@ class Attention(nn.Cell):
         return self.reshape(out, (out.shape[0], out.shape[1], self.hidden))
 
     def plain(self, q, k, v):
-        """softmax(q k^T) v, for q that is scaled already."""
+        """softmax(q k^T) v, for q that has been scaled."""
         if self.one_by_one and self.training and q.dtype == mstype.float32 == self.softmax_type:
             return self.differentiated(q, k, v)[0]
         return self.context(self.cast(self.weights(q, k), v.dtype), v)
 
 
 class AttentionWeights(nn.Cell):
-    """softmax(q k^T) in `softmax_type`, with `causal` over what comes no later than the row: [B, N, S, T]."""
+    """softmax(q k^T) in `softmax_type`, with `causal` over columns that come no later than the row: [B, N, S, T]."""
 
     def __init__(self, causal: bool, softmax_type: mstype.Type, heads: tuple[int, ...]):
         super().__init__()

@@ -22,7 +22,7 @@ def on_ascend() -> bool:
 
 
 def unsharded() -> bool:
-    """Whether shapes may depend on data and heads be taken apart: not on Ascend, nor where operators are split."""
+    """Whether shapes may depend on data and heads may be separated: not on Ascend, nor where operators are split."""
     return not on_ascend() and not is_sharded(parallel_mode())
 
 

@@ -1,4 +1,4 @@
-"""GELU of the vision tower, with a short gradient where operators are whole."""
+"""GELU of the vision tower, with a cheaper gradient where tensors are whole."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The norms: RMSNorm of the language model, and what a CPU needs to compute it and LayerNorm fast.
 
-Ascend has a fused RMSNorm. A CPU has a LayerNorm of one thread, and operators that broadcast at a quarter of the speed
-of those that do not.
+Ascend has a fused RMSNorm. A CPU has a LayerNorm of one thread, and operators that take four times as long when
+they broadcast.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RMSNorm(nn.Cell):
         x = self.cast(x, self.compute_type)
         if self.fused:
             x = self.norm(x, self.weight)[0]
-        elif self.row_norm is not None and x.shape[1] > 1:  # a single token has nothing to share out
+        elif self.row_norm is not None and x.shape[1] > 1:  # a single token gives the threads nothing to share
             x = self.row_norm(x, self.weight)
         else:
             x = self.scale(x, self.rsqrt(self.add(self.mean(self.square(x), -1), self.eps)))

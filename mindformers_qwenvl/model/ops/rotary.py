@@ -1,4 +1,4 @@
-"""Rotary position embedding and its tables: the fused operator on Ascend, the plain form on CPU."""
+"""Rotary position embedding and its tables: a fused operator on Ascend, plain ones on CPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["Rotary", "RotaryTables"]
 class RotaryTables(nn.Cell):
     """Angles [B, 1, S, D / 2] to the two tables [B, 1, S, D] that `Rotary` takes: cos, and sin.
 
-    For the plain form sin's first half is negative already, so that no layer has to negate half of its heads; and both
-    are repeated for all of them, [B, N, S, D], where nothing is sharded: a product that broadcasts takes twice as long.
+    For the plain form the first half of sin is negative already, so that no layer has to negate half of a head. Where
+    nothing is sharded, both are repeated for all heads, [B, N, S, D]: a product that broadcasts takes twice as long.
     """
 
     def __init__(self, num_heads: int, dp: int = 1):

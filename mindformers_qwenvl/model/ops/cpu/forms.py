@@ -14,7 +14,7 @@ __all__ = ["BiasAdd", "DifferentiatedAttention", "DifferentiatedGelu", "RowNorm"
 class BiasAdd(nn.Cell):
     """x + bias for x [R, H] and bias [H], both float32.
 
-    The gradient of bias, the sum of all rows, is a matrix product: MindSpore's BiasAddGrad runs in one thread.
+    The gradient of the bias, a sum over all rows, is a matrix product: MindSpore's BiasAddGrad runs in one thread.
     """
 
     def __init__(self):
@@ -35,7 +35,7 @@ class RowNorm(nn.Cell):
     """c / sqrt(mean(c^2) + eps) * weight (+ bias) over the last axis, c = x - mean(x) if `centred`, else x.
 
     x and result: float32 [..., H]; weight and bias: float32 [H]. `centred` it is LayerNorm, otherwise RMSNorm. Sums
-    over a row and numbers repeated along one are matrix products, which run in all threads.
+    over a row, and numbers repeated along it, are matrix products, which run in all threads.
     """
 
     def __init__(self, dim: int, eps: float, centred: bool):
@@ -63,8 +63,8 @@ class DifferentiatedRowNorm(nn.Cell):
         super().__init__()
         self.dim, self.eps, self.centred = dim, eps, centred
         self.product = P.MatMul()
-        self.product_of_first_turned = P.MatMul(transpose_a=True)
-        self.product_of_second_turned = P.MatMul(transpose_b=True)
+        self.product_transposed_a = P.MatMul(transpose_a=True)
+        self.product_transposed_b = P.MatMul(transpose_b=True)
         self.mul, self.sub = P.Mul(), P.Sub()
         self.square, self.rsqrt = P.Square(), P.Rsqrt()
         self.reshape = P.Reshape()
@@ -82,20 +82,20 @@ class DifferentiatedRowNorm(nn.Cell):
         dy = dout[0]
         centred = self._centre(x, mean)
         products = self.mul(dy, centred)
-        of_weight = self.product_of_first_turned(scale, products)
+        grad_weight = self.product_transposed_a(scale, products)
         share = scale / self.dim
-        along = share * scale * scale * self.product_of_second_turned(products, weight)
-        of_x = self.sub(self.mul(dy, self.product(scale, weight)), self.mul(centred, self.product(along, self.ones)))
+        along = share * scale * scale * self.product_transposed_b(products, weight)
+        grad_x = self.sub(self.mul(dy, self.product(scale, weight)), self.mul(centred, self.product(along, self.ones)))
         if self.centred:
-            of_x = self.sub(of_x, self.product(share * self.product_of_second_turned(dy, weight), self.ones))
-        return of_x, of_weight
+            grad_x = self.sub(grad_x, self.product(share * self.product_transposed_b(dy, weight), self.ones))
+        return grad_x, grad_weight
 
     def _centre(self, x, mean):
         return self.sub(x, self.product(mean, self.ones)) if self.centred else x
 
 
 class DifferentiatedGelu(nn.Cell):
-    """GELU whose gradient, dy * (gate(x) + x * density(x)), keeps one array for it and not six."""
+    """GELU whose gradient, dy * (gate(x) + x * density(x)), keeps one array for it instead of six."""
 
     def __init__(self, gelu: nn.Cell):
         super().__init__(auto_prefix=False)
@@ -115,16 +115,16 @@ class DifferentiatedAttention(nn.Cell):
     """softmax(q k^T) v, float32, with a gradient of fewer passes over the scores than the one MindSpore derives.
 
     The softmax P needs dS = P * (dP - rowsum(P * dP)), and rowsum(P * dP) = rowsum(dO * O) (Dao et al. 2022,
-    FlashAttention, appendix B.2), which is small. One more column of dO and v subtracts it within dP = dO v^T. On a CPU
-    a subtraction that broadcasts would also keep three index tables of the size of the scores for each layer.
+    FlashAttention, appendix B.2), which is small. One more column of dO and v subtracts it within dP = dO v^T. On a
+    CPU, a subtraction that broadcasts would also keep three index tables of the size of the scores for each layer.
     """
 
     def __init__(self, weights: nn.Cell):
         super().__init__(auto_prefix=False)
         self.weights = weights
         self.product = P.BatchMatMul()
-        self.product_of_first_turned = P.BatchMatMul(transpose_a=True)
-        self.product_of_second_turned = P.BatchMatMul(transpose_b=True)
+        self.product_transposed_a = P.BatchMatMul(transpose_a=True)
+        self.product_transposed_b = P.BatchMatMul(transpose_b=True)
         self.mul = P.Mul()
         self.sum = P.ReduceSum(keep_dims=True)
         self.concat = P.Concat(axis=-1)
@@ -137,7 +137,7 @@ class DifferentiatedAttention(nn.Cell):
         context, weights = out
         row_sums = self.sum(self.mul(dout[0], context), -1)
         minus_one = P.full((*v.shape[:-1], 1), -1.0, dtype=mstype.float32)
-        of_scores = self.product_of_second_turned(self.concat((dout[0], row_sums)), self.concat((v, minus_one)))
-        of_scores = self.mul(weights, of_scores)
-        of_q, of_k = self.product(of_scores, k), self.product_of_first_turned(of_scores, q)
-        return of_q, of_k, self.product_of_first_turned(weights, dout[0])
+        grad_scores = self.product_transposed_b(self.concat((dout[0], row_sums)), self.concat((v, minus_one)))
+        grad_scores = self.mul(weights, grad_scores)
+        grad_q, grad_k = self.product(grad_scores, k), self.product_transposed_a(grad_scores, q)
+        return grad_q, grad_k, self.product_transposed_a(weights, dout[0])

@@ -27,7 +27,17 @@ from mindformers.tools.logger import logger
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
-__all__ = ["MOST_ROWS", "SWITCH", "DecoderLayer", "LinearRows", "NoKernels", "build", "library"]
+__all__ = [
+    "MOST_ROWS",
+    "SWITCH",
+    "DecoderLayer",
+    "LinearRows",
+    "NoKernels",
+    "build",
+    "compiled_file",
+    "is_off",
+    "library",
+]
 
 SWITCH = "MINDFORMERS_QWENVL_KERNELS"
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -43,7 +53,7 @@ class NoKernels(Exception):
 @functools.cache
 def library() -> str | None:
     """The compiled library, built if need be; None where there is none, and then the log has said why."""
-    if os.environ.get(SWITCH, "").lower() in ("off", "0", "false", "no"):
+    if is_off():
         return None
     try:
         path = build()
@@ -53,6 +63,11 @@ def library() -> str | None:
         return None
     loaded.SetThreads(threads())
     return str(path)
+
+
+def is_off() -> bool:
+    """Whether the environment switches them off."""
+    return os.environ.get(SWITCH, "").lower() in ("off", "0", "false", "no")
 
 
 def threads() -> int:
@@ -68,13 +83,12 @@ def build() -> Path:
     Raises:
         NoKernels: there is no compiler, it fails, the result is wrong, or the cache folder is not safe.
     """
-    compiler = _compiler()
-    folder = _cache_folder()
-    path = folder / f"kernels-{_key(compiler)}.so"
+    path = compiled_file()
     if path.exists():
         _check_owner(path)
         return path
-    descriptor, name = tempfile.mkstemp(prefix=".kernels-", suffix=".so", dir=folder)
+    compiler = _compiler()
+    descriptor, name = tempfile.mkstemp(prefix=".kernels-", suffix=".so", dir=path.parent)
     os.close(descriptor)
     unfinished = Path(name)
     try:
@@ -86,6 +100,15 @@ def build() -> Path:
     finally:
         unfinished.unlink(missing_ok=True)
     return path
+
+
+def compiled_file() -> Path:
+    """Where `build` puts the library, whether or not it is there.
+
+    Raises:
+        NoKernels: there is no compiler, or the cache folder is not safe.
+    """
+    return _cache_folder() / f"kernels-{_key(_compiler())}.so"
 
 
 def _compiler() -> str:
