@@ -24,6 +24,7 @@ __all__ = ["Checkpoint", "weight_names"]
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
+GIT_LFS = b"version https://git-lfs."
 TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 # What a HuggingFace trainer leaves beside the weights.
 _NO_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"}
@@ -105,6 +106,9 @@ def weight_names(path: Path) -> list[str]:
 
 
 def _open(path: Path) -> WeightFile:
+    with path.open("rb") as file:
+        if file.read(len(GIT_LFS)) == GIT_LFS:
+            raise ValueError(f"{path} is a pointer of git-lfs, not the weights: run `git lfs pull` where it was cloned")
     tensors = {".safetensors": safetensors_tensors, ".ckpt": ckpt_tensors}.get(path.suffix, torch_tensors)
     return WeightFile(path, tensors(path))
 

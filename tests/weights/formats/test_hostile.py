@@ -86,3 +86,10 @@ def test_a_pipe_among_the_shards_is_left_out(suffix):
     os.mkfifo(f"folder/a.{suffix}")
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         Checkpoint("folder")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin", "ckpt"])
+def test_a_pointer_of_git_lfs_is_named(suffix):
+    Path(f"a.{suffix}").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with refused("is a pointer of git-lfs, not the weights"):
+        Checkpoint(f"a.{suffix}")
