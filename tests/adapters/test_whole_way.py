@@ -17,10 +17,10 @@ from safetensors.numpy import load_file
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.registration import yaml_dir
 from mindformers_qwenvl.training.steps_file import read_steps
-from tests.stock.test_curves import write_batches
-from tests.stock.test_trainer import LLM, PREDICT, QUERIES, SIZES, run
 from tests.support import lora
 from tests.support.golden import golden_set
+from tests.support.network_inputs import write_batches
+from tests.support.small_runs import LLM, PREDICT, QUERIES, SIZES, run
 
 SUPPORT = Path(__file__).parents[1] / "support"
 RELATIVE = 1e-4

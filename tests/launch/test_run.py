@@ -16,8 +16,8 @@ import yaml
 
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.recipes import yaml_dir
-from tests.stock.test_trainer import A56, PREDICT, QUERIES, SIZES
 from tests.support.cluster import free_port
+from tests.support.small_runs import A56, PREDICT, QUERIES, SIZES
 
 DRIVER = Path(__file__).parents[1] / "support" / "driver.py"
 # The real script, of a MindFormers checkout, where there is one: it takes the place of the calls that the tests make.

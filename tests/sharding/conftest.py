@@ -8,39 +8,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support import stub
+from tests.support.compiled import Compiled, DoesNotCompile
 
 ROOT = Path(__file__).parents[2]
 WORKER = ROOT / "tests" / "support" / "sharding_worker.py"
 NO_STRATEGY = re.compile(r"the strategy of node \S+ prim (\w+) is empty")
-
-
-@dataclass
-class Compiled:
-    """layouts: parameter -> devices, map (axis of `devices` from the right that cuts a dimension, -1: none) and slice,
-    the shape one card holds. strategies: operator -> cuts of each input. without: operators that had none. whole: cells
-    in a form that is for graphs without sharding."""
-
-    layouts: dict[str, dict]
-    strategies: dict[str, list]
-    shapes: dict[str, list[int]]
-    whole: list[str]
-    memory: int
-    without: list[str]
-
-    def slices(self, parameter: str) -> tuple[int, ...]:
-        """How many pieces each dimension of a parameter is cut into."""
-        piece = self.layouts[parameter]["slice"]
-        return tuple(whole // part for whole, part in zip(self.shapes[parameter], piece, strict=True))
-
-
-class DoesNotCompile(AssertionError):
-    pass
 
 
 @pytest.fixture(scope="session")

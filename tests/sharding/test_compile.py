@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mindformers_qwenvl.weights.sharding import model_parallel_axis
-from tests.sharding.conftest import Compiled, DoesNotCompile
+from tests.support.compiled import Compiled, DoesNotCompile
 
 TWO_LAYERS = {"vision_model": {"num_hidden_layers": 2}, "llm_model": {"num_layers": 2}}
 # MindFormers' CrossEntropyLoss divides two sums; neither scalar can be cut.

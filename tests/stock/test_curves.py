@@ -13,28 +13,12 @@ import pytest
 
 from mindformers_qwenvl.registration import yaml_dir
 from mindformers_qwenvl.training.steps_file import read_steps
-from tests.stock.test_trainer import LLM, SIZES
 from tests.support.golden import golden_set
-from tests.support.network_inputs import training_batch
+from tests.support.network_inputs import write_batches
+from tests.support.small_runs import LLM, SIZES
 
 WORKER = Path(__file__).parents[1] / "support" / "curves.py"
 RELATIVE = 1e-4
-COLUMNS = ("input_ids", "images", "image_context_pos", "labels")
-
-
-def write_batches(golden, path: Path) -> None:
-    """The three golden batches with room for as many pictures each, so that one graph does for all."""
-    batches = [[part.asnumpy() for part in training_batch(golden, f"batch{number}")] for number in range(3)]
-    most = max(images.shape[1] for _, images, _, _ in batches)
-    arrays = {}
-    for number, (ids, images, positions, labels) in enumerate(batches):
-        more = [(0, 0), (0, most - images.shape[1])]
-        images = np.pad(images, [*more, (0, 0), (0, 0), (0, 0)])
-        positions = np.pad(positions, [*more, (0, 0), (0, 0)], constant_values=-1)
-        positions[..., 0] = np.arange(len(ids))[:, None, None]
-        columns = zip(COLUMNS, (ids, images, positions, labels), strict=True)
-        arrays |= {f"{number}.{column}": array for column, array in columns}
-    np.savez(path, **arrays)
 
 
 def train(folder: Path, golden, curve: dict, checkpoint: Path, **more) -> list[dict]:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from tests.stock.test_trainer import training
 from tests.support.cluster import Job, finished
+from tests.support.small_runs import training
 
 EPOCHS, STEPS = 4, 3  # of 14 samples, 4 a step
 ANSWERS = ["Red", "A very light green, as of grass in spring", "No", "Grey, with a lot of little dots", "It is white"]

@@ -17,9 +17,9 @@ from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.estimate.section import read_yaml
 from mindformers_qwenvl.registration import yaml_dir
 from mindformers_qwenvl.text.vocabulary import Vocabulary
-from tests.stock.test_trainer import PREDICT, QUERIES
 from tests.support.golden import golden_set
 from tests.support.layouts import pads_in_images
+from tests.support.small_runs import PREDICT, QUERIES
 
 DRIVER = Path(__file__).parents[1] / "support" / "doors.py"
 A56 = golden_set("a56")

@@ -16,9 +16,7 @@ import pytest
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.registration import yaml_dir
 from mindformers_qwenvl.training.steps_file import read_steps
-from tests.stock.test_trainer import DRIVER, run, samples, training
-
-__all__ = ["samples"]  # the fixture
+from tests.support.small_runs import DRIVER, run, training
 
 STEPS = "output/steps/rank_0.csv"
 TOO_LONG = 300  # seconds

@@ -14,7 +14,7 @@ import pytest
 
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.registration import yaml_dir
-from tests.stock.test_trainer import DRIVER, PREDICT, QUERIES, assert_golden
+from tests.support.small_runs import DRIVER, PREDICT, QUERIES, assert_golden
 
 
 def free_port() -> int:

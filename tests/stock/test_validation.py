@@ -11,7 +11,7 @@ import pytest
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.registration import yaml_dir
 from mindformers_qwenvl.training.steps_file import read_steps
-from tests.stock.test_trainer import A56, PREDICT, run, training
+from tests.support.small_runs import A56, PREDICT, run, training
 
 WORDS = ("red", "green", "blue", "grey", "white", "black", "none", "many", "of", "them", "here")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -91,3 +92,21 @@ def thinned(array: np.ndarray, like: np.ndarray) -> np.ndarray:
     if flat.shape == like.shape:
         return flat
     return flat[:: max(1, len(flat) // 16)][:24, :512]
+
+
+COLUMNS = ("input_ids", "images", "image_context_pos", "labels")
+
+
+def write_batches(golden, path: Path) -> None:
+    """The three golden batches with room for as many pictures each, so that one graph does for all."""
+    batches = [[part.asnumpy() for part in training_batch(golden, f"batch{number}")] for number in range(3)]
+    most = max(images.shape[1] for _, images, _, _ in batches)
+    arrays = {}
+    for number, (ids, images, positions, labels) in enumerate(batches):
+        more = [(0, 0), (0, most - images.shape[1])]
+        images = np.pad(images, [*more, (0, 0), (0, 0), (0, 0)])
+        positions = np.pad(positions, [*more, (0, 0), (0, 0)], constant_values=-1)
+        positions[..., 0] = np.arange(len(ids))[:, None, None]
+        columns = zip(COLUMNS, (ids, images, positions, labels), strict=True)
+        arrays |= {f"{number}.{column}": array for column, array in columns}
+    np.savez(path, **arrays)
