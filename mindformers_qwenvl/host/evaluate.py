@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-__all__ = ["network_and_processor", "take_checkpoint"]
+from mindspore.dataset.engine.datasets import TakeDataset
+
+__all__ = ["every_batch", "network_and_processor", "take_checkpoint"]
 
 
 def take_checkpoint(config: Any) -> None:
@@ -18,6 +20,22 @@ def take_checkpoint(config: Any) -> None:
     named = config.get("load_checkpoint")
     if named and isinstance(named, str) and config.get("checkpoint") is not None:
         config.checkpoint.load_path = named
+
+
+def every_batch(dataset: Any) -> Any:
+    """The data set with its last batch too.
+
+    Host: mindformers/dataset/modal_to_text_sft_dataset.py takes `samples // batch_size` batches where `full_batch` is
+    off, whatever `drop_remainder` says, so that the last samples are left out. Seen in 1.9. Can go when
+    `drop_remainder: False` keeps them.
+    """
+    node = dataset
+    while node.children:
+        if isinstance(node, TakeDataset):
+            node.count = -1  # all of them
+        node.dataset_size = None  # what it was asked before
+        (node,) = node.children
+    return dataset
 
 
 def network_and_processor(trainer: Any, config: Any, network: Any = None) -> tuple[Any, Any]:

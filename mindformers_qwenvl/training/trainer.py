@@ -16,7 +16,7 @@ from mindformers_qwenvl.evaluate.evaluation import Evaluation
 from mindformers_qwenvl.evaluate.prompts import Asking
 from mindformers_qwenvl.evaluate.report import lines_for_people
 from mindformers_qwenvl.evaluate.tasks import find_task
-from mindformers_qwenvl.host.evaluate import network_and_processor, take_checkpoint
+from mindformers_qwenvl.host.evaluate import every_batch, network_and_processor, take_checkpoint
 from mindformers_qwenvl.host.trainer import FullConfigTrainer
 from mindformers_qwenvl.training.validation import HeldOutLoss, Validation, full_batches
 
@@ -73,7 +73,15 @@ class QwenVLTrainer(FullConfigTrainer):
         for section in (self.config.eval_dataset, (self.config.eval_dataset_task or {}).get("dataset_config")):
             if section:
                 section.drop_remainder = False  # `full_batches` fills the last one up
-        dataset = super().create_eval_dataset(default_args)
+        try:
+            dataset = every_batch(super().create_eval_dataset(default_args))
+        except ValueError as error:
+            if "got 0" not in str(error):  # of `take`, which then has no whole batch
+                raise
+            raise ValueError(
+                f"eval_dataset has fewer samples than a batch, batch_size={self.config.eval_dataset.batch_size}: set a "
+                "smaller runner_config.batch_size, or hold out more samples"
+            ) from error
         if not dataset.get_dataset_size():
             raise ValueError("eval_dataset: there are no samples")
         return full_batches(dataset, self.config.eval_dataset.batch_size)
