@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from mindformers_qwenvl.doctor.findings import NOT_CHECKED, OK, WARNING, Finding
+from mindformers_qwenvl.doctor.process import Broken, call
 
 __all__ = ["kernels"]
 
@@ -18,16 +19,24 @@ def kernels(target: str, build: bool) -> list[Finding]:
         target: MindSpore's device target.
         build: compile them now if need be; otherwise only what is there already is looked at.
     """
-    from mindformers_qwenvl.model.ops.cpu import kernels as ours
-
     if target != "CPU":
         return [Finding(SECTION, "kernels", NOT_CHECKED, f"they are for a CPU; the device is {target}")]
+    try:
+        return [Finding(SECTION, "kernels", *call(__name__, "look", build=build))]
+    except Broken as error:
+        return [Finding(SECTION, "kernels", WARNING, str(error))]
+
+
+def look(build: bool) -> tuple[str, str]:
+    """In a process of its own: the state and detail of the finding."""
+    from mindformers_qwenvl.model.ops.cpu import kernels as ours
+
     if ours.is_off():
-        return [Finding(SECTION, "kernels", OK, f"switched off by {ours.SWITCH}={os.environ[ours.SWITCH]}")]
+        return OK, f"switched off by {ours.SWITCH}={os.environ[ours.SWITCH]}"
     try:
         path = ours.build() if build else ours.compiled_file()
     except ours.NoKernels as error:
-        return [Finding(SECTION, "kernels", WARNING, f"MindSpore's operators do the work, which is slower: {error}")]
+        return WARNING, f"MindSpore's operators do the work, which is slower: {error}"
     if not path.exists():
-        return [Finding(SECTION, "kernels", OK, "compiled at the first answer, or now by doctor --build")]
-    return [Finding(SECTION, "kernels", OK, f"{path}, {ours.threads()} threads")]
+        return OK, "compiled at the first answer, or now by doctor --build"
+    return OK, f"{path}, {ours.threads()} threads"

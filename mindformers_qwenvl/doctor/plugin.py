@@ -21,7 +21,7 @@ NAMES = {
     "dataset_loader": ("QwenVLDataLoader",),
     "wrapper": ("QwenVLTrainOneStepCell",),
     "optimizer": ("QwenVLAdamW", "FP32StateAdamWeightDecay"),
-    "callback": ("QwenVLMonitor", "ObsMonitor"),
+    "callback": ("QwenVLMonitor", "QwenVLAdapterMonitor", "ObsMonitor"),
     "trainer": ("MultiModalToTextGenerationTrainer", "ImageToTextGenerationTrainer"),
     "pipeline": ("multi_modal_to_text_generation",),
 }

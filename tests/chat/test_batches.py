@@ -53,7 +53,7 @@ def test_every_form_of_a_question():
     ("line", "message"),
     [
         ("{", "line 1 is not JSON"),
-        ("[1]", "expected a JSON object, got [1]"),
+        ("1", "expected a JSON object, got 1"),
         ({"id": [1], "text": "x"}, "id must be a text or a whole number"),
         ({"id": "x"}, "expected either query, or text"),
         ({"id": "x", "text": "t", "query": "t"}, "expected either query, or text"),
@@ -70,6 +70,11 @@ def test_a_line_that_is_no_question_says_why_and_takes_no_other_with_it(line, me
     bad, good = lines(line, {"id": "good", "text": "t"})
     assert isinstance(bad, BadQuestion) and message in bad.error and "line 1" in bad.error
     assert good == Question("good", [{"text": "t"}])
+
+
+def test_a_json_list_is_refused_as_a_whole():
+    with pytest.raises(ValueError, match="is a JSON list; JSON Lines are expected"):
+        lines("[1]", {"id": "good", "text": "t"})
 
 
 def test_ids_that_are_the_same_are_refused():

@@ -80,7 +80,7 @@ def assert_alike(cell: nn.Cell, stock: nn.Cell, x: ms.Tensor) -> None:
 def test_layer_norm(shape, mean):
     gamma, beta = numbers(48, seed=1, mean=1.0), numbers(48, seed=2)
     norm = Norm(48, CONFIG, (1,) * len(shape))
-    assert norm.rows is not None
+    assert norm.row_norm is not None
     norm.gamma.set_data(gamma)
     norm.beta.set_data(beta)
     assert_alike(norm, StockLayerNorm(gamma, beta), numbers(*shape, seed=3, mean=mean))
