@@ -19,8 +19,6 @@ import time
 HIDDEN, LAYERS, HEADS, MLP, VOCAB = 1024, 8, 8, 2752, 151936
 VISION_WIDTH, VISION_LAYERS, VISION_HEADS, IMAGE, PATCHES, QUERIES = 512, 8, 8, 448, 1024, 256
 PROMPT = 291
-# The original on PyTorch, on a machine of this kind: seconds, seconds with one image, seconds a token.
-ORIGINAL = {"vision": 0.655, "prefill": 1.45, "decode": 1 / 18.2}
 
 
 def timed(call, repeats: int = 5, warmup: int = 1) -> float:
@@ -112,7 +110,7 @@ def main() -> int:
     for _ in range(2):
         answer(args.tokens)
     read = sum(p.nbytes for p in network.llm_model.get_parameters() if "cache" not in p.name and "wte" not in p.name)
-    vision, prefill, decode = Measure("vision"), Measure("prefill"), Measure("decode")
+    vision, prefill, decode = Measure(), Measure(), Measure()
     for _ in range(args.rounds):
         vision.add(timed(lambda: network.vision_encoder(image).asnumpy(), 3), vision_flops(), peak())
         prefill.add(statistics.median(answer(2)[0] for _ in range(3)), prefill_flops(PROMPT) + vision_flops(), peak())
@@ -126,8 +124,7 @@ def main() -> int:
 class Measure:
     """Seconds of something in several rounds, and in each the rate that a yardstick had."""
 
-    def __init__(self, what: str):
-        self.original = ORIGINAL[what]
+    def __init__(self) -> None:
         self.rows: list[tuple[float, float, float]] = []
 
     def add(self, seconds: float, work: float, yardstick: float) -> None:
@@ -142,10 +139,7 @@ class Measure:
         rate, yardstick = (statistics.median(row[column] for row in self.rows) / 1e9 for column in (1, 2))
         share = statistics.median(rate / yardstick for _, rate, yardstick in self.rows)
         unit, name = unit.split(" of ")
-        return (
-            f"{rate:6.1f} {unit}: {share:.1%} of {name}, {yardstick:.1f}   "
-            f"({self.original / self.seconds:.2f} x the original)"
-        )
+        return f"{rate:6.1f} {unit}: {share:.1%} of {name}, {yardstick:.1f}"
 
 
 class Stamps:
