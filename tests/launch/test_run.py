@@ -16,14 +16,13 @@ import yaml
 
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.recipes import yaml_dir
+from tests.support import small_runs
 from tests.support.cluster import free_port
-from tests.support.small_runs import A56, PREDICT, QUERIES, SIZES
+from tests.support.small_runs import A56, PREDICT, QUERIES, TEMPLATE
 
 DRIVER = Path(__file__).parents[1] / "support" / "driver.py"
 # The real script, of a MindFormers checkout, where there is one: it takes the place of the calls that the tests make.
 SCRIPT = os.environ.get("RUN_MINDFORMER")
-LLM = "model.model_config.llm_model.model_config"
-TEMPLATE = "train_dataset.modal_to_text_transform.model_transform_template"
 
 
 @pytest.fixture(scope="module")
@@ -52,21 +51,12 @@ def training(samples: Path, **settings) -> dict:
         "save_checkpoint_steps": 2,
         "checkpoint_format": "safetensors",
     }
-    return {
-        **SIZES,
-        f"{LLM}.seq_length": 96,
-        "train_dataset.data_loader.annotation_file": str(samples),
-        "train_dataset.tokenizer.vocab_file": str(A56.vocab_file),
-        "train_dataset.modal_to_text_transform.max_length": 96,
-        f"{TEMPLATE}.dataset_dir": str(A56.directory / "images"),
-        f"{TEMPLATE}.image_size": 56,
-        f"{TEMPLATE}.num_queries": 16,
-        "runner_config.batch_size": 4,
+    ours = {
         "runner_config.epochs": 1,
         "lr_schedule.total_steps": 3,
         "callbacks": [{"type": "MFLossMonitor", "per_print_times": 1}, monitor, saving],
-        **settings,
     }
+    return small_runs.training(samples, **{**ours, **settings})
 
 
 def words(settings: dict) -> list[str]:

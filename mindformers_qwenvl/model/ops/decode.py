@@ -6,7 +6,7 @@ from mindspore import dtype as mstype
 from mindspore import nn
 
 from mindformers_qwenvl.model.ops.cpu.kernels import DecoderLayer, LinearRows, library
-from mindformers_qwenvl.model.ops.device import on_ascend, unsharded
+from mindformers_qwenvl.model.ops.device import unsharded
 
 __all__ = ["decoder_kernel", "head_kernel"]
 
@@ -27,4 +27,4 @@ def head_kernel(config) -> nn.Cell | None:
 
 
 def _may_have_kernels(config) -> bool:
-    return config.use_past and unsharded() and not on_ascend() and library() is not None
+    return config.use_past and unsharded() and library() is not None
