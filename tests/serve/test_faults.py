@@ -1,4 +1,4 @@
-"""Bad requests, bad clients, bad luck: an error in OpenAI's shape or a closed connection, and the next request works."""
+"""Bad requests, clients and luck: an error in OpenAI's shape or a closed connection, and the next request works."""
 
 from __future__ import annotations
 
