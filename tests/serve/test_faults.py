@@ -206,7 +206,9 @@ def test_a_client_that_resets_the_connection(service, address):
 
 def test_a_full_queue(service, address):
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(ask, address, messages=[user("Long")], n=11, **LONG) for _ in range(4)]
+        asked = [
+            pool.submit(ask, address, messages=[user("Long")], n=11, **{**LONG, "max_tokens": 20}) for _ in range(4)
+        ]
         wait_until(lambda: service.engine.waiting >= 40 - 4)
         refused = ask(address, messages=[user("More")], n=16)
         error_of(refused, 429, "rate_limit_exceeded")
