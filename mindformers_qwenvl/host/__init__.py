@@ -361,6 +361,15 @@ WORK_AROUNDS = (
         touches=("mindformers.models.modeling_utils:PreTrainedModel._set_network_phase",),
     ),
     WorkAround(
+        name="blocks of an answer that is broken off",
+        kind=Kind.BASE,
+        where="host.network:FreeBlocks",
+        host=("mindformers/generation/text_generator.py",),
+        reason="generate() frees the blocks of the key/value cache at its regular end only",
+        seen="1.7-2.1",
+        tests=(f"{_FAULTS}test_stock_generate_keeps_the_blocks_of_a_broken_answer",),
+    ),
+    WorkAround(
         name="sampling in numpy, as the original does it",
         kind=Kind.BASE,
         where="generation.sampling:Sampling",
@@ -391,6 +400,15 @@ WORK_AROUNDS = (
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_cache_splits_keys_but_not_slots",),
         touches=("mindformers.modules.paged_attention_mgr:PagedAttentionMgr.shard",),
+    ),
+    WorkAround(
+        name="an original checkpoint that lacks tensors",
+        kind=Kind.INSIDE,
+        where="weights.hooks:refuse_incomplete",
+        host=("mindformers/utils/load_checkpoint_utils.py", "mindspore/train/serialization.py"),
+        reason="tensors that the files lack keep their random start, and training goes on",
+        seen="1.7-2.1",
+        tests=(f"{_FAULTS}test_stock_trains_on_without_missing_tensors",),
     ),
     # ---- pipeline
     WorkAround(
