@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from mindspore import nn
+
 from mindformers_qwenvl.generation.settings import generation_config_of, save_generation_config, settings_for
 
-__all__ = ["FreeBlocks", "OwnGenerationConfig", "PhasePerShape", "SaveParameters"]
+__all__ = ["FreeBlocks", "OwnGenerationConfig", "PhasePerShape", "PhaseToldOnce", "SaveParameters"]
 
 
 class OwnGenerationConfig:
@@ -97,3 +99,20 @@ class PhasePerShape:
     def set_phase_of_shape(self, rows: int, columns: int) -> None:
         """Name the phase of the next call, whose input_ids are [rows, columns]."""
         self._set_network_phase(f"{rows}x{columns}")
+
+
+class PhaseToldOnce:
+    """A base class for networks: a call tells the cells within of its phase only when the phase has changed.
+
+    Host: mindspore/nn/cell.py, Cell.compile_phase, which every call of a compiled network sets, in all its cells: some
+    2,000 in Qwen-VL, for each token of an answer. Seen in MindSpore 2.7-2.10. Can go when the stock setter is cheap.
+    """
+
+    @property
+    def compile_phase(self) -> str | None:
+        return self._compile_phase
+
+    @compile_phase.setter
+    def compile_phase(self, value: str) -> None:
+        if value != self._compile_phase:
+            nn.Cell.compile_phase.fset(self, value)

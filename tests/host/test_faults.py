@@ -207,6 +207,28 @@ def broken():
     source = inspect.getsource(GenerationMixin)
     return ["clear_cache()" in source, "finally:" in source]
 
+class Told(nn.Cell):
+    times = 0
+    def __setattr__(self, name, value):
+        Told.times += name == "compile_phase"
+        super().__setattr__(name, value)
+    def construct(self, x):
+        return x + 1
+
+class Outer(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.inner = Told()
+    def construct(self, x):
+        return self.inner(x)
+
+def told():
+    network = Outer()
+    for _ in range(3):
+        network(ms.Tensor([1.0]))
+    return Told.times
+
+fault("told", told)
 fault("missing", missing)
 fault("broken", broken)
 fault("adapters", adapters)
@@ -378,6 +400,10 @@ def test_stock_generate_keeps_the_blocks_of_a_broken_answer(stock):
 
 def test_stock_trains_on_without_missing_tensors(stock):
     assert stock["missing"] == [["bias"], False]
+
+
+def test_stock_cells_are_told_of_every_call(stock):
+    assert stock["told"] == 3
 
 
 def test_stock_top_p_drops_the_token_that_crosses_it(stock):
