@@ -28,7 +28,7 @@ LONG = {"temperature": 0, "max_tokens": 90, "logit_bias": {"65": 100}}  # never 
 @contextlib.contextmanager
 def served_with(service, **limits):
     """A second application before the same engine, with other limits."""
-    from mindformers_qwenvl.serve.app import Service
+    from mindformers_qwenvl.serve.service import Service
 
     changed = dataclasses.replace(service.limits, **limits)
     with running(Service(service.engine, service.prompts, service.config, service.names, changed)) as address:
