@@ -6,12 +6,14 @@ A bool is an int in Python, so `batch_size: True` would pass as 1; NaN passes mo
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["byte_count", "is_number", "is_whole", "number", "printable", "switch", "whole"]
+__all__ = ["byte_count", "is_number", "is_whole", "nearest", "number", "printable", "switch", "whole"]
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
@@ -22,6 +24,12 @@ def printable(text: object, keep: str = "") -> str:
     For texts from data in reports: a path must not fake a line of a report, colour a terminal or turn its direction.
     """
     return CONTROL.sub(lambda match: match.group() if match.group() in keep else ascii(match.group())[1:-1], str(text))
+
+
+def nearest(given: object, known: Iterable[object]) -> str:
+    """`; did you mean NAME?` with the name of `known` that is most like `given`; empty if none is like it."""
+    found = difflib.get_close_matches(str(given), sorted({str(name) for name in known}), 1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def is_whole(value: Any, least: int | None = None, most: int | None = None) -> bool:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mindformers.generation import GenerationConfig
 from mindformers.pipeline import MultiModalToTextPipeline
 
 from mindformers_qwenvl.adapters.switch import AdapterSwitch
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.data.processor import QwenVLProcessor
+from mindformers_qwenvl.generation.arguments import check_names
 
 __all__ = ["ProcessorPipeline"]
+
+# Arguments of the host's Pipeline and of post-processing, beside those of `generate()`.
+OF_PIPELINE = ("batch_size", "skip_special_tokens", "processor", "audio_processor", "feature_extractor")
 
 
 class ProcessorPipeline(MultiModalToTextPipeline):
@@ -53,8 +56,10 @@ class ProcessorPipeline(MultiModalToTextPipeline):
 
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
         before, _, after = super()._sanitize_parameters(**parameters)
-        usual = (*GenerationConfig().to_dict(), "generation_config", "logits_processor", "streamer", "seed")
-        about_the_answer = {name: value for name, value in parameters.items() if name in usual}
+        check_names(parameters, "pipeline()", OF_PIPELINE)
+        about_the_answer = {name: value for name, value in parameters.items() if name not in OF_PIPELINE}
+        if about_the_answer.get("num_return_sequences") not in (None, 1):
+            raise ValueError("pipeline(): num_return_sequences is not supported, a pipeline gives one answer each")
         if "skip_special_tokens" in parameters:
             after["skip_special_tokens"] = parameters["skip_special_tokens"]
         return before, about_the_answer, after

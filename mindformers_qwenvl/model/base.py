@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from mindformers.models.modeling_utils import PreTrainedModel
 
+from mindformers_qwenvl.generation.arguments import GenerateArguments
 from mindformers_qwenvl.generation.inputs import GenerationInputs
 from mindformers_qwenvl.generation.sampling import Sampling
 from mindformers_qwenvl.host.network import OwnGenerationConfig, PhasePerShape, SaveParameters
@@ -15,7 +16,13 @@ __all__ = ["QwenPreTrainedModel"]
 
 
 class QwenPreTrainedModel(
-    SaveParameters, OwnGenerationConfig, GenerationInputs, PhasePerShape, Sampling, PreTrainedModel
+    SaveParameters,
+    GenerateArguments,
+    OwnGenerationConfig,
+    GenerationInputs,
+    PhasePerShape,
+    Sampling,
+    PreTrainedModel,
 ):
     """A network that `generate()` calls: it saves its parameters, follows its generation_config.json, computes in few
     shapes, and samples as the original does.

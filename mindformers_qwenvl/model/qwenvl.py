@@ -17,10 +17,12 @@ from mindformers_qwenvl.adapters.switch import AdapterSwitch, named, room_for
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.config.original import is_original_directory
 from mindformers_qwenvl.generation.settings import generation_config_of
+from mindformers_qwenvl.generation.slots import check_covered, find_slots, opened_columns
 from mindformers_qwenvl.model.base import QwenPreTrainedModel
 from mindformers_qwenvl.model.language import QwenForCausalLM
 from mindformers_qwenvl.model.ops import LabelLoss, LabelTokens
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
+from mindformers_qwenvl.pictures.images import ImageTransform
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.weights import hooks
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
@@ -139,6 +141,59 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
             return self.llm_model(input_ids, x, prompt_length, batch_valid_length, block_tables, slot_mapping)
         positions, labels = self.label_tokens(labels)
         return self.loss(self.llm_model(input_ids, x, prompt_length, positions=positions), labels)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Called by itself, outside a graph: images in the ids are opened by the paths in their slots, or are an error,
+        if there are no `images`. `attention_mask` is accepted for ids that are padded on the right."""
+        if "attention_mask" in kwargs:
+            kwargs = self._without_mask(args, kwargs)
+        input_ids = args[0] if args else kwargs.get("input_ids")
+        images = args[1] if len(args) > 1 else kwargs.get("images")
+        if images is None and isinstance(input_ids, Tensor | np.ndarray) and input_ids.ndim == 2:
+            ids = self._ids_with_slots(input_ids)
+            if ids is not None:
+                found = self._with_pictures(ids, None, None)
+                pictures = {"images": found[1], "image_context_pos": found[2]}
+                given = dict(zip(("input_ids", "images", "image_context_pos", "labels"), args, strict=False))
+                if found[1] is not None and len(args) <= len(given):
+                    tensors = {name: Tensor(array) for name, array in pictures.items()}
+                    return super().__call__(**{**given, **kwargs, **tensors})
+        return super().__call__(*args, **kwargs)
+
+    def _ids_with_slots(self, input_ids: Any) -> np.ndarray | None:
+        """The ids, if there may be an image in them: a single column, as in decoding, has none."""
+        if input_ids.shape[1] < self.config.num_queries + 2:
+            return None
+        return input_ids.asnumpy() if isinstance(input_ids, Tensor) else input_ids
+
+    def _without_mask(self, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        kwargs = dict(kwargs)
+        mask = np.array(kwargs.pop("attention_mask"))
+        if mask.ndim != 2 or (mask[:, 0] == 0).any() or (np.diff(mask, axis=1) > 0).any():
+            raise ValueError(
+                "attention_mask: rows must be padded on the right (ones, then zeros); generate() takes both"
+            )
+        return kwargs
+
+    def _with_pictures(self, ids: np.ndarray, images: Any, positions: Any) -> tuple[Any, Any, Any]:
+        found = find_slots(ids, self.config.image_start_id, self.config.num_queries)
+        if images is None:
+            if positions is not None:
+                raise ValueError("image_context_pos is given without images")
+            if not found:
+                return ids, None, None
+            transform = ImageTransform(self.config.vision.image_size)
+            return ids, *opened_columns(found, len(ids), transform, self.config.pad_token_id)
+        images = np.array(images)
+        if images.ndim != 5 or len(images) != len(ids):
+            raise ValueError(
+                f"images must be [B, N, 3, H, W] with B={len(ids)}, the rows of input_ids, got {list(images.shape)}"
+            )
+        if positions is None:
+            raise ValueError("images are given without image_context_pos, their places in input_ids")
+        positions = np.array(positions)
+        check_covered(found, positions)
+        return ids, images, positions
 
     def prepare_inputs_for_predict_layout(self, input_ids: Any, **kwargs: Any) -> tuple[Any, ...]:
         """See `GenerationInputs.layout_inputs`; with an image in each row, so that the vision tower is laid out too."""

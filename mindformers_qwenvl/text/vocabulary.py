@@ -1,8 +1,8 @@
 """The Qwen-VL vocabulary over tiktoken: special ids, text to ids and back. Needs neither MindSpore nor MindFormers.
 
-Follows `tokenization_qwen.py` of the original Qwen-VL, with one difference: the slots of an image hold image pads here,
-where the original writes the bytes of the image's path. The network overwrites them either way, so here a path may be
-longer than the number of slots.
+Follows `tokenization_qwen.py` of the original Qwen-VL. The slots of an image, which the network overwrites, hold the
+bytes of the image's path where ids are all that is handed on (`encode_text`), as in the original. Where the path goes
+its own way (`encode_with_images`) they hold image pads, and a path may have any length.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import lru_cache
 from mindformers_qwenvl.checks import whole
 from mindformers_qwenvl.text.limits import normalised
 from mindformers_qwenvl.text.rows import Encoded, ImageSpan
+from mindformers_qwenvl.text.slot_paths import path_from_slots, path_to_slots
 from mindformers_qwenvl.text.tags import Tags
 from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, find_vocabulary, parse_ranks
 
@@ -182,8 +183,14 @@ class Vocabulary:
         disallowed_special: str | Collection[str] = (),
         max_path_bytes: int | None = MAX_PATH_BYTES,
     ) -> list[int]:
-        """The ids of `encode_with_images` as a list; by default with the original's limit on paths."""
-        return self.encode_with_images(text, allowed_special, disallowed_special, max_path_bytes).ids
+        """The ids of `encode_with_images` as a list, with the paths of images in their slots (see slot_paths.py), and by
+        default with the original's limit on paths."""
+        encoded = self.encode_with_images(text, allowed_special, disallowed_special, max_path_bytes)
+        ids = encoded.ids
+        for path, span in zip(encoded.images, encoded.spans, strict=True):
+            written = path_to_slots(path, self.image_slots)
+            ids[span.start : span.start + len(written)] = written
+        return ids
 
     def _image_tags(self, ids: list[int]) -> Iterator[tuple[int, int]]:
         """Positions of each image start tag and of the first end tag after it; a lone end tag is text."""
@@ -287,15 +294,7 @@ class Vocabulary:
     def _path_from_slots(self, slots: list[int]) -> bytes:
         if self.img_pad_id not in slots:
             raise ValueError(f"none of the {len(slots)} slots of an image is {self.tags.image_pad}: {slots[:8]}…")
-        values = slots[: slots.index(self.img_pad_id)]
-        try:
-            path = bytes(values)
-            path.decode("utf-8")
-        except ValueError as error:
-            raise ValueError(
-                f"the slots of an image begin with {values[:8]}…, which are not the bytes of a path: {error}"
-            ) from error
-        return path
+        return (path_from_slots(slots, self.img_pad_id) or "").encode()
 
 
 def _rebuild(source: bytes, name: str, image_slots: int, tags: Tags) -> Vocabulary:
