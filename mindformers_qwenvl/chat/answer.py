@@ -22,6 +22,7 @@ from mindformers_qwenvl.text.columns import batch_columns
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE, turn_ends
 from mindformers_qwenvl.text.reply import ReplyDecoder, chat_reply
 from mindformers_qwenvl.text.rows import Row
+from mindformers_qwenvl.text.vocabulary_file import check_model
 
 __all__ = ["Answer", "AnswerStreamer", "Chat", "chat", "chat_stream", "generate_answers"]
 
@@ -94,8 +95,10 @@ def generate_answers(
         cancelled: once it is set, by another thread or by the streamer, the answers end.
 
     Raises:
-        ValueError: a prompt is longer than the network takes, or its images have another number of slots.
+        ValueError: a prompt is longer than the network takes, or its images have another number of slots; or the
+            tokenizer has the vocabulary of another model.
     """
+    check_tokenizer(network, tokenizer)
     check_prompts(network, prompts)
     stops = stop_ids(config, turn_ends(tokenizer))
     sequences = stop_sequences(config, stop_words_ids)
@@ -123,6 +126,11 @@ def generate_answers(
         raise
     answers = [tuple(map(int, row[len(prompt) :])) for row, prompt in zip(output, prompts, strict=True)]
     return [Answer(ids, bool(ids) and ids[-1] in stops) for ids in answers]
+
+
+def check_tokenizer(network: Any, tokenizer: Any) -> None:
+    """Raise ValueError if the tokenizer has the vocabulary of another model."""
+    check_model(tokenizer.eod_id, getattr(tokenizer, "vocab_file", "given"), network.config.image_start_id)
 
 
 def check_prompts(network: Any, prompts: Sequence[Row]) -> None:
@@ -163,6 +171,7 @@ class Chat:
         template = getattr(tokenizer, "template", None)
         self.network = network
         self.tokenizer = tokenizer if template is None else template.tokenizer
+        check_tokenizer(network, self.tokenizer)
         if template is None:
             self.pictures = Pictures(ImageTransform(network.config.vision.image_size), keep=keep_pictures)
         else:

@@ -128,6 +128,7 @@ class ModelDirectory:
         from mindformers_qwenvl.config import QwenVLConfig
         from mindformers_qwenvl.data.processor import QwenVLProcessor
         from mindformers_qwenvl.generation.settings import generation_config_of
+        from mindformers_qwenvl.text.vocabulary_file import check_model
 
         if not args.model.is_dir():
             raise FileNotFoundError(f"--model {args.model}: no such directory")
@@ -137,6 +138,8 @@ class ModelDirectory:
         self.args = args
         self.config = QwenVLConfig.from_pretrained(str(args.model))
         self.processor = QwenVLProcessor.from_pretrained(str(args.model))
+        tokenizer = self.processor.tokenizer
+        check_model(tokenizer.eod_id, tokenizer.vocab_file, self.config.image_start_id)
         apply_picture_options(args, self.processor)
         self.generation = generation_config_of(args.model) or GenerationConfig.from_model_config(self.config)
 

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl import files
-from mindformers_qwenvl.sizes import VisionSettings
+from mindformers_qwenvl.sizes import IMAGE_START_OFFSET, VisionSettings
 
-__all__ = ["IMAGE_START_OFFSET", "is_original", "is_original_directory", "our_settings", "read_json", "read_original"]
-
-# The special ids follow the ranks in a fixed order: end of text, then <|im_start|>, <|im_end|>, ..., <img>.
-IMAGE_START_OFFSET = 214
+__all__ = ["is_original", "is_original_directory", "our_settings", "read_json", "read_original"]
 
 
 def is_original(settings: Any) -> bool:

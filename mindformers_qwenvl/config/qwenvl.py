@@ -14,11 +14,13 @@ from mindformers.tools.register.config import DictConfig
 from mindformers.tools.utils import calculate_pipeline_stage
 
 from mindformers_qwenvl.config.language import QwenConfig
-from mindformers_qwenvl.config.original import IMAGE_START_OFFSET, is_original, our_settings, read_json
+from mindformers_qwenvl.config.original import is_original, our_settings, read_json
 from mindformers_qwenvl.config.parallel import as_parallel_config
 from mindformers_qwenvl.config.vision import QwenVLVisionConfig
 from mindformers_qwenvl.sizes import (
+    IMAGE_START_OFFSET,
     LANGUAGE_MODEL,
+    PUBLISHED_IMAGE_START,
     VisionSettings,
     check_layers_per_stage,
     check_order,
@@ -59,7 +61,7 @@ class QwenVLConfig(PretrainedConfig):
         llm_model: dict | QwenConfig | None = None,
         num_queries: int = VisionSettings.num_queries,
         proj_output_dim: int | None = None,
-        image_start_id: int = 151857,
+        image_start_id: int = PUBLISHED_IMAGE_START,
         image_pad_id: int | None = None,
         freeze_vision: bool = False,
         freeze_resampler: bool = False,

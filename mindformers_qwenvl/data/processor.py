@@ -24,6 +24,7 @@ from mindformers_qwenvl.generation.settings import generation_config_of
 from mindformers_qwenvl.pictures.images import ImagePolicy
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.text.rows import Row
+from mindformers_qwenvl.text.vocabulary_file import check_model
 
 __all__ = ["QwenVLProcessor"]
 
@@ -202,7 +203,11 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
             tokenizer: a `QwenVLTokenizer`.
             image_processor: None: one with the network's image size.
             generation_config: if its `chat_format` is "chatml", prompts get the frame of a chat model.
+
+        Raises:
+            ValueError: the tokenizer has the vocabulary of another model.
         """
+        check_model(tokenizer.eod_id, tokenizer.vocab_file, config.image_start_id)
         if image_processor is None:
             image_processor = QwenVLImageProcessor(image_size=config.vision.image_size)
         chat_format = getattr(generation_config, "chat_format", None) or "raw"

@@ -10,12 +10,21 @@ from mindformers.pipeline import MultiModalToTextPipeline
 from mindformers_qwenvl.adapters.switch import AdapterSwitch
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.data.processor import QwenVLProcessor
+from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
 from mindformers_qwenvl.generation.arguments import check_names
+from mindformers_qwenvl.text.vocabulary_file import check_model
 
 __all__ = ["ProcessorPipeline"]
 
 # Arguments of the host's Pipeline and of post-processing, beside those of `generate()`.
 OF_PIPELINE = ("batch_size", "skip_special_tokens", "processor", "audio_processor", "feature_extractor")
+
+
+def check_processor(network: Any, processor: Any) -> None:
+    """Raise ValueError if the processor has the vocabulary of another model."""
+    config, tokenizer = getattr(network, "config", None), getattr(processor, "tokenizer", None)
+    if isinstance(config, QwenVLConfig) and isinstance(tokenizer, QwenVLTokenizer):
+        check_model(tokenizer.eod_id, tokenizer.vocab_file, config.image_start_id)
 
 
 class ProcessorPipeline(MultiModalToTextPipeline):
@@ -39,6 +48,7 @@ class ProcessorPipeline(MultiModalToTextPipeline):
         if processor is None:
             processor = self._processor_of(network, tokenizer, image_processor)
         if processor is not None:
+            check_processor(network, processor)
             tokenizer, image_processor = tokenizer or processor.tokenizer, image_processor or processor.image_processor
         super().__init__(model, processor=processor, tokenizer=tokenizer, image_processor=image_processor, **kwargs)
 

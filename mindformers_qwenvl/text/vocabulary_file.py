@@ -10,8 +10,12 @@ import importlib.util
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-__all__ = ["FILE_NAME", "find_vocabulary", "parse_ranks"]
+from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.sizes import IMAGE_START_OFFSET
+
+__all__ = ["FILE_NAME", "check_file", "check_model", "find_vocabulary", "parse_ranks"]
 
 FILE_NAME = "qwen.tiktoken"
 
@@ -43,6 +47,30 @@ def find_vocabulary(vocab_file: str | os.PathLike | None = None) -> Path:
         if path.is_file():
             return path
     raise FileNotFoundError(f"no vocab_file was given, and the package dashscope, which has one, is missing. {how}")
+
+
+def check_model(ranks: int, name: object, image_start_id: Any, model: str = "the model") -> None:
+    """Raise ValueError, with both numbers, unless a vocabulary of that many ranks is that of a model.
+
+    Args:
+        ranks: of the vocabulary.
+        name: what the message calls the vocabulary.
+        image_start_id: of the model, the id of <img>; it follows the ranks at a fixed distance. Other values than a
+            whole number are left to those who read the configuration.
+        model: what the message calls the model.
+    """
+    if is_whole(image_start_id) and ranks != image_start_id - IMAGE_START_OFFSET:
+        raise ValueError(
+            f"the vocabulary {str(name)!r} has {ranks} ranks, but "
+            f"{model} has {image_start_id - IMAGE_START_OFFSET} (image_start_id {image_start_id} minus "
+            f"{IMAGE_START_OFFSET}), so all special tokens would be other ones: use the {FILE_NAME} that belongs to "
+            "the model, or set image_start_id to that of the vocabulary"
+        )
+
+
+def check_file(path: Path, image_start_id: Any, model: str = "the model") -> None:
+    """`check_model` for the vocabulary file `path`."""
+    check_model(len(parse_ranks(path.read_bytes(), str(path))), str(path), image_start_id, model)
 
 
 @lru_cache(maxsize=8)
