@@ -13,10 +13,11 @@ from dataclasses import fields
 from functools import lru_cache
 
 from mindformers_qwenvl.checks import whole
+from mindformers_qwenvl.files import read_bytes
 from mindformers_qwenvl.text.limits import normalised
 from mindformers_qwenvl.text.rows import Encoded, ImageSpan
 from mindformers_qwenvl.text.tags import Tags
-from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, find_vocabulary, parse_ranks
+from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, MAX_BYTES, find_vocabulary, parse_ranks
 
 __all__ = ["SLOT_NAMES", "Vocabulary"]
 
@@ -87,7 +88,7 @@ class Vocabulary:
     def from_file(cls, vocab_file: str | os.PathLike | None = None, **kwargs) -> Vocabulary:
         """Read `vocab_file` (see `find_vocabulary`); further arguments go to the class."""
         path = find_vocabulary(vocab_file)
-        return cls(path.read_bytes(), str(path), **kwargs)
+        return cls(read_bytes(path, MAX_BYTES), str(path), **kwargs)
 
     def with_image_slots(self, image_slots: int) -> Vocabulary:
         """The same vocabulary with images of another size."""
