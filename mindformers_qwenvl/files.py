@@ -24,11 +24,16 @@ from typing import IO, Any
 
 __all__ = [
     "Inputs",
+    "cache_folder",
     "check_output",
+    "check_private",
     "copy_file",
     "lock_file",
     "locked",
+    "open_regular",
     "parse_json",
+    "private_folder",
+    "read_bytes",
     "read_json",
     "read_text",
     "remove_leftovers",
@@ -139,6 +144,37 @@ def _state(path: Path) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
 
 
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """A regular file, open for reading. A pipe or a device would never end, or never begin.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not wait
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder, not a file")
+    raise ValueError(f"{path} is not a regular file")
+
+
+def read_bytes(path: str | os.PathLike[str], most: int = MAX_TEXT) -> bytes:
+    """The content of a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a regular file, or is larger.
+    """
+    with open_regular(path) as file:
+        data = file.read(most + 1) or b""  # None: a file of the system that has nothing to say now
+    if len(data) > most:
+        raise ValueError(f"{path} is larger than {most:,} bytes, the most that is read")
+    return data
+
+
 def read_text(path: str | os.PathLike[str], most: int = MAX_TEXT) -> str:
     """The text of a file in UTF-8, with or without a byte-order mark.
 
@@ -147,13 +183,7 @@ def read_text(path: str | os.PathLike[str], most: int = MAX_TEXT) -> str:
         ValueError: it is not a regular file (a pipe or a device would never end), larger than `most` bytes, or not
             UTF-8; UTF-16 and pointers of git-lfs are named.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not wait
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{path} is not a regular file")
-        data = file.read(most + 1) or b""  # None: a file of the system that has nothing to say now
-    if len(data) > most:
-        raise ValueError(f"{path} is larger than {most:,} bytes, the most that is read")
+    data = read_bytes(path, most)
     for beginning, what in _FOREIGN.items():
         if data.startswith(beginning):
             raise ValueError(f"{path} is {what}")
@@ -199,6 +229,38 @@ def copy_file(source: Path, target: Path) -> None:
     """Copy the content of a file, whole or not at all."""
     with source.open("rb") as original, replacing(target) as copy:
         shutil.copyfileobj(original, copy)
+
+
+def private_folder(path: Path) -> Path:
+    """The folder `path`, made if need be, that this user alone can write into.
+
+    Raises:
+        OSError: it cannot be made; or it is a link, belongs to another user, or others can write into it.
+    """
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_private(path)
+    return path
+
+
+def check_private(path: Path) -> None:
+    """Raise PermissionError if `path` is a link, belongs to another user, or can be written by others."""
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{path} is a link, belongs to another user, or can be written by others")
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/mindformers-qwenvl, or that in ~/.cache: see `private_folder`.
+
+    Raises:
+        OSError: as `private_folder`, or there is no home folder.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        place = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:  # no home folder
+        raise FileNotFoundError(str(error)) from None
+    return private_folder(place / "mindformers-qwenvl")
 
 
 def remove_leftovers(path: Path) -> list[Path]:

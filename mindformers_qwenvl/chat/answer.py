@@ -157,6 +157,7 @@ class Chat:
         tokenizer: a `QwenVLTokenizer`; or a `QwenVLProcessor`, whose picture policy and folder then apply.
         generation_config: used instead of the network's own.
         keep_pictures: how many decoded pictures to keep for later turns.
+        answer_pictures: whether answers of the history open pictures, see `generation.prompt.make_prompt`.
         **changes: see `settings.CHANGEABLE`.
     """
 
@@ -166,10 +167,12 @@ class Chat:
         tokenizer: Any,
         generation_config: GenerationConfig | None = None,
         keep_pictures: int = 0,
+        answer_pictures: bool = False,
         **changes: Any,
     ):
         template = getattr(tokenizer, "template", None)
         self.network = network
+        self.answer_pictures = answer_pictures
         self.tokenizer = tokenizer if template is None else template.tokenizer
         check_tokenizer(network, self.tokenizer)
         if template is None:
@@ -181,7 +184,15 @@ class Chat:
     def prompt(self, query: Query, history: Sequence[Any] | None = None, system: str = SYSTEM_MESSAGE) -> Row:
         """The prompt of `query`, see `generation.prompt.prompt_that_fits`."""
         seq_length = self.network.config.seq_length
-        return prompt_that_fits(self.tokenizer, query, history, system, config=self.config, seq_length=seq_length)
+        return prompt_that_fits(
+            self.tokenizer,
+            query,
+            history,
+            system,
+            config=self.config,
+            seq_length=seq_length,
+            answer_pictures=self.answer_pictures,
+        )
 
     def answer(
         self,

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import io
 import logging
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from mindformers_qwenvl.files import cache_folder, private_folder
 
 DTYPES = {name: name for name in ("float32", "float16", "bfloat16")}
 DTYPES |= {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -97,11 +102,22 @@ def apply_picture_options(args: argparse.Namespace, processor: Any) -> None:
         reader.image_transform = replace(reader.image_transform, policy=policy)
 
 
+def _log_folder() -> Path:
+    """A folder that nobody else can write into: in this user's cache, else a new one that goes at the end."""
+    try:
+        return private_folder(cache_folder() / "logs")
+    except OSError:
+        folder = tempfile.mkdtemp(prefix="mindformers-qwenvl-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
+
 def import_host() -> None:
     """Import MindFormers without its messages on standard output, which is for answers, and without a folder ./output
     for its logs; errors go to standard error. Variables that the environment sets already take precedence."""
     os.environ.setdefault("GLOG_v", "3")  # MindSpore: errors
-    os.environ.setdefault("LOCAL_DEFAULT_PATH", str(Path(tempfile.gettempdir()) / f"mindformers-qwenvl-{os.getuid()}"))
+    if "LOCAL_DEFAULT_PATH" not in os.environ:
+        os.environ["LOCAL_DEFAULT_PATH"] = str(_log_folder())
     spoken = io.StringIO()
     try:
         with contextlib.redirect_stdout(spoken):
@@ -116,6 +132,18 @@ def import_host() -> None:
             if handler.stream is spoken:
                 handler.setStream(sys.stderr)
     ms.set_context(mode=ms.GRAPH_MODE)
+
+
+@contextlib.contextmanager
+def _said_on_stderr() -> Iterator[None]:
+    """What a model's folder says and is not followed, a line each."""
+    from mindformers_qwenvl.config.folder import FolderWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FolderWarning)
+        yield
+    for line in dict.fromkeys(str(one.message) for one in caught if one.category is FolderWarning):
+        print(line, file=sys.stderr, flush=True)
 
 
 class ModelDirectory:
@@ -136,8 +164,9 @@ class ModelDirectory:
         if self.adapter is not None and not self.adapter.exists():
             raise FileNotFoundError(f"--adapter {self.adapter}: no such directory")
         self.args = args
-        self.config = QwenVLConfig.from_pretrained(str(args.model))
-        self.processor = QwenVLProcessor.from_pretrained(str(args.model))
+        with _said_on_stderr():
+            self.config = QwenVLConfig.from_pretrained(str(args.model))
+            self.processor = QwenVLProcessor.from_pretrained(str(args.model))
         tokenizer = self.processor.tokenizer
         check_model(tokenizer.eod_id, tokenizer.vocab_file, self.config.image_start_id)
         apply_picture_options(args, self.processor)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mindformers.core.parallel_config import default_parallel_config
 from mindformers.models.configuration_utils import PretrainedConfig
 from mindformers.models.utils import convert_mstype
 from mindformers.modules.transformer import TransformerOpParallelConfig
 
+from mindformers_qwenvl.config.folder import followed_settings
 from mindformers_qwenvl.config.parallel import as_parallel_config
 from mindformers_qwenvl.sizes import SPELLINGS, check_language, check_split, language_split
 from mindformers_qwenvl.sizes import LanguageSettings as Default
@@ -113,3 +116,8 @@ class QwenConfig(PretrainedConfig):
             )
         except ValueError as error:
             raise ValueError(f"QwenConfig: {error}") from None
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the host's, which calls it with a config.json, but without keys that name other files."""
+        return super().from_dict(followed_settings("config.json", config_dict), **kwargs)

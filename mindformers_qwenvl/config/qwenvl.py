@@ -13,6 +13,7 @@ from mindformers.modules.transformer import TransformerOpParallelConfig
 from mindformers.tools.register.config import DictConfig
 from mindformers.tools.utils import calculate_pipeline_stage
 
+from mindformers_qwenvl.config.folder import followed_settings
 from mindformers_qwenvl.config.language import QwenConfig
 from mindformers_qwenvl.config.original import is_original, our_settings, read_json
 from mindformers_qwenvl.config.parallel import as_parallel_config
@@ -174,7 +175,8 @@ class QwenVLConfig(PretrainedConfig):
         As the host's, but settings in kwargs (use_past, seq_length, compute_dtype, ...) reach the part they are for.
         The host would set them on the finished outer configuration, where neither part sees them.
         """
-        settings = our_settings(config_dict) if is_original(config_dict) else dict(config_dict)
+        original = is_original(config_dict)
+        settings = our_settings(config_dict) if original else followed_settings("config.json", config_dict)
         names = {*inspect.signature(cls.__init__).parameters, *LANGUAGE_MODEL} - {"self", "kwargs"}
         settings |= {name: kwargs.pop(name) for name in names & kwargs.keys()}
         return super().from_dict(settings, **kwargs)
@@ -212,6 +214,7 @@ class QwenVLConfig(PretrainedConfig):
                 f"{path} is not the config.json of a Qwen-VL: expected the original's, with a section `visual`, or one "
                 f"of ours, with model_type {cls.model_type}"
             )
+        settings = followed_settings(path, settings)
         return cls(**{**settings, "name_or_path": str(path.parent), **kwargs})
 
 

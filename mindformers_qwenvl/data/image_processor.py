@@ -10,6 +10,7 @@ from mindformers.models.image_processing_utils import BaseImageProcessor
 from mindspore import Tensor
 from PIL import Image
 
+from mindformers_qwenvl.data.model_folder import PREPROCESSOR, followed_policy
 from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform
 
 __all__ = ["QwenVLImageProcessor", "image_settings"]
@@ -56,6 +57,14 @@ class QwenVLImageProcessor(BaseImageProcessor):
         mean, std = tuple(mean or CLIP_MEAN), tuple(std or CLIP_STD)
         policy = ImagePolicy.of(image_policy)
         self.image_transform = ImageTransform(image_size, interpolation, mean, std, exif_rotation, policy)
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the host's, which calls it with a preprocessor_config.json: its `image_policy` may tighten, not loosen."""
+        settings = dict(image_processor_dict)
+        if settings.get("image_policy"):
+            settings["image_policy"] = followed_policy(PREPROCESSOR, settings["image_policy"])
+        return super().from_dict(settings, **kwargs)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from mindformers.models.build_processor import build_processor
 from mindformers.models.multi_modal import BaseXModalToTextProcessor
-from mindformers.models.utils import IMAGE_PROCESSOR_NAME
 from mindformers.tools.register import MindFormerConfig
 
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.data.image_processor import QwenVLImageProcessor, image_settings
+from mindformers_qwenvl.data.model_folder import PREPROCESSOR, processor_section
 from mindformers_qwenvl.data.template import QwenVLContentTransformTemplate
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
-from mindformers_qwenvl.files import read_json, replacing
+from mindformers_qwenvl.files import replacing
 from mindformers_qwenvl.generation.settings import generation_config_of
 from mindformers_qwenvl.pictures.images import ImagePolicy
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
@@ -175,7 +175,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         if (folder / "config.json").is_file():
             settings = self._inverse_parse_config(self.config)
             content = {**self.image_processor.to_dict(), "processor": settings}
-            with replacing(folder / IMAGE_PROCESSOR_NAME, "w") as file:
+            with replacing(folder / PREPROCESSOR, "w") as file:
                 file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         else:
             super().save_pretrained(str(folder), save_name)
@@ -221,7 +221,8 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
     @classmethod
     def from_pretrained(cls, yaml_name_or_path: str | os.PathLike[str], **kwargs: Any) -> QwenVLProcessor:
         """The processor of a folder (from `save_pretrained`, or a model's, ours or the original) or of a YAML file with
-        a section `processor`.
+        a section `processor`. A YAML file is the user's own; what a folder may not say is left out, see
+        model_folder.py.
 
         Args:
             yaml_name_or_path: the folder or the file.
@@ -232,28 +233,30 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         """
         path = Path(kwargs.pop("pretrained_model_name_or_path", None) or yaml_name_or_path)
         tokenizer = kwargs.pop("tokenizer", None)
+        if path.is_dir():
+            return cls._of_folder(path, tokenizer)
+        section = MindFormerConfig(str(path)).get("processor")
+        if not section:
+            return cls._of_folder(path.parent, tokenizer)
+        if tokenizer is None:
+            return build_processor(section, lib_path=str(path.parent))
+        section = {key: value for key, value in section.items() if key != "tokenizer"}
+        return build_processor(section, default_args={"tokenizer": tokenizer})
 
-        def build(section: Mapping[str, Any]) -> QwenVLProcessor:
-            if tokenizer is None:
-                return build_processor(section, lib_path=str(folder))
-            section = {key: value for key, value in section.items() if key != "tokenizer"}
-            return build_processor(section, default_args={"tokenizer": tokenizer})
-
-        folder = path if path.is_dir() else path.parent
-        for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
-            section = MindFormerConfig(str(file)).get("processor")
-            if section:
-                return build(section)
-        if (file := folder / IMAGE_PROCESSOR_NAME).is_file():
-            section = read_json(file).get("processor")
-            if section:
-                return build(section)
-        if not (folder / "config.json").is_file():
+    @classmethod
+    def _of_folder(cls, folder: Path, tokenizer: Any) -> QwenVLProcessor:
+        found = processor_section(folder)
+        if found is None and not (folder / "config.json").is_file():
             raise FileNotFoundError(
-                f"{path}: found no YAML with a section `processor`, no {IMAGE_PROCESSOR_NAME} and no config.json"
+                f"{folder}: found no YAML with a section `processor`, no {PREPROCESSOR} and no config.json"
             )
-
         tokenizer = tokenizer or QwenVLTokenizer.from_pretrained(str(folder))
+        if found is not None:
+            section = found[1]
+            image_processor = section.pop("image_processor", None)
+            if image_processor is not None:
+                image_processor = QwenVLImageProcessor(**image_processor)
+            return cls(image_processor, tokenizer, **section)
         config = QwenVLConfig.from_pretrained(str(folder))
         return cls.for_network(config, tokenizer, generation_config=generation_config_of(folder))
 

@@ -99,16 +99,17 @@ def _bright(colour: str) -> tuple[int, int, int]:
 
 
 def latest_picture(response: Any, history: Sequence[Sequence[Any]] | None = None, tags: Tags | None = None) -> Any:
-    """The last image of a conversation, or None: that of `response`, else of the last query, else of the one before it.
+    """The last image of a conversation, or None: that of the last query, else of the one before it.
 
-    Answers in the history are ignored.
+    What the model wrote opens no picture. Without a history, `response` is a whole text with its prompt, as a base
+    model continues it, and the picture is the last in it.
 
     Args:
-        response: a text or a list of elements, `[{"image": ...}, {"text": ...}]`.
+        response: a text or a list of elements, `[{"image": ...}, {"text": ...}]`; not looked at if there is a history.
         history: exchanges (query, answer), oldest first; a query is a text or a list of elements.
         tags: spelling of the tags in texts.
     """
-    for query in [response, *(exchange[0] for exchange in reversed(history or ()))]:
+    for query in [exchange[0] for exchange in reversed(history)] if history else [response]:
         if isinstance(query, str):
             images = [pair.content for pair in tag_pairs(query, tags) if pair.kind == "image" and pair.content]
         else:

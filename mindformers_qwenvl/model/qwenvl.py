@@ -274,7 +274,9 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
             stop_words_ids: more sequences of ids that end the answer.
             generation_config: used instead of `self.generation_config`, the generation_config.json of the model.
             **changes: settings that differ from it: max_new_tokens, max_window_size, do_sample, temperature, top_k,
-                top_p, repetition_penalty, chat_format; and `seed`, which makes sampling reproducible.
+                top_p, repetition_penalty, chat_format; and `seed`, which makes sampling reproducible. With
+                `answer_pictures=True`, `<img>path</img>` in an answer of the history opens that picture, as in the
+                original; a model can write any path.
 
         Returns:
             The answer and the history. As in the original, an answer that `max_new_tokens` cuts loses its last token.

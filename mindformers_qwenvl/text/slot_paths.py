@@ -1,4 +1,4 @@
-"""The path of a picture in its own slots, as the original's tokenizer writes it: the bytes of the path, then image pads.
+"""The path of a picture in its own slots, as the original's tokenizer writes it: its bytes, then image pads.
 
 The network overwrites the slots, so what stands in them is free; the original's model reads the path from there and
 opens the picture. A path that has more bytes than the image has slots, which can only happen to small networks and with

@@ -13,11 +13,12 @@ from dataclasses import fields
 from functools import lru_cache
 
 from mindformers_qwenvl.checks import whole
+from mindformers_qwenvl.files import read_bytes
 from mindformers_qwenvl.text.limits import normalised
 from mindformers_qwenvl.text.rows import Encoded, ImageSpan
 from mindformers_qwenvl.text.slot_paths import path_from_slots, path_to_slots
 from mindformers_qwenvl.text.tags import Tags
-from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, find_vocabulary, parse_ranks
+from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, MAX_BYTES, find_vocabulary, parse_ranks
 
 __all__ = ["SLOT_NAMES", "Vocabulary"]
 
@@ -88,7 +89,7 @@ class Vocabulary:
     def from_file(cls, vocab_file: str | os.PathLike | None = None, **kwargs) -> Vocabulary:
         """Read `vocab_file` (see `find_vocabulary`); further arguments go to the class."""
         path = find_vocabulary(vocab_file)
-        return cls(path.read_bytes(), str(path), **kwargs)
+        return cls(read_bytes(path, MAX_BYTES), str(path), **kwargs)
 
     def with_image_slots(self, image_slots: int) -> Vocabulary:
         """The same vocabulary with images of another size."""
@@ -183,7 +184,7 @@ class Vocabulary:
         disallowed_special: str | Collection[str] = (),
         max_path_bytes: int | None = MAX_PATH_BYTES,
     ) -> list[int]:
-        """The ids of `encode_with_images` as a list, with the paths of images in their slots (see slot_paths.py), and by
+        """The ids of `encode_with_images` as a list, with the paths of images in their slots (see slot_paths.py); by
         default with the original's limit on paths."""
         encoded = self.encode_with_images(text, allowed_special, disallowed_special, max_path_bytes)
         ids = encoded.ids

@@ -15,9 +15,10 @@ from typing import Any
 from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.sizes import IMAGE_START_OFFSET
 
-__all__ = ["FILE_NAME", "check_file", "check_model", "find_vocabulary", "parse_ranks"]
+__all__ = ["FILE_NAME", "MAX_BYTES", "check_file", "check_model", "find_vocabulary", "parse_ranks"]
 
 FILE_NAME = "qwen.tiktoken"
+MAX_BYTES = 16 << 20  # of the file; the published one has 2.6 MB
 
 
 def find_vocabulary(vocab_file: str | os.PathLike | None = None) -> Path:
@@ -89,9 +90,11 @@ def parse_ranks(source: bytes, name: str) -> dict[bytes, int]:
         try:
             text, rank = line.split()
             token, rank = base64.b64decode(text, validate=True), int(rank)
-        except ValueError as error:  # binascii.Error is one
+        except ValueError:  # binascii.Error is one
             hint = " (a git-lfs pointer: run `git lfs pull`)" if source.startswith(b"version https://git-lfs") else ""
-            raise ValueError(f"{where}: expected `base64 rank`, got {line[:60]!r}{hint}") from error
+            # The line itself is not shown: a file of another kind, which a link leads to, may hold anything.
+            reason = f"expected `base64 rank`, found {len(line):,} bytes of another form{hint}"
+            raise ValueError(f"{where}: {reason}") from None
         if not token:
             raise ValueError(f"{where}: the token is empty")
         if rank != len(ranks):

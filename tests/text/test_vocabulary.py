@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -214,12 +215,12 @@ GOOD = b"".join(base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in ra
     ("source", "named"),
     [
         (b"", "256 of the 256 single bytes"),
-        (GOOD[:1000], "line 124: expected `base64 rank`, got b'ew='"),
+        (GOOD[:1000], "line 124: expected `base64 rank`, found 3 bytes of another form"),
         (GOOD[:1001], "line 124"),
         (GOOD.replace(b"IQ== 33\n", b""), "line 34: expected rank 33, got 34"),
         (GOOD + b"YWI= 258\n", "line 257: expected rank 256, got 258"),
         (GOOD + b"IQ== 256\n", r"line 257: token b'!' is repeated; it already has rank 33"),
-        (GOOD + b"Y!I= 256\n", r"line 257: expected `base64 rank`, got b'Y!I= 256'"),
+        (GOOD + b"Y!I= 256\n", "line 257: expected `base64 rank`, found 8 bytes of another form"),
         (GOOD + b"YWI= x\n", "line 257"),
         (GOOD + b"YWI=\n", "line 257"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:b2b1\n", "line 1.*git lfs pull"),
@@ -232,6 +233,29 @@ def test_a_corrupt_file_is_named_with_its_line(tmp_path, source, named):
     with pytest.raises(ValueError, match=named) as caught:
         Vocabulary.from_file(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_file_of_another_kind_is_not_shown(tmp_path):
+    """A link in a folder that was downloaded may lead to it."""
+    path = tmp_path / "qwen.tiktoken"
+    path.write_bytes(b"root:x:0:0:secret\n")
+    with pytest.raises(ValueError, match="line 1") as caught:
+        Vocabulary.from_file(path)
+    assert "secret" not in str(caught.value) and caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_what_never_ends_is_not_read(tmp_path, kind):
+    path = tmp_path / "qwen.tiktoken"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "large":
+        with path.open("wb") as file:
+            file.truncate((16 << 20) + 1)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises((FileNotFoundError, ValueError), match=r"qwen\.tiktoken"):
+        Vocabulary.from_file(path)
 
 
 def test_blank_lines_and_windows_line_ends_are_fine(tmp_path):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from mindformers_qwenvl.config.original import read_original
 from mindformers_qwenvl.files import Inputs, copy_file, read_json, remove_leftovers, replacing, write_json
