@@ -14,6 +14,7 @@ from mindformers.tools.register.config import DictConfig
 from mindformers.tools.utils import calculate_pipeline_stage
 
 from mindformers_qwenvl.config.folder import followed_settings
+from mindformers_qwenvl.config.keys import HUB, OUTER, refuse_unknown_keys, without_hub
 from mindformers_qwenvl.config.language import QwenConfig
 from mindformers_qwenvl.config.original import is_original, our_settings, read_json
 from mindformers_qwenvl.config.parallel import as_parallel_config
@@ -81,6 +82,7 @@ class QwenVLConfig(PretrainedConfig):
     ):
         named = {"use_past": use_past, "is_dynamic": is_dynamic, "block_size": block_size, "num_blocks": num_blocks}
         language = {name: kwargs.pop(name, named.get(name)) for name in LANGUAGE_MODEL}
+        refuse_unknown_keys("QwenVLConfig", kwargs, (*_ARGUMENTS, *OUTER))
         super().__init__(checkpoint_name_or_path=checkpoint_name_or_path, **kwargs)
         self.parallel_config = as_parallel_config(parallel_config)
         both = {
@@ -177,8 +179,9 @@ class QwenVLConfig(PretrainedConfig):
         """
         original = is_original(config_dict)
         settings = our_settings(config_dict) if original else followed_settings("config.json", config_dict)
-        names = {*inspect.signature(cls.__init__).parameters, *LANGUAGE_MODEL} - {"self", "kwargs"}
-        settings |= {name: kwargs.pop(name) for name in names & kwargs.keys()}
+        settings |= {name: kwargs.pop(name) for name in kwargs.keys() & set(_ARGUMENTS)}
+        if not kwargs.get("return_unused_kwargs"):
+            refuse_unknown_keys("QwenVLConfig", kwargs.keys() - set(HUB), _ARGUMENTS)
         return super().from_dict(settings, **kwargs)
 
     @classmethod
@@ -191,9 +194,10 @@ class QwenVLConfig(PretrainedConfig):
 
         Raises:
             FileNotFoundError: the path does not exist, or the directory holds no configuration.
-            ValueError: config.json is not one of Qwen-VL.
+            ValueError: config.json is not one of Qwen-VL; or a key does not exist.
         """
         path = Path(kwargs.pop("pretrained_model_name_or_path", None) or yaml_name_or_path)
+        kwargs = without_hub(kwargs)
         if not path.exists():
             raise FileNotFoundError(
                 f"{path}: no such file or directory; a directory with config.json or a YAML is expected"
@@ -216,6 +220,9 @@ class QwenVLConfig(PretrainedConfig):
             )
         settings = followed_settings(path, settings)
         return cls(**{**settings, "name_or_path": str(path.parent), **kwargs})
+
+
+_ARGUMENTS = (*(name for name in inspect.signature(QwenVLConfig).parameters if name != "kwargs"), *LANGUAGE_MODEL)
 
 
 def _part(given: Any, config_class: type, overrides: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from mindformers.models.image_processing_utils import BaseImageProcessor
 from mindspore import Tensor
 from PIL import Image
 
+from mindformers_qwenvl.checks import refuse_unknown
+from mindformers_qwenvl.config.keys import HUB
 from mindformers_qwenvl.data.model_folder import PREPROCESSOR, followed_policy
 from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform
 
@@ -51,6 +54,7 @@ class QwenVLImageProcessor(BaseImageProcessor):
         image_policy: ImagePolicy | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        refuse_unknown("QwenVLImageProcessor", kwargs, (*_ARGUMENTS, *HUB, *FILES))
         if is_hwc:
             raise ValueError(f"is_hwc must be False, for the network takes images as [3, H, W]; got {is_hwc!r}")
         super().__init__()
@@ -89,3 +93,8 @@ class QwenVLImageProcessor(BaseImageProcessor):
         one = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image) or getattr(images, "ndim", 4) < 4
         pixels = self.image_transform.stack([images] if one else list(images), root=kwargs.get("root"))
         return Tensor(self.image_transform.normalise(pixels))
+
+
+_ARGUMENTS = tuple(name for name in inspect.signature(QwenVLImageProcessor).parameters if name != "kwargs")
+# What a preprocessor_config.json, and a YAML, have beside the arguments.
+FILES = ("image_processor_type", "feature_extractor_type", "processor_class", "processor", "type", "auto_register")

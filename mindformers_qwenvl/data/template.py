@@ -7,6 +7,7 @@ sample.py), and the later ones hand out its parts.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from mindformers.models.multi_modal.modal_content import (
 from mindformers.models.multi_modal.utils import DataRecord
 from mindspore import Tensor
 
-from mindformers_qwenvl.checks import whole
+from mindformers_qwenvl.checks import refuse_unknown, whole
 from mindformers_qwenvl.data.image_processor import image_settings
 from mindformers_qwenvl.data.sample import TrainingSamples
 from mindformers_qwenvl.generation.prompt import make_prompt
@@ -94,7 +95,9 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         std: Sequence[float] = CLIP_STD,
         exif_rotation: bool = False,
         image_policy: ImagePolicy | Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown(type(self).__name__, unknown, _ARGUMENTS)
         _one_of("mode", mode, ("train", "predict"))
         _one_of("image_overflow", image_overflow, ("error", "skip_sample"))
         _one_of("chat_format", chat_format, ("raw", "chatml"))
@@ -276,3 +279,6 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
 def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+_ARGUMENTS = tuple(name for name in inspect.signature(QwenVLContentTransformTemplate).parameters if name != "unknown")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class TokenizerFiles:
         """
         folder = Path(kwargs.pop("pretrained_model_name_or_path", None) or name_or_path)
         if folder.is_dir():
-            settings = _arguments_of_folder(folder, kwargs)
+            settings = _arguments_of_folder(folder, kwargs, cls.known_arguments())
             return cls(settings.pop("vocab_file"), *args, **settings)
         return super().from_pretrained(str(folder), *args, **kwargs)
 
@@ -84,7 +84,7 @@ class TokenizerFiles:
         return (str(path),)
 
 
-def _arguments_of_folder(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def _arguments_of_folder(folder: Path, given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """Arguments of the tokenizer from tokenizer_config.json or a YAML of the folder, and `vocab_file`; those in `given`
     take precedence.
 
@@ -99,6 +99,7 @@ def _arguments_of_folder(folder: Path, given: Mapping[str, Any]) -> dict[str, An
         config = {name: value for name, value in config.items() if name not in SLOT_NAMES}
     elif not config.keys() & set(SLOT_NAMES) and (slots := _slots_of_model(_read_json(folder / "config.json"))):
         config["image_slots"] = slots
+    config = {name: value for name, value in config.items() if name in known}  # JSON of other programs has more
     named = config.pop("vocab_file", None)
     config = {name: value for name, value in {**config, **given}.items() if name not in NOT_ARGUMENTS}
     for name, value in config.items():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mindformers.generation import GenerationConfig
 
-from mindformers_qwenvl.checks import nearest, whole
+from mindformers_qwenvl.checks import refuse_unknown, whole
 from mindformers_qwenvl.generation.sampling import RowByRow
 from mindformers_qwenvl.generation.stopping import EndAnswer, end_ids, stop_sequences
 
@@ -41,12 +41,8 @@ def known_arguments() -> set[str]:
 
 
 def check_names(given: Any, what: str = "generate()", more: Any = ()) -> None:
-    """Raise TypeError for names that are not `known_arguments`, or in `more`; says the nearest one."""
-    known = known_arguments() | set(more)
-    unknown = sorted(set(given) - known)
-    if unknown:
-        hint = nearest(unknown[0], known) or f"; it takes {', '.join(sorted(known))}"
-        raise TypeError(f"{what}: unknown argument {', '.join(unknown)}{hint}")
+    """Raise `UnknownNameError` for names that are not `known_arguments`, or in `more`; says the nearest one."""
+    refuse_unknown(what, given, known_arguments() | set(more))
 
 
 class GenerateArguments:

@@ -14,7 +14,9 @@ from mindformers_qwenvl.adapters.handover import original_settings
 from mindformers_qwenvl.adapters.network import freeze_base
 from mindformers_qwenvl.adapters.settings import from_pet_config
 from mindformers_qwenvl.adapters.switch import AdapterSwitch, named, room_for
+from mindformers_qwenvl.checks import refuse_unknown
 from mindformers_qwenvl.config import QwenVLConfig
+from mindformers_qwenvl.config.keys import HINTS, without_hub
 from mindformers_qwenvl.config.original import is_original_directory
 from mindformers_qwenvl.generation.settings import generation_config_of
 from mindformers_qwenvl.generation.slots import check_covered, find_slots, opened_columns
@@ -225,7 +227,11 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
             if adapter is not None:
                 raise ValueError(f"adapter={adapter!r}: expected a model directory with config.json, got {directory}")
             return super().from_pretrained(str(pretrained_model_name_or_dir), *args, **kwargs)
-        config = kwargs.pop("config", None) or QwenVLConfig.from_pretrained(str(directory), **kwargs)
+        config = kwargs.pop("config", None)
+        if config is None:
+            config = QwenVLConfig.from_pretrained(str(directory), **kwargs)
+        else:
+            refuse_unknown("QwenVL.from_pretrained with config=", without_hub(kwargs), (), HINTS)
         if adapter is not None:
             config.adapter = named(adapter)
             if not config.pet_config:
@@ -248,7 +254,8 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
     def from_pretrained_experimental_mode(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> QwenVL:
         """`AutoModel.from_pretrained(directory)` calls this, with the configuration it has read."""
         if (Path(pretrained_model_name_or_path) / "config.json").is_file():
-            given = {name: kwargs[name] for name in ("config", "adapter") if name in kwargs}
+            given = {name: kwargs.pop(name) for name in ("config", "adapter") if name in kwargs}
+            refuse_unknown("QwenVL.from_pretrained", without_hub(kwargs), ("config", "adapter"), HINTS)
             return cls.from_pretrained(pretrained_model_name_or_path, **given)
         return super().from_pretrained_experimental_mode(pretrained_model_name_or_path, *args, **kwargs)
 

@@ -112,9 +112,9 @@ def test_arguments_are_used_or_refused(network, tokenizer):
     response, _ = network.chat(tokenizer, "Hello, who are you? 你好", None, eos_token_id=third, **settings)
     assert response == tokenizer.decode(answer[:2]).strip()
     for call, what in (
-        (lambda: network.generate(ids, max_new_token=8), "unknown argument max_new_token; did you mean max_new_tokens"),
+        (lambda: network.generate(ids, max_new_token=8), "unknown key max_new_token; did you mean max_new_tokens"),
         (lambda: network.chat(tokenizer, "Hi", None, tempature=1.0), "tempature; did you mean temperature"),
-        (lambda: network.generate(ids, banana=1), r"unknown argument banana; it takes adapter_id, attention_mask"),
+        (lambda: network.generate(ids, banana=1), r"unknown key banana; it takes adapter_id, attention_mask"),
     ):
         with pytest.raises(TypeError, match=what):
             call()
