@@ -11,7 +11,7 @@ from typing import Any
 
 from mindformers_qwenvl.checks import refuse_unknown
 
-__all__ = ["HINTS", "HUB", "OLD", "OUTER", "refuse_unknown_keys", "without_hub"]
+__all__ = ["HINTS", "HUB", "OLD", "OUTER", "TOKENIZER", "refuse_unknown_keys", "without_hub"]
 
 # In the YAMLs and configuration classes of MindFormers 1.2 to 1.5, and without effect: what they turn on, or keep off,
 # is always so here.
@@ -35,6 +35,14 @@ HUB = (
     *("cache_dir", "force_download", "resume_download", "local_files_only", "token", "use_auth_token", "revision"),
     *("code_revision", "subfolder", "proxies", "trust_remote_code", "use_fast"),
     *("_from_auto", "_from_pipeline", "_commit_hash", "return_unused_kwargs"),
+)
+# Of the tokenizer, beside its arguments: those of the host's tokenizers, and `max_length` of old YAMLs.
+TOKENIZER = (
+    *("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces"),
+    *("bos_token", "unk_token", "sep_token", "cls_token", "mask_token", "additional_special_tokens", "verbose"),
+    *("split_special_tokens", "special_tokens_map_file", "processor_class", "chat_template", "max_length"),
+    *("num_queries", "n_queries", "image_start_tag", "image_end_tag", "image_pad_tag", "ref_start_tag", "ref_end_tag"),
+    *("box_start_tag", "box_end_tag", "quad_start_tag", "quad_end_tag"),
 )
 # Arguments of the original's README, and what says the same here.
 HINTS = {

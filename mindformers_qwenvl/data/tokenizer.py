@@ -14,6 +14,7 @@ from mindformers.models.tokenization_utils_base import AddedToken, BatchEncoding
 from mindformers.tools.logger import logger
 
 from mindformers_qwenvl.checks import refuse_unknown
+from mindformers_qwenvl.config.keys import TOKENIZER
 from mindformers_qwenvl.data.tokenizer_files import NOT_ARGUMENTS, TokenizerFiles
 from mindformers_qwenvl.text import list_format
 from mindformers_qwenvl.text.rows import Encoded
@@ -296,24 +297,10 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
         return picture
 
 
-_ARGUMENTS = (
-    *(name for name in inspect.signature(QwenVLTokenizer).parameters if name != "kwargs"),
-    *SLOT_NAMES,
-    *(f"{f.name}_tag" for f in fields(Tags)),
-)
+_ARGUMENTS = tuple(name for name in inspect.signature(QwenVLTokenizer).parameters if name != "kwargs")
 # `max_length` is in old YAMLs; auto_map names code of the original repository.
 WITHOUT_EFFECT = ("max_length", "auto_map", "type", "auto_register")
-KNOWN = frozenset(
-    (
-        *_ARGUMENTS,
-        *WITHOUT_EFFECT,
-        *NOT_ARGUMENTS,
-        # of the host's tokenizers
-        *("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces"),
-        *("bos_token", "unk_token", "sep_token", "cls_token", "mask_token", "additional_special_tokens", "verbose"),
-        *("split_special_tokens", "special_tokens_map_file", "processor_class", "chat_template"),
-    )
-)
+KNOWN = frozenset((*_ARGUMENTS, *TOKENIZER, *WITHOUT_EFFECT, *NOT_ARGUMENTS))
 
 
 def _take_specials(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl import recipes
+from mindformers_qwenvl.config.yaml_keys import warnings_of
 from mindformers_qwenvl.launch.cause import explain
 from mindformers_qwenvl.launch.options import RUN_MODES, input_data, settings
 from mindformers_qwenvl.launch.quiet import Screen
@@ -73,6 +74,8 @@ def _value(content: Any, key: str) -> Any:
 def work(job: Job, screen: Screen) -> int:
     """Do it; 0, or 1 after an error, whose cause is shown first."""
     try:
+        for line in warnings_of(job.yaml, recipes.read(job.yaml)):
+            screen.say(line)
         screen.say(f"{job.run_mode}: {job.yaml}" + (f"; the log of MindFormers: {screen.log}" if screen.log else ""))
         _carry_out(job, _config(job), screen)
     except Exception as error:

@@ -18,6 +18,7 @@ from mindformers_qwenvl.sizes import IMAGE_START_OFFSET
 __all__ = ["FILE_NAME", "MAX_BYTES", "check_file", "check_model", "find_vocabulary", "parse_ranks"]
 
 FILE_NAME = "qwen.tiktoken"
+NOT_IN_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))  # a pruned vocabulary may lack these bytes
 MAX_BYTES = 16 << 20  # of the file; the published one has 2.6 MB
 
 
@@ -102,10 +103,10 @@ def parse_ranks(source: bytes, name: str) -> dict[bytes, int]:
         if token in ranks:
             raise ValueError(f"{where}: token {token!r} is repeated; it already has rank {ranks[token]}")
         ranks[token] = rank
-    missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    missing = [byte for byte in range(256) if bytes([byte]) not in ranks and byte not in NOT_IN_UTF8]
     if missing:
         raise ValueError(
-            f"vocabulary file {name!r}: {len(missing)} of the 256 single bytes have no token "
+            f"vocabulary file {name!r}: {len(missing)} of the single bytes that UTF-8 uses have no token "
             f"(the first is 0x{missing[0]:02x}); the file is empty or cut short"
         )
     return ranks

@@ -214,7 +214,7 @@ GOOD = b"".join(base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in ra
 @pytest.mark.parametrize(
     ("source", "named"),
     [
-        (b"", "256 of the 256 single bytes"),
+        (b"", "243 of the single bytes that UTF-8 uses"),
         (GOOD[:1000], "line 124: expected `base64 rank`, found 3 bytes of another form"),
         (GOOD[:1001], "line 124"),
         (GOOD.replace(b"IQ== 33\n", b""), "line 34: expected rank 33, got 34"),
