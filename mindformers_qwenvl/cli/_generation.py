@@ -196,4 +196,6 @@ class ModelDirectory:
         if self.adapter is not None:
             types["adapter"] = str(self.adapter)
         network = QwenVL.from_pretrained(str(self.args.model), use_past=True, num_blocks=num_blocks, **types)
+        if network.not_finite:
+            say(f"warning: {network.not_finite}")
         return network.set_train(False)

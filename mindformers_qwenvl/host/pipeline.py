@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from mindformers.pipeline import MultiModalToTextPipeline
+from mindformers.tools.logger import logger
 
 from mindformers_qwenvl.adapters.switch import AdapterSwitch
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.data.processor import QwenVLProcessor
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
 from mindformers_qwenvl.generation.arguments import check_names
+from mindformers_qwenvl.host.context import device_target
 from mindformers_qwenvl.text.vocabulary_file import check_model
+from mindformers_qwenvl.weights.finite import checked
 
 __all__ = ["ProcessorPipeline"]
 
@@ -44,6 +47,7 @@ class ProcessorPipeline(MultiModalToTextPipeline):
     def __init__(self, model: Any, processor: Any = None, tokenizer: Any = None, image_processor: Any = None, **kwargs):
         network = getattr(model, "predict_network", model)
         if isinstance(network, AdapterSwitch):
+            self._warn_of_nan(network)
             network.load_configured_adapters()  # after the weights, of which some adapters replace a part
         if processor is None:
             processor = self._processor_of(network, tokenizer, image_processor)
@@ -51,6 +55,15 @@ class ProcessorPipeline(MultiModalToTextPipeline):
             check_processor(network, processor)
             tokenizer, image_processor = tokenizer or processor.tokenizer, image_processor or processor.image_processor
         super().__init__(model, processor=processor, tokenizer=tokenizer, image_processor=image_processor, **kwargs)
+
+    @staticmethod
+    def _warn_of_nan(network: Any) -> None:
+        """Of weights that the host has loaded by itself, as run_mode predict does. Off a CPU, gigabytes would have to
+        come back from the device."""
+        if not network.__dict__.get("not_finite") and device_target() == "CPU":
+            network.not_finite = checked(network).sentence()
+            if network.not_finite:
+                logger.warning("%s", network.not_finite)
 
     @staticmethod
     def _processor_of(network: Any, tokenizer: Any, image_processor: Any) -> Any:

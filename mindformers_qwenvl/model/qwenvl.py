@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mindformers.tools.logger import logger
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
@@ -27,6 +28,7 @@ from mindformers_qwenvl.model.vision import QwenVLVisionModel
 from mindformers_qwenvl.pictures.images import ImageTransform
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.weights import hooks
+from mindformers_qwenvl.weights.finite import FiniteCheck, checked
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 from mindformers_qwenvl.weights.load import load_original
 from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, part_of
@@ -95,6 +97,7 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
 
     config_class = QwenVLConfig
     base_model_prefix = "qwenvl"
+    not_finite = ""  # what `from_pretrained` has to say of NaN and infinity among the weights
 
     def __init__(self, config: QwenVLConfig, **kwargs):
         super().__init__(config, **kwargs)
@@ -219,7 +222,7 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
 
         Raises:
             FileNotFoundError, ValueError: there is nothing to load, or tensors are missing, unknown or of a wrong
-                shape; all of them are listed.
+                shape; all of them are listed. NaN and infinity among the weights are a warning, kept in `not_finite`.
         """
         directory = Path(kwargs.pop("pretrained_model_name_or_path", None) or pretrained_model_name_or_dir)
         adapter = kwargs.pop("adapter", None)
@@ -240,12 +243,18 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
         if not is_original_directory(directory):
             # Not the original's config.json, but the one of `save_pretrained(directory, save_json=True)`.
             network = super().from_pretrained_experimental_mode(str(directory), *args, config=config)
+            check = checked(network)
         else:
             weights = load_original(directory)
             network = cls(config)
             parameters = {parameter.name: parameter for parameter in network.get_parameters()}
+            check = FiniteCheck()
             for name, array in weights:
+                check.look(name, array)
                 parameters[name].set_data(Tensor(array, parameters[name].dtype))
+        network.not_finite = check.sentence()
+        if network.not_finite:
+            logger.warning("%s: %s", directory, network.not_finite)
         network.generation_config = generation_config_of(directory) or network.generation_config
         network.load_configured_adapters()
         return network
