@@ -39,10 +39,11 @@ class FiniteCheck:
         """What to tell the user; empty if all is well."""
         if not self.numbers:
             return ""
+        names = listed(self.names[:SHOWN]) + (", ..." if len(self.names) > SHOWN else "")
         return (
             f"{self.numbers:,} of the weights are NaN or infinite, in {len(self.names)} tensors, so that answers will "
-            f"be nonsense: {listed(self.names[:SHOWN])}{', ...' if len(self.names) > SHOWN else ''}. The training diverged, or the conversion overflowed: load an earlier "
-            "checkpoint, or convert in another dtype"
+            f"be nonsense: {names}. The training diverged, or the conversion overflowed: load an earlier checkpoint, "
+            "or convert in another dtype"
         )
 
 
