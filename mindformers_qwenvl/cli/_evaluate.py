@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mindformers_qwenvl.cli._generation import ModelDirectory
+from mindformers_qwenvl.checks import printable
+from mindformers_qwenvl.cli._generation import ModelDirectory, say
 from mindformers_qwenvl.evaluate.data import Loaded, read_samples
 from mindformers_qwenvl.evaluate.prompts import Asking
 from mindformers_qwenvl.evaluate.report import lines_for_people
@@ -24,6 +24,9 @@ LEFT_ALONE = dict.fromkeys(
         "repetition_penalty",
     )
 )
+
+
+LAST_WORDS = "interrupted; the same command goes on"
 
 
 def evaluate(args: argparse.Namespace, task: Task, split: str) -> int:
@@ -46,7 +49,7 @@ def evaluate(args: argparse.Namespace, task: Task, split: str) -> int:
         root=args.image_dir or (args.data if args.data.is_dir() else args.data.parent),
         output=args.output,
         config=directory.config,
-        network=lambda blocks: directory.network(blocks, _say),
+        network=lambda blocks: directory.network(blocks, say),
         tokenizer=template.tokenizer,
         transform=transform,
         said=_said(args),
@@ -56,10 +59,11 @@ def evaluate(args: argparse.Namespace, task: Task, split: str) -> int:
         as_published=args.as_published,
         quiet=args.quiet,
     )
+    args.interrupts.last_words = lambda: say(LAST_WORDS)
     try:
         result = evaluation.run()
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on")
+        say(LAST_WORDS)
         return 130
     if result.summary:
         _show(args, result.summary, result.failed)
@@ -95,15 +99,11 @@ def _said(args: argparse.Namespace) -> dict[str, Any]:
 
 def _show(args: argparse.Namespace, summary: dict[str, Any], failed: list[dict[str, Any]]) -> None:
     if not args.quiet:
-        print("\n".join(lines_for_people(summary)))
+        print("\n".join(map(printable, lines_for_people(summary))))
         for reason, count in summary["left_out"].items():
-            print(f"  left out: {count}, {reason}")
-        _say(str(args.output / "summary.json"))
+            print(printable(f"  left out: {count}, {reason}"))
+        say(str(args.output / "summary.json"))
     for record in failed[:3]:
-        _say(f"mindformers-qwenvl evaluate: sample {record['id']!r}: {record['error']}")
+        say(f"mindformers-qwenvl evaluate: sample {record['id']!r}: {record['error']}")
     if failed:
-        _say(f"{len(failed)} of {summary['asked']} samples failed; the same command tries them again")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+        say(f"{len(failed)} of {summary['asked']} samples failed; the same command tries them again")

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from mindformers_qwenvl.checks import printable
 from mindformers_qwenvl.files import cache_folder, private_folder
 
 DTYPES = {name: name for name in ("float32", "float16", "bfloat16")}
@@ -144,6 +145,16 @@ def _said_on_stderr() -> Iterator[None]:
         yield
     for line in dict.fromkeys(str(one.message) for one in caught if one.category is FolderWarning):
         print(line, file=sys.stderr, flush=True)
+
+
+def say(text: object) -> None:
+    """A line on standard error; what it holds of data cannot fake another one."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def on_screen(text: str) -> str:
+    """An answer as it may go to a terminal, which its control characters could command; to a file it goes as it is."""
+    return printable(text, keep="\n\t") if sys.stdout.isatty() else text
 
 
 class ModelDirectory:

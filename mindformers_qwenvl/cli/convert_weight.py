@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.checks import byte_count
+from mindformers_qwenvl.checks import byte_count, printable
 from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
 from mindformers_qwenvl.config.original import read_original
 from mindformers_qwenvl.files import read_json
@@ -195,7 +195,7 @@ def _progress_bar(total: int) -> Progress:
     bar = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1000, desc="converting", mininterval=0.2)
 
     def tick(name: str, count: int) -> None:
-        bar.set_postfix_str(name.rpartition("transformer.")[2][-40:], refresh=False)
+        bar.set_postfix_str(printable(name).rpartition("transformer.")[2][-40:], refresh=False)
         bar.update(count)
         if bar.n >= total:
             bar.close()

@@ -11,6 +11,8 @@ import json
 import sys
 from pathlib import Path
 
+from mindformers_qwenvl.checks import printable
+
 EPILOG = """\
 examples:
   mindformers-qwenvl estimate --yaml finetune_qwenvl_9.6b.yaml --device-memory 64GB
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"mindformers-qwenvl estimate: {args.yaml}: a number in it is too large to compute with", file=sys.stderr)
         return 2
     except (RecipeError, OSError) as error:
-        print(f"mindformers-qwenvl estimate: {error}", file=sys.stderr)
+        print(printable(f"mindformers-qwenvl estimate: {error}"), file=sys.stderr)
         return 2
     for line in warnings_of(args.yaml, read(find(args.yaml), args.changes)):
         print(line, file=sys.stderr)

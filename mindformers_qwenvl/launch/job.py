@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl import recipes
+from mindformers_qwenvl.checks import printable
 from mindformers_qwenvl.config.yaml_keys import warnings_of
 from mindformers_qwenvl.launch.cause import explain
 from mindformers_qwenvl.launch.options import RUN_MODES, input_data, settings
@@ -18,6 +19,7 @@ from mindformers_qwenvl.launch.quiet import Screen
 
 __all__ = ["Job", "read", "work"]
 
+LAYOUT = "\n\t"  # of messages in several lines
 TRAINING = ("train", "finetune")
 PREDICTION = ("predict", "predict_with_train_model")
 
@@ -141,9 +143,9 @@ def _train(trainer: Any, config: Any, screen: Screen) -> None:
 def _report(error: BaseException, screen: Screen) -> None:
     """Of every process: under msrun each has a file of its own, and the others fail when one has."""
     first, *rest = explain(error)
-    print(f"mindformers-qwenvl run: {first}", file=screen.err)
+    print(f"mindformers-qwenvl run: {printable(first, keep=LAYOUT)}", file=screen.err)
     for line in rest:
-        print(f"  {line}", file=screen.err)
+        print(f"  {printable(line, keep=LAYOUT)}", file=screen.err)
     if screen.log:
         print(f"  the whole trace is at the end of {screen.log} (--verbose shows everything)", file=screen.err)
     screen.err.flush()

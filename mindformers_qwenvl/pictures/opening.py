@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import Image, ImageOps
 
+from mindformers_qwenvl.checks import printable
 from mindformers_qwenvl.pictures.fetch import fetch
 from mindformers_qwenvl.pictures.policy import ImageError, ImagePolicy, ImageRefusedError
 from mindformers_qwenvl.pictures.sources import decode_data_uri, is_data_uri, is_web_address, shorten
@@ -176,7 +177,7 @@ def _file(source: Any, root: str | os.PathLike[str] | None, policy: ImagePolicy)
             found = None
         if found is None or not stat.S_ISREG(found.st_mode):
             what = "a folder, not a file" if found and stat.S_ISDIR(found.st_mode) else "no such file"
-            raise FileNotFoundError(f"image {path}: {what}")
+            raise FileNotFoundError(printable(f"image {path}: {what}"))
         return path, found.st_size
     except FileNotFoundError:
         raise

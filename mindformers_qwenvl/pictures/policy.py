@@ -10,14 +10,17 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.checks import number, switch, whole
+from mindformers_qwenvl.checks import number, printable, switch, whole
 from mindformers_qwenvl.pictures.addresses import NEVER, kind, network, real_address
 
 __all__ = ["ImageError", "ImagePolicy", "ImageRefusedError"]
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used. The message names it and says why."""
+    """A picture that cannot be used. The message names it and says why, in one line whatever its name is."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class ImageRefusedError(ImageError):
