@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mindformers_qwenvl import __version__
-from mindformers_qwenvl.checks import printable
+from mindformers_qwenvl.checks import nearest, printable
 from mindformers_qwenvl.cli._interrupt import Interrupts, held_back
 from mindformers_qwenvl.hosts import HostError, require_host
 
@@ -92,6 +92,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             )
         else:
             subparsers.add_parser(name, help=_summary(path))
+    if wanted is not None and wanted not in commands:
+        parser.error(
+            f"there is no command {wanted!r}{nearest(wanted, commands)}; the commands are {', '.join(commands)}"
+        )
     return parser.parse_args(argv)
 
 
@@ -110,7 +114,12 @@ def _carry_out(args: argparse.Namespace) -> int:
         return 1
     except (OSError, ValueError, HostError) as error:
         # Expected faults (a missing file, bad input) carry a message written for people; anything else keeps its trace.
-        print(f"mindformers-qwenvl {args.command}: {printable(error, keep=LAYOUT)}", file=sys.stderr)
+        message = printable(error, keep=LAYOUT)
+        if getattr(args, "allow_private", ()) != ():  # a command that has options for what a picture may be
+            from mindformers_qwenvl.cli._inputs import in_options
+
+            message = in_options(message)
+        print(f"mindformers-qwenvl {args.command}: {message}", file=sys.stderr)
         return 1
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mindformers_qwenvl.checks import printable
 from mindformers_qwenvl.cli._generation import ModelDirectory, say
+from mindformers_qwenvl.cli._inputs import in_options
 from mindformers_qwenvl.evaluate.data import Loaded, read_samples
 from mindformers_qwenvl.evaluate.prompts import Asking
 from mindformers_qwenvl.evaluate.report import lines_for_people
@@ -104,6 +105,6 @@ def _show(args: argparse.Namespace, summary: dict[str, Any], failed: list[dict[s
             print(printable(f"  left out: {count}, {reason}"))
         say(str(args.output / "summary.json"))
     for record in failed[:3]:
-        say(f"mindformers-qwenvl evaluate: sample {record['id']!r}: {record['error']}")
+        say(f"mindformers-qwenvl evaluate: sample {record['id']!r}: {in_options(record['error'])}")
     if failed:
         say(f"{len(failed)} of {summary['asked']} samples failed; the same command tries them again")

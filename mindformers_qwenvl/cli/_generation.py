@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mindformers_qwenvl.checks import printable
+from mindformers_qwenvl.cli._inputs import check_model_folder
 from mindformers_qwenvl.files import cache_folder, private_folder
 
 DTYPES = {name: name for name in ("float32", "float16", "bfloat16")}
@@ -161,6 +162,8 @@ class ModelDirectory:
     """What --model names: configuration and processor now, the network later, once everything else has been checked."""
 
     def __init__(self, args: argparse.Namespace):
+        self.adapter = getattr(args, "adapter", None)
+        check_model_folder(args.model, self.adapter)
         import_host()
         from mindformers.generation import GenerationConfig
 
@@ -169,11 +172,6 @@ class ModelDirectory:
         from mindformers_qwenvl.generation.settings import generation_config_of
         from mindformers_qwenvl.text.vocabulary_file import check_model
 
-        if not args.model.is_dir():
-            raise FileNotFoundError(f"--model {args.model}: no such directory")
-        self.adapter = getattr(args, "adapter", None)
-        if self.adapter is not None and not self.adapter.exists():
-            raise FileNotFoundError(f"--adapter {self.adapter}: no such directory")
         self.args = args
         with _said_on_stderr():
             self.config = QwenVLConfig.from_pretrained(str(args.model))

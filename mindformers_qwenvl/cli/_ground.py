@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from mindformers_qwenvl.cli._generation import ModelDirectory, on_screen, say
+from mindformers_qwenvl.cli._inputs import check_pictures
 from mindformers_qwenvl.files import check_output, replacing
 
 __all__ = ["find"]
@@ -18,6 +19,7 @@ def find(args: argparse.Namespace) -> int:
     [source] = args.image
     if args.draw:
         check_output(args.draw, *([] if "://" in source or source.startswith("data:") else [source]))
+    check_pictures([source])
     directory = ModelDirectory(args)
     from mindformers_qwenvl.chat.ground import SETTINGS
     from mindformers_qwenvl.grounding import to_text

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.cli._generation import ModelDirectory, add_generation_arguments, on_screen, say
+from mindformers_qwenvl.cli._inputs import in_options
 from mindformers_qwenvl.cli._interrupt import Interrupts
 
 COMMANDS = """/image PATH   add a picture to the next message: a path or a URL; may be repeated
@@ -89,7 +90,7 @@ def _converse(session: Session, ask: Callable[[], str]) -> int:
                 return failed
         except Exception as error:  # a message that fails leaves the conversation as it was
             failed += 1
-            say(f"{type(error).__name__}: {error}")
+            say(f"{type(error).__name__}: {in_options(str(error))}")
         sys.stdout.flush()
 
 

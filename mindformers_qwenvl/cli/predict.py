@@ -12,8 +12,10 @@ from typing import Any
 from PIL import Image
 
 from mindformers_qwenvl.cli._generation import ModelDirectory, add_generation_arguments, on_screen, say
+from mindformers_qwenvl.cli._inputs import check_pictures, in_options
 from mindformers_qwenvl.files import check_output, replacing
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
+from mindformers_qwenvl.text.tags import tag_pairs
 
 EPILOG = """examples:
   mindformers-qwenvl predict --model Qwen-VL-Chat --image a.png --image b.png "Compare them."
@@ -190,9 +192,11 @@ def _answer_one(args: argparse.Namespace) -> int:
     from mindformers_qwenvl.chat.questions import Question
 
     if args.draw:
-        files = [image for image in args.image if "://" not in image and not image.startswith("data:")]
+        tagged = [pair.content for pair in tag_pairs(args.question or "") if pair.kind == "image" and pair.content]
+        files = [image for image in (*args.image, *tagged) if "://" not in image and not image.startswith("data:")]
         check_output(args.draw, *files)
     query = [*({"image": image} for image in args.image), *([] if args.question is None else [{"text": args.question}])]
+    check_pictures(args.image)
     prediction = Prediction(args, [Question("question", query)], None)
     shown = ""
 
@@ -209,7 +213,7 @@ def _answer_one(args: argparse.Namespace) -> int:
     if "error" in record:
         if shown:
             print(flush=True)
-        say(f"mindformers-qwenvl predict: {record['error']}")
+        say(f"mindformers-qwenvl predict: {in_options(record['error'])}")
         return 1
     print(on_screen(record["answer"].removeprefix(shown)))
     if args.draw:
@@ -218,7 +222,7 @@ def _answer_one(args: argparse.Namespace) -> int:
 
 
 def _draw(args: argparse.Namespace, prediction: Prediction, query: list, answer: str) -> None:
-    from mindformers_qwenvl.grounding import draw_on_latest_picture
+    from mindformers_qwenvl.grounding import draw_on_latest_picture, latest_picture
 
     transform = prediction.pictures.transform
     picture = draw_on_latest_picture(
@@ -229,7 +233,8 @@ def _draw(args: argparse.Namespace, prediction: Prediction, query: list, answer:
         exif_rotation=transform.exif_rotation,
     )
     if picture is None:
-        reason = "the answer has no box" if args.image else "there is no picture to draw on"
+        seen = latest_picture(answer, [(query, answer)], prediction.tokenizer.tags)
+        reason = "there is no picture to draw on" if seen is None else "the answer has no box"
         say(f"{args.draw}: not written, because {reason}")
         return
     with replacing(args.draw) as file:
@@ -271,6 +276,8 @@ def _answer_file(args: argparse.Namespace) -> int:
             prediction = Prediction(args, left, args.image_dir or args.input.parent) if left else None
             for batch in prediction.records() if prediction else ():
                 for record in batch:
+                    if "error" in record:
+                        record["error"] = in_options(record["error"])
                     journal.write(record)
                 done += len(batch)
                 failed += sum("error" in record for record in batch)

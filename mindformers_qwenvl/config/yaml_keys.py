@@ -20,7 +20,7 @@ from mindformers_qwenvl.config.keys import HOST, OLD, OUTER, TOKENIZER
 from mindformers_qwenvl.hosts import installed
 from mindformers_qwenvl.sizes import LANGUAGE_MODEL, SPELLINGS
 
-__all__ = ["WITHOUT_HOST", "unknown_keys", "warnings_of"]
+__all__ = ["WITHOUT_HOST", "known_at_top", "unknown_keys", "warnings_of"]
 
 WITHOUT_HOST = "MindFormers is not installed: the keys of its own sections are compared with the shipped YAMLs alone"
 # Our classes: file, and keys that they take beside the arguments.
@@ -62,6 +62,12 @@ def warnings_of(name: object, content: Mapping[str, Any]) -> list[str]:
     MindFormers to compare with, that."""
     lines = [f"warning: {name}: {sentence}" for sentence in unknown_keys(content)]
     return lines if installed("mindformers") else [*lines, f"note: {name}: {WITHOUT_HOST}"]
+
+
+def known_at_top() -> set[str]:
+    """Keys at the top of a YAML that something reads."""
+    found = installed("mindformers")
+    return _Reader(found.folder if found else None)._known({}, "", None)[0]
 
 
 class _Reader:

@@ -109,7 +109,10 @@ class AnnotationFile:
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            reason = error
+            if isinstance(error, json.JSONDecodeError):
+                line = f"line {error.lineno} of it, " if error.lineno > 1 else ""
+                reason = f"{error.msg.removesuffix(' at')} at {line}column {error.colno}"
             raise AnnotationError(f"{self._place(index)}: not valid JSON: {reason}") from error
 
     def sample(self, index: int) -> tuple[str, list[tuple[str, str]]]:

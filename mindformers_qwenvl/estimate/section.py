@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.checks import byte_count, is_whole
+from mindformers_qwenvl.checks import byte_count, is_whole, nearest
 from mindformers_qwenvl.recipes import RecipeError, has_key, key_of, read
 
 __all__ = ["DTYPE_BYTES", "GB", "Section", "SettingsError", "memory_size", "read_yaml"]
@@ -57,9 +57,10 @@ def refuse_unknown(top: Section, changes: Sequence[str]) -> None:
     """
     for key, change in zip(map(key_of, changes), changes, strict=True):
         if top.name_of(key) not in top.known:
+            known = (name.removeprefix(top.name_of("")) for name in top.known)
             raise SettingsError(
                 f"--set {change}: {key} is neither a key of {top.where} nor one that the estimate depends on; check "
-                "its spelling and its sections"
+                f"its spelling and its sections{nearest(key, known)}"
             )
 
 

@@ -14,6 +14,7 @@ from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
 from mindformers_qwenvl.host.adapters import prepare_adapters
 from mindformers_qwenvl.host.context import device_target, parallel_mode
+from mindformers_qwenvl.host.mistakes import refuse_on_cpu, say_unused_flags
 from mindformers_qwenvl.sizes import PUBLISHED_IMAGE_START
 from mindformers_qwenvl.text.vocabulary_file import check_file, find_vocabulary
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
@@ -54,6 +55,9 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         path = config.get("load_checkpoint")
         if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
             refuse_incomplete(path)
+        say_unused_flags()
+        if device_target() == "CPU":
+            refuse_on_cpu(config, training=config.get("run_mode") in ("train", "finetune"))
         check_vocabularies(config)
         prepare_adapters(config)
         runner = config.get("runner_config")

@@ -32,6 +32,7 @@ class Job:
     run_mode: str
     output_dir: str
     changes: Mapping[str, Any]  # key -> value: options, then --set
+    content: Mapping[str, Any] = field(repr=False)  # of the YAML, with --set
     given: Mapping[str, Any] = field(repr=False)  # the options
     input_data: Any = None
 
@@ -64,7 +65,7 @@ def read(yaml: Path, given: Mapping[str, Any], changes: Sequence[str] = ()) -> J
     elif given.get("predict_data") is not None:
         raise ValueError(f"--predict_data is for a prediction, and run_mode is {run_mode}; add --run_mode predict")
     output_dir = found.get("output_dir", content.get("output_dir")) or "./output"
-    return Job(path, run_mode, str(output_dir), found, dict(given), questions)
+    return Job(path, run_mode, str(output_dir), found, content, dict(given), questions)
 
 
 def _value(content: Any, key: str) -> Any:
@@ -76,7 +77,7 @@ def _value(content: Any, key: str) -> Any:
 def work(job: Job, screen: Screen) -> int:
     """Do it; 0, or 1 after an error, whose cause is shown first."""
     try:
-        for line in warnings_of(job.yaml, recipes.read(job.yaml)):
+        for line in warnings_of(job.yaml, job.content):
             screen.say(line)
         screen.say(f"{job.run_mode}: {job.yaml}" + (f"; the log of MindFormers: {screen.log}" if screen.log else ""))
         _carry_out(job, _config(job), screen)

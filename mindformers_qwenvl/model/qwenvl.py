@@ -13,7 +13,7 @@ from mindspore import ops as P
 
 from mindformers_qwenvl.adapters.handover import original_settings
 from mindformers_qwenvl.adapters.network import freeze_base
-from mindformers_qwenvl.adapters.settings import from_pet_config
+from mindformers_qwenvl.adapters.settings import CONFIG_FILE, from_pet_config
 from mindformers_qwenvl.adapters.switch import AdapterSwitch, named, room_for
 from mindformers_qwenvl.checks import refuse_unknown
 from mindformers_qwenvl.config import QwenVLConfig
@@ -227,6 +227,11 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
         directory = Path(kwargs.pop("pretrained_model_name_or_path", None) or pretrained_model_name_or_dir)
         adapter = kwargs.pop("adapter", None)
         if not (directory / "config.json").is_file():
+            if (directory / CONFIG_FILE).is_file():
+                raise ValueError(
+                    f"{directory} is a LoRA adapter, not a model: call QwenVL.from_pretrained(BASE, "
+                    f"adapter={str(directory)!r}) with the model that it was trained on"
+                )
             if adapter is not None:
                 raise ValueError(f"adapter={adapter!r}: expected a model directory with config.json, got {directory}")
             return super().from_pretrained(str(pretrained_model_name_or_dir), *args, **kwargs)
