@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,19 @@ def refuse_unknown(top: Section, changes: Sequence[str]) -> None:
     """
     for key, change in zip(map(key_of, changes), changes, strict=True):
         if top.name_of(key) not in top.known:
-            known = (name.removeprefix(top.name_of("")) for name in top.known)
+            known = {*_keys(top.content), *(name.removeprefix(top.name_of("")) for name in top.known)}
             raise SettingsError(
                 f"--set {change}: {key} is neither a key of {top.where} nor one that the estimate depends on; check "
                 f"its spelling and its sections{nearest(key, known)}"
             )
+
+
+def _keys(content: Mapping[str, Any]) -> Iterator[str]:
+    """All keys of a YAML, as `--set` writes them."""
+    for key, value in content.items():
+        yield str(key)
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{inner}" for inner in _keys(value))
 
 
 class Section:

@@ -141,9 +141,7 @@ def test_a_config_json_names_no_other_files(tmp_path, key, door):
     content[key] = content["llm_model"]["model_config"][key] = "/somewhere/else"
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.warns(FolderWarning, match=f"{key} '/somewhere/else' is left out"):
-        if door == "from_dict":
-            made = QwenVLConfig.from_dict(content)
-        else:
-            made = QwenVLConfig.from_pretrained(tmp_path)
+        from_dict = door == "from_dict"
+        made = QwenVLConfig.from_dict(content) if from_dict else QwenVLConfig.from_pretrained(tmp_path)
     for part in (made, made.llm):
         assert not getattr(part, key, None)
