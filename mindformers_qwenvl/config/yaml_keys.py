@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -143,7 +144,9 @@ def _source(file: Path) -> str:
 
 def _classes(file: Path) -> dict[str, ast.ClassDef]:
     try:
-        tree = ast.parse(_source(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in the texts of MindFormers
+            tree = ast.parse(_source(file))
     except SyntaxError:
         return {}
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}

@@ -55,9 +55,10 @@ def refuse_unknown(top: Section, changes: Sequence[str]) -> None:
     Raises:
         SettingsError: a change is of a key that the YAML does not have and that the estimate did not ask for.
     """
+    own = set(map(key_of, changes))
     for key, change in zip(map(key_of, changes), changes, strict=True):
         if top.name_of(key) not in top.known:
-            known = {*_keys(top.content), *(name.removeprefix(top.name_of("")) for name in top.known)}
+            known = {*_keys(top.content), *(name.removeprefix(top.name_of("")) for name in top.known)} - own
             raise SettingsError(
                 f"--set {change}: {key} is neither a key of {top.where} nor one that the estimate depends on; check "
                 f"its spelling and its sections{nearest(key, known)}"
