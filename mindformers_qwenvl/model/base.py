@@ -9,7 +9,13 @@ from mindformers.models.modeling_utils import PreTrainedModel
 from mindformers_qwenvl.generation.arguments import GenerateArguments
 from mindformers_qwenvl.generation.inputs import GenerationInputs
 from mindformers_qwenvl.generation.sampling import Sampling
-from mindformers_qwenvl.host.network import OwnGenerationConfig, PhasePerShape, SaveParameters
+from mindformers_qwenvl.host.network import (
+    FreeBlocks,
+    OwnGenerationConfig,
+    PhasePerShape,
+    PhaseToldOnce,
+    SaveParameters,
+)
 from mindformers_qwenvl.model.ops import greedy_argmax
 
 __all__ = ["QwenPreTrainedModel"]
@@ -19,8 +25,10 @@ class QwenPreTrainedModel(
     SaveParameters,
     GenerateArguments,
     OwnGenerationConfig,
+    FreeBlocks,
     GenerationInputs,
     PhasePerShape,
+    PhaseToldOnce,
     Sampling,
     PreTrainedModel,
 ):
