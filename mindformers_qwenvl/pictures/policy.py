@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.checks import number, printable, switch, whole
+from mindformers_qwenvl.checks import nearest, number, printable, switch, whole
 from mindformers_qwenvl.pictures.addresses import NEVER, kind, network, real_address
 
 __all__ = ["ImageError", "ImagePolicy", "ImageRefusedError"]
@@ -115,7 +115,8 @@ class ImagePolicy:
         unknown = [name for name in value or () if name not in known]
         if unknown:
             raise ValueError(
-                f"image_policy: unknown field {', '.join(map(str, unknown))}; the fields are {', '.join(known)}"
+                f"image_policy: unknown field {', '.join(map(str, unknown))}{nearest(unknown[0], known)}; the fields are "
+                f"{', '.join(known)}"
             )
         return cls(**dict(value or {}))
 
