@@ -197,8 +197,8 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         missing = [name for name in ("images", "image_context_pos") if name not in self.output_columns]
         if has_images and missing:
             raise ValueError(
-                f"model_transform_template: output_columns lacks {' and '.join(missing)}, and there are pictures, which "
-                "would be left out"
+                f"model_transform_template: output_columns lacks {' and '.join(missing)}, and there are pictures, "
+                "which would be left out"
             )
 
     def build_labels(self, text_id_list: Any, result_recorder: DataRecord, **kwargs: Any) -> np.ndarray:

@@ -115,8 +115,8 @@ class ImagePolicy:
         unknown = [name for name in value or () if name not in known]
         if unknown:
             raise ValueError(
-                f"image_policy: unknown field {', '.join(map(str, unknown))}{nearest(unknown[0], known)}; the fields are "
-                f"{', '.join(known)}"
+                f"image_policy: unknown field {', '.join(map(str, unknown))}{nearest(unknown[0], known)}; "
+                f"the fields are {', '.join(known)}"
             )
         return cls(**dict(value or {}))
 

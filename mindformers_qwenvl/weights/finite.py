@@ -27,7 +27,7 @@ class FiniteCheck:
 
     def look(self, name: str, array: np.ndarray) -> None:
         """Count the numbers of one array, float16 or float32."""
-        flat = array.reshape(-1)
+        flat = np.ascontiguousarray(array).reshape(-1)
         if all(_is_finite(flat[start : start + BLOCK]) for start in range(0, flat.size, BLOCK)):
             return
         count = int(array.size - np.count_nonzero(np.isfinite(array)))  # large good ones overflow as well

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mindformers_qwenvl.text.layout import BadSampleError
+from tests.support.golden import golden_set
 from tests.support.layouts import failed, golden_lines, pads_in_images
 from tests.support.pictures import draw
 from tests.support.transforms import conversation, stock_transform
