@@ -11,44 +11,51 @@ from typing import Any
 
 from mindformers.tools.logger import logger
 
-from mindformers_qwenvl.config.yaml_keys import known_at_top
+from mindformers_qwenvl.config.yaml_keys import known_at_top, unknown_keys
 
 __all__ = ["refuse_on_cpu", "say_unused_flags"]
 
 SCRIPT = "run_mindformer.py"
-# Flags of the in-tree version's own scripts, and the key that says the same.
+# Flags of the in-tree version's own scripts, and what says the same.
 INSTEAD = {
-    "vocab_file": "train_dataset.tokenizer.vocab_file, or processor.tokenizer.vocab_file in prediction",
-    "predict_length": "model.model_config.llm_model.model_config.max_decode_length",
-    "image_path": "--predict_data with --modal_type image",
-    "prompt": "--predict_data with --modal_type text",
-    "seq_length": "model.model_config.llm_model.model_config.seq_length",
-    "use_past": "model.model_config.use_past",
-    "task": "run_mode and trainer",
-    "model_type": "trainer.model_name",
+    "vocab_file": "give train_dataset.tokenizer.vocab_file, or processor.tokenizer.vocab_file in prediction",
+    "predict_length": "give model.model_config.llm_model.model_config.max_decode_length",
+    "image_path": "give --predict_data with --modal_type image",
+    "prompt": "give --predict_data with --modal_type text",
+    "seq_length": "give model.model_config.llm_model.model_config.seq_length",
+    "use_past": "give model.model_config.use_past",
+    "task": "give run_mode and trainer",
+    "model_type": "give trainer.model_name",
 }
 _said: set[str] = set()
 
 
-def say_unused_flags(arguments: Sequence[str] = ()) -> None:
-    """Log, once in a process, which flags of run_mindformer.py nothing uses. The script itself says which it knows.
+def say_unused_flags(config: Mapping[str, Any] | None = None, arguments: Sequence[str] = ()) -> None:
+    """Log, once in a process, which flags of run_mindformer.py nothing uses. The script itself says which it knows; it
+    makes keys of the YAML of all others, `--vocab_file` one at its top and `--optimizer.eps` one in a section.
 
     Args:
+        config: the YAML, with those keys.
         arguments: of the script, its name first; (): those of this process.
     """
     script, *words = arguments or sys.argv or [""]
     if Path(script).name != SCRIPT or not Path(script).is_file():
         return
-    # One that is not known becomes a key at the top of the YAML, which is of use for a few.
     known = set(re.findall(r"""add_argument\(\s*['"]--([\w-]+)['"]""", Path(script).read_text(encoding="utf-8")))
+    given = dict.fromkeys(word[2:].partition("=")[0] for word in words if word.startswith("--"))
+    given = [name for name in given if name not in known and name not in _said]
+    if not known or not given:
+        return
     top = known_at_top()
-    given = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
-    unused = [name for name in given if known and name not in known and "." not in name and name not in top]
-    unused = [name for name in dict.fromkeys(unused) if name not in _said]
+    unused = {name: INSTEAD.get(name, "") for name in given if "." not in name and name not in top}
+    for sentence in unknown_keys(config or {}):
+        key, _, what = sentence.partition(": ")
+        if key in given and key not in unused:
+            unused[key] = what
     if unused:
         _said.update(unused)
-        instead = "; ".join(f"instead of --{name}: {INSTEAD[name]}" for name in unused if name in INSTEAD)
-        logger.warning("%s: not used: %s. %s", SCRIPT, ", ".join(f"--{name}" for name in unused), instead)
+        reasons = "; ".join(f"--{name}: {what}" for name, what in unused.items() if what)
+        logger.warning("%s: not used: %s. %s", SCRIPT, ", ".join(f"--{name}" for name in unused), reasons)
 
 
 def refuse_on_cpu(config: Mapping[str, Any], *, training: bool) -> None:

@@ -55,7 +55,7 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         path = config.get("load_checkpoint")
         if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
             refuse_incomplete(path)
-        say_unused_flags()
+        say_unused_flags(config)
         if device_target() == "CPU":
             refuse_on_cpu(config, training=config.get("run_mode") in ("train", "finetune"))
         check_vocabularies(config)

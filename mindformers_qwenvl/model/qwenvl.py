@@ -81,7 +81,8 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
 
     Inputs:
         input_ids: int32 [B, S], right-padded; in training [B, S + 1] with `labels` of the same shape.
-        images: float [B, N, 3, H, W], normalised pixels. None: text only.
+        images: float [B, N, 3, H, W], normalised pixels. None: text only; but if it is called by itself, images in
+            input_ids are opened by the paths in their slots, as `tokenizer(text)` writes them, or are an error.
         image_context_pos: int32 [B, N, Q, 2] of (row, position) where each of the Q vectors of an image goes; a
             negative position marks a filler.
         labels: int32 [B, S + 1], -100 where nothing is trained. If given, the loss is returned.

@@ -18,6 +18,7 @@ parser.add_argument(
 
 def test_unused_flags_are_said_once(monkeypatch):
     Path("run_mindformer.py").write_text(SCRIPT)
+    content = read(find("finetune_qwenvl_tiny"), ["optimizer.weight_deca=1", "lr_schedule.lr_end=0"])
     heard = []
     monkeypatch.setattr(mistakes.logger, "warning", lambda text, *values: heard.append(text % values))
     words = [
@@ -30,14 +31,16 @@ def test_unused_flags_are_said_once(monkeypatch):
         "--predict_length=512",
     ]
     words += ["--seed", "1", "--runner_config.epochs", "2", "--bananas", "1"]
+    words += ["--optimizer.weight_deca=1", "--lr_schedule.lr_end", "0"]
     for _ in range(2):
-        mistakes.say_unused_flags(words)
+        mistakes.say_unused_flags(content, words)
     (line,) = heard
     assert line.startswith(
-        "run_mindformer.py: not used: --vocab_file, --predict_length, --bananas. instead of --vocab_file"
+        "run_mindformer.py: not used: --vocab_file, --predict_length, --bananas, --optimizer.weight_deca. --vocab_file: give"
     )
+    assert "--optimizer.weight_deca: there is no such key of QwenVLAdamW; did you mean weight_decay?" in line
     assert "processor.tokenizer.vocab_file" in line and "max_decode_length" in line
-    mistakes.say_unused_flags(["other.py", "--vocab_file", "v"])
+    mistakes.say_unused_flags(content, ["other.py", "--vocab_file", "v"])
     mistakes.say_unused_flags()  # of this process, which is pytest
     assert len(heard) == 1
 
