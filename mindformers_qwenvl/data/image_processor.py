@@ -64,10 +64,15 @@ class QwenVLImageProcessor(BaseImageProcessor):
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As the host's, which calls it with a preprocessor_config.json: its `image_policy` may tighten, not loosen."""
+        """As the host's, which calls it with a preprocessor_config.json: its `image_policy` may tighten, not loosen. Of
+        the caller's keywords those that are arguments are used, and unknown ones are an error."""
         settings = dict(image_processor_dict)
         if settings.get("image_policy"):
             settings["image_policy"] = followed_policy(PREPROCESSOR, settings["image_policy"])
+        if not kwargs.get("return_unused_kwargs"):
+            refuse_unknown("QwenVLImageProcessor.from_pretrained", kwargs, (*_ARGUMENTS, *HUB))
+        settings = {name: value for name, value in settings.items() if name in (*_ARGUMENTS, *FILES)}
+        settings |= {name: kwargs.pop(name) for name in kwargs.keys() & set(_ARGUMENTS)}
         return super().from_dict(settings, **kwargs)
 
     @property

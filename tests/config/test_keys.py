@@ -101,7 +101,7 @@ def test_what_a_yaml_names():
 
 
 def test_the_processor_uses_each_argument(folder):
-    from mindformers_qwenvl import QwenVLProcessor, QwenVLTokenizer
+    from mindformers_qwenvl import QwenVLImageProcessor, QwenVLProcessor, QwenVLTokenizer
 
     plain = QwenVLProcessor.from_pretrained(folder)
     text = "Hello, who are you?"
@@ -126,4 +126,8 @@ def test_the_processor_uses_each_argument(folder):
     again = QwenVLProcessor.from_pretrained(folder, chat_format="raw", max_length=4000, padding="max_length")
     assert np.shape(again(text)["input_ids"]) == (1, 4000) and again.template.layout["system_message"] == "Be brief."
     assert tokenizer.decode(again(text)["input_ids"][0], skip_special_tokens=True) == text
+    small = QwenVLImageProcessor.from_pretrained(str(folder), image_size=28)
+    assert small.image_transform.size == 28
+    with pytest.raises(UnknownNameError, match=r"did you mean image_size\?"):
+        QwenVLImageProcessor.from_pretrained(str(folder), imagesize=28)
     (folder / "preprocessor_config.json").unlink()

@@ -36,7 +36,7 @@ def test_unused_flags_are_said_once(monkeypatch):
         mistakes.say_unused_flags(content, words)
     (line,) = heard
     assert line.startswith(
-        "run_mindformer.py: not used: --vocab_file, --predict_length, --bananas, --optimizer.weight_deca. --vocab_file: give"
+        "run_mindformer.py: not used: --vocab_file, --predict_length, --bananas, --optimizer.weight_deca. --vocab_file"
     )
     assert "--optimizer.weight_deca: there is no such key of QwenVLAdamW; did you mean weight_decay?" in line
     assert "processor.tokenizer.vocab_file" in line and "max_decode_length" in line
