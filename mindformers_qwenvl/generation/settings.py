@@ -14,7 +14,7 @@ from typing import Any
 from mindformers.generation import GenerationConfig
 
 from mindformers_qwenvl.checks import nearest, whole
-from mindformers_qwenvl.files import replacing
+from mindformers_qwenvl.files import read_json, replacing
 from mindformers_qwenvl.generation.sampling import check_sampling
 from mindformers_qwenvl.generation.stopping import end_ids
 
@@ -33,10 +33,11 @@ def generation_config_of(directory: str | os.PathLike[str]) -> GenerationConfig 
     """The generation_config.json of a model's directory; None if there is none.
 
     Raises:
-        OSError: it is not JSON.
+        ValueError: it is not JSON; gives line and column.
     """
     if not (Path(directory) / FILE).is_file():
         return None
+    read_json(Path(directory) / FILE)  # the host's message does not say where the fault is
     return GenerationConfig.from_pretrained(str(directory))
 
 

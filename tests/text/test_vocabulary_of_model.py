@@ -92,6 +92,11 @@ def test_a_longer_vocabulary_and_a_pruned_one():
         Vocabulary(broken)
 
 
+def test_a_pointer_of_git_lfs():
+    with pytest.raises(ValueError, match=r"line 1: .*git-lfs pointer: run `git lfs pull`"):
+        Vocabulary(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 2561218\n")
+
+
 def _byte(line: bytes) -> int | None:
     import base64
 
