@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import itertools
 import json
 import os
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 MAX_TEXT = 256 << 20  # bytes of a file that is read whole; larger datasets are read record by record
+MAX_JSON = 16 << 20  # bytes of a config.json, an index of shards and the like
 # How a file begins that holds no text in UTF-8, and what it is.
 _FOREIGN = {
     b"version https://git-lfs.": "a pointer of git-lfs, not the file itself: run `git lfs pull` where it was cloned",
@@ -152,13 +154,19 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
         ValueError: it is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not wait
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_dev not in _devices_of_the_system():
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(f"{path} is a folder, not a file")
     raise ValueError(f"{path} is not a regular file")
+
+
+@functools.cache
+def _devices_of_the_system() -> frozenset[int]:
+    """Of /proc and /sys, whose files look regular, and some of which wait or have no end."""
+    return frozenset(os.stat(folder).st_dev for folder in ("/proc", "/sys") if os.path.ismount(folder))  # noqa: PTH116
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = MAX_TEXT) -> bytes:
@@ -169,7 +177,7 @@ def read_bytes(path: str | os.PathLike[str], most: int = MAX_TEXT) -> bytes:
         ValueError: it is not a regular file, or is larger.
     """
     with open_regular(path) as file:
-        data = file.read(most + 1) or b""  # None: a file of the system that has nothing to say now
+        data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"{path} is larger than {most:,} bytes, the most that is read")
     return data
@@ -216,7 +224,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
         OSError, ValueError: see `read_text` and `parse_json`.
     """
-    return parse_json(read_text(path), path)
+    return parse_json(read_text(path, MAX_JSON), path)
 
 
 def write_json(path: Path, content: Any) -> None:
