@@ -103,13 +103,40 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb", buffering: int = -
     path = Path(os.path.realpath(path))
     remove_leftovers(path)
     descriptor, unfinished = _create_unfinished(path)
+    written = os.dup(descriptor)
     try:
-        with os.fdopen(os.dup(descriptor), mode, buffering, encoding=encoding) as file:
+        with _not_in_children(descriptor, written), os.fdopen(written, mode, buffering, encoding=encoding) as file:
             yield file
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
         os.close(descriptor)  # the lock goes last: until then nobody takes the file for a leftover
+
+
+_locked: set[int] = set()  # descriptors of locked files
+
+
+@contextmanager
+def _not_in_children(*descriptors: int) -> Iterator[None]:
+    """A process that is forked in this block does not hold the locks of the descriptors: a worker may outlive its
+    parent by a moment, and the next command must not take that for a parent at work."""
+    _locked.update(descriptors)
+    try:
+        yield
+    finally:
+        _locked.difference_update(descriptors)
+
+
+def _let_go() -> None:
+    if _locked:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in _locked:
+            os.dup2(nowhere, descriptor, inheritable=False)
+        os.close(nowhere)
+        _locked.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class Inputs:
@@ -337,7 +364,8 @@ def locked(path: Path, busy: str) -> Iterator[None]:
             raise ValueError(busy) from None
         os.close(descriptor)
     try:
-        yield
+        with _not_in_children(descriptor):
+            yield
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.checks import is_number
 from mindformers_qwenvl.evaluate.data.source import DataError, Folder, load, value
 from mindformers_qwenvl.evaluate.samples import Sample
 from mindformers_qwenvl.files import read_bytes
@@ -79,13 +80,13 @@ def _refer(refs: list[Any], path: Path, folder: Folder, split: str, instances: P
 
 
 def _box(found: list[Any], where: str) -> tuple[float, float, float, float]:
-    if len(found) != 4 or not all(isinstance(number, int | float) for number in found):
+    if len(found) != 4 or not all(map(is_number, found)):
         raise DataError(f"{where}: bbox must be four numbers, got {found!r}")
     return tuple(found)
 
 
 def _size(found: tuple[Any, Any], where: str) -> tuple[float, float]:
-    if not all(isinstance(number, int | float) and number > 0 for number in found):
+    if not all(is_number(number, above=0) for number in found):
         raise DataError(f"{where}: width and height must be numbers above 0, got {found!r}")
     return found
 
