@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import itertools
 import json
 import os
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 MAX_TEXT = 256 << 20  # bytes of a file that is read whole; larger datasets are read record by record
+MAX_JSON = 16 << 20  # bytes of a config.json, an index of shards and the like
 # How a file begins that holds no text in UTF-8, and what it is.
 _FOREIGN = {
     b"version https://git-lfs.": "a pointer of git-lfs, not the file itself: run `git lfs pull` where it was cloned",
@@ -101,13 +103,40 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb", buffering: int = -
     path = Path(os.path.realpath(path))
     remove_leftovers(path)
     descriptor, unfinished = _create_unfinished(path)
+    written = os.dup(descriptor)
     try:
-        with os.fdopen(os.dup(descriptor), mode, buffering, encoding=encoding) as file:
+        with _not_in_children(descriptor, written), os.fdopen(written, mode, buffering, encoding=encoding) as file:
             yield file
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
         os.close(descriptor)  # the lock goes last: until then nobody takes the file for a leftover
+
+
+_locked: set[int] = set()  # descriptors of locked files
+
+
+@contextmanager
+def _not_in_children(*descriptors: int) -> Iterator[None]:
+    """A process that is forked in this block does not hold the locks of the descriptors: a worker may outlive its
+    parent by a moment, and the next command must not take that for a parent at work."""
+    _locked.update(descriptors)
+    try:
+        yield
+    finally:
+        _locked.difference_update(descriptors)
+
+
+def _let_go() -> None:
+    if _locked:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in _locked:
+            os.dup2(nowhere, descriptor, inheritable=False)
+        os.close(nowhere)
+        _locked.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class Inputs:
@@ -152,13 +181,19 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
         ValueError: it is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not wait
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_dev not in _devices_of_the_system():
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(f"{path} is a folder, not a file")
     raise ValueError(f"{path} is not a regular file")
+
+
+@functools.cache
+def _devices_of_the_system() -> frozenset[int]:
+    """Of /proc and /sys, whose files look regular, and some of which wait or have no end."""
+    return frozenset(os.stat(folder).st_dev for folder in ("/proc", "/sys") if os.path.ismount(folder))  # noqa: PTH116
 
 
 def read_bytes(path: str | os.PathLike[str], most: int = MAX_TEXT) -> bytes:
@@ -169,7 +204,7 @@ def read_bytes(path: str | os.PathLike[str], most: int = MAX_TEXT) -> bytes:
         ValueError: it is not a regular file, or is larger.
     """
     with open_regular(path) as file:
-        data = file.read(most + 1) or b""  # None: a file of the system that has nothing to say now
+        data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"{path} is larger than {most:,} bytes, the most that is read")
     return data
@@ -216,7 +251,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
         OSError, ValueError: see `read_text` and `parse_json`.
     """
-    return parse_json(read_text(path), path)
+    return parse_json(read_text(path, MAX_JSON), path)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -329,7 +364,8 @@ def locked(path: Path, busy: str) -> Iterator[None]:
             raise ValueError(busy) from None
         os.close(descriptor)
     try:
-        yield
+        with _not_in_children(descriptor):
+            yield
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)

@@ -7,6 +7,7 @@ import ast
 import contextlib
 import importlib
 import os
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,6 @@ from pathlib import Path
 from mindformers_qwenvl import __version__
 from mindformers_qwenvl.checks import nearest, printable
 from mindformers_qwenvl.cli._interrupt import Interrupts, held_back
-from mindformers_qwenvl.hosts import HostError, require_host
 
 __all__ = ["main"]
 
@@ -47,17 +47,19 @@ def main(argv: list[str] | None = None) -> int:
                 args.interrupts = held.enter_context(Interrupts())
             else:
                 held.close()
+                if is_program:  # __main__ has held Ctrl-C back already
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             code = _carry_out(args)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             code = 130
-    if is_program and code == 130 and "mindspore" in sys.modules:
+    if is_program and code == 130:
         _end_at_once(code)
     return code
 
 
 def _end_at_once(code: int) -> None:
-    """End the process without Python's own end: MindSpore, imported or computing half-way, aborts there."""
+    """End the process without Python's own end, where a MindSpore that was imported half-way aborts."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -100,6 +102,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _carry_out(args: argparse.Namespace) -> int:
+    from mindformers_qwenvl.hosts import HostError, require_host
+
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal or file that is not UTF-8 gets escapes, not an error at the end
             stream.reconfigure(errors="backslashreplace")

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mindformers_qwenvl.checks import printable
+from mindformers_qwenvl.files import read_bytes
 from mindformers_qwenvl.pictures.fetch import fetch
 from mindformers_qwenvl.pictures.policy import ImageError, ImagePolicy, ImageRefusedError
 from mindformers_qwenvl.pictures.sources import decode_data_uri, is_data_uri, is_web_address, shorten
@@ -204,9 +205,8 @@ def _refuse_base64(text: str) -> None:
 
 def _read(path: Path, name: str) -> bytes:
     try:
-        with path.open("rb", buffering=0) as file:
-            return file.readall()
-    except OSError as error:
+        return read_bytes(path, READ_WHOLE)
+    except (OSError, ValueError) as error:
         raise ImageError(f"image {name}: {_reason(error, name)}") from error
 
 

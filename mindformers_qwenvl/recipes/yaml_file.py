@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from mindformers_qwenvl.checks import nearest
+from mindformers_qwenvl.files import open_regular
 from mindformers_qwenvl.recipes.shipped import shipped
 
 __all__ = ["MAX_BYTES", "MAX_VALUES", "RecipeError", "dump", "parse", "read_file"]
@@ -38,10 +39,11 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{path}: no such file{near}; the path of a YAML file is expected, or the name of a shipped one"
         )
-    if not Path(path).is_file():
-        raise RecipeError(f"{path} is not a regular file; the path of a YAML file is expected")
-    with Path(path).open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
+    try:
+        with open_regular(path) as file:
+            content = file.read(MAX_BYTES + 1)
+    except ValueError as error:
+        raise RecipeError(f"{error}; the path of a YAML file is expected") from None
     if len(content) > MAX_BYTES:
         raise RecipeError(f"{path} is larger than {MAX_BYTES:,} bytes; that is not a training or prediction YAML")
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import lru_cache
 
@@ -148,8 +149,10 @@ class Vocabulary:
         text = normalised(text)
         recognised = self.allowed(allowed_special)
         if not any(head in text for head in self._heads):  # tiktoken takes 20 us to look for 217 special tokens
-            return Encoded(self.encoding.encode_ordinary(text))
-        ids = self.encoding.encode(text, allowed_special=recognised, disallowed_special=disallowed_special)
+            with _panics_as_errors():
+                return Encoded(self.encoding.encode_ordinary(text))
+        with _panics_as_errors():
+            ids = self.encoding.encode(text, allowed_special=recognised, disallowed_special=disallowed_special)
         if self.img_start_id not in ids:
             return Encoded(ids)
         output: list[int] = []
@@ -296,6 +299,17 @@ class Vocabulary:
         if self.img_pad_id not in slots:
             raise ValueError(f"none of the {len(slots)} slots of an image is {self.tags.image_pad}: {slots[:8]}…")
         return (path_from_slots(slots, self.img_pad_id) or "").encode()
+
+
+@contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """A panic of tiktoken's Rust is a BaseException, which would end a process that could go on with the next text."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the text cannot be tokenised: {error}") from None
 
 
 def _rebuild(source: bytes, name: str, image_slots: int, tags: Tags) -> Vocabulary:

@@ -193,7 +193,9 @@ def test_boxes_that_a_network_has_learnt(checkpoint_dir, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give a QUESTION or an --image"),
+        ([], "give a QUESTION"),
+        (["--image", "a.png"], "give a QUESTION"),
+        ([" "], "the QUESTION is empty"),
         (["q", "--input", "i", "--output", "o"], "leave out QUESTION, --image and --draw"),
         (["--input", "i"], "must be given together"),
         (["--input", "i", "--output", "i"], "is the same file as --input"),

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.files import open_regular
 from mindformers_qwenvl.weights.convert.dtypes import STORAGE
 
 __all__ = ["StoredTensor", "WeightFile", "check_sides", "safetensors_tensors"]
@@ -133,7 +134,7 @@ def safetensors_tensors(path: Path) -> dict[str, StoredTensor]:
         ValueError: it is not such a file, or is damaged: also if two tensors have one name or share bytes.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length <= min(size - 8, _LONGEST_HEADER) else b""
     try:
