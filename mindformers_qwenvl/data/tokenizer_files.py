@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.config.keys import HUB
 from mindformers_qwenvl.config.original import read_json
 from mindformers_qwenvl.data.model_folder import own_vocabulary, tokenizer_section
 from mindformers_qwenvl.files import replacing
@@ -22,6 +23,7 @@ NOT_ARGUMENTS = frozenset(
         *("tokenizer_class", "auto_map", "added_tokens_decoder", "tokenizer_file", "name_or_path", "_from_auto"),
         *("_from_pipeline", "_commit_hash", "trust_remote_code", "cache_dir", "force_download", "resume_download"),
         *("proxies", "token", "use_auth_token", "revision", "subfolder", "local_files_only", "use_fast"),
+        *HUB,
     )
 )
 

@@ -19,8 +19,11 @@ from mindformers_qwenvl.weights.finite import checked
 
 __all__ = ["ProcessorPipeline"]
 
-# Arguments of the host's Pipeline and of post-processing, beside those of `generate()`.
-OF_PIPELINE = ("batch_size", "skip_special_tokens", "processor", "audio_processor", "feature_extractor")
+# Arguments of the host's Pipeline and of post-processing, beside those of `generate()`, and what its trainer hands on.
+OF_PIPELINE = (
+    *("batch_size", "skip_special_tokens", "processor", "audio_processor", "feature_extractor"),
+    *("is_full_config", "save_file"),
+)
 
 
 def check_processor(network: Any, processor: Any) -> None:
