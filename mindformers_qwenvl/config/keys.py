@@ -25,6 +25,7 @@ HOST = (
     *("mindformers_version", "tokenizer_class", "bos_token_id", "pad_token_id", "eos_token_id", "architectures"),
     *("is_encoder_decoder", "is_sample_acceleration", "quantization_config", "quantization", "parallel_config"),
     *("pet_config", "moe_config", "swap_config", "type", "auto_register", "model_type", "auto_map", "torch_dtype"),
+    *("dataset_config", "calculate_per_token_loss"),  # its trainer hands them to every configuration
     *("transformers_version", "use_eod_attn_mask_compression", "track_max_attention_logit", "disable_lazy_inline"),
 )
 # Set by our own configurations, and thus in what they save and copy; OUTER by that of the whole, from its parts.

@@ -179,5 +179,6 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
 # Of the host's step, which drops what it does not know; the trainer adds the last ones.
 _ARGUMENTS = (
     *(name for cls in (MFTrainOneStepCell, QwenVLTrainOneStepCell) for name in inspect.signature(cls).parameters),
-    *("parallel_config", "grouped_lr_scheduler", "lr_scheduler", "model"),
+    *HOST_ONLY,
+    *("parallel_config", "global_norm_spike_threshold", "grouped_lr_scheduler", "lr_scheduler", "model"),
 )
