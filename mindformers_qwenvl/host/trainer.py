@@ -106,16 +106,20 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
 
 
 def check_vocabularies(config: Any) -> None:
-    """Raise ValueError if a tokenizer of the YAML has the vocabulary of another model than `model.model_config`."""
+    """Raise ValueError if a tokenizer that this run uses has the vocabulary of another model than `model.model_config`.
+    Of a vocabulary that is not there the tokenizer complains."""
     model = (config.get("model") or {}).get("model_config")
     if not isinstance(model, dict) or model.get("type") != "QwenVLConfig":
         return
-    for name in ("train_dataset", "eval_dataset", "processor"):
+    training = config.get("run_mode") in ("train", "finetune")
+    for name in ("train_dataset",) if training else ("processor",):
         tokenizer = (config.get(name) or {}).get("tokenizer")
         if isinstance(tokenizer, dict) and tokenizer.get("type") == "QwenVLTokenizer":
-            vocabulary = find_vocabulary(tokenizer.get("vocab_file"))
             try:
+                vocabulary = find_vocabulary(tokenizer.get("vocab_file"))
                 check_file(vocabulary, model.get("image_start_id", PUBLISHED_IMAGE_START))
+            except FileNotFoundError:
+                continue
             except ValueError as error:
                 raise ValueError(f"{name}.tokenizer: {error}") from None
 
