@@ -113,7 +113,8 @@ def check_vocabularies(config: Any) -> None:
         return
     training = config.get("run_mode") in ("train", "finetune")
     for name in ("train_dataset",) if training else ("processor",):
-        tokenizer = (config.get(name) or {}).get("tokenizer")
+        section = config.get(name)
+        tokenizer = section.get("tokenizer") if isinstance(section, dict) else None  # what has been built is no section
         if isinstance(tokenizer, dict) and tokenizer.get("type") == "QwenVLTokenizer":
             try:
                 vocabulary = find_vocabulary(tokenizer.get("vocab_file"))
