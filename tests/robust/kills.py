@@ -139,7 +139,7 @@ def convert_data(kills: int, seed: int) -> Killed:
         turns = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat." * 50}]
         records = [
             {"id": str(number), "image": "a.png" if number % 3 else "missing.png", "conversations": turns}
-            for number in range(20_000)
+            for number in range(4_000)
         ]
         data = Path(place) / "data.json"
         data.write_text(json.dumps(records), encoding="utf-8")
@@ -154,7 +154,7 @@ def check_data(kills: int, seed: int) -> Killed:
     with tempfile.TemporaryDirectory() as place:
         data = Path(place) / "data.json"
         answer = "<ref>it</ref><box>（1,2）,（30,40）</box>"
-        data.write_text(json.dumps([talk("question " * 20, answer) for _ in range(3000)]), encoding="utf-8")
+        data.write_text(json.dumps([talk("question " * 20, answer) for _ in range(600)]), encoding="utf-8")
         start = ["check-data", str(data), "--yaml", str(write_yaml(Path(place))), "--quiet", "--workers", "2"]
 
         def words(to: Path) -> list[str]:

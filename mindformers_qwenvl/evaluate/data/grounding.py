@@ -93,7 +93,7 @@ def _size(found: tuple[Any, Any], where: str) -> tuple[float, float]:
 
 # Of REFER's files: RefCOCO's has 10 MB and 50,000 refs.
 LONGEST_PICKLE = 64 << 20
-MOST_VALUES = 20_000_000
+MOST_VALUES = 5_000_000
 PICKLE_FAULTS = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError),
 )

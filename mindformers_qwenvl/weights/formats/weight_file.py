@@ -27,7 +27,7 @@ __all__ = ["StoredTensor", "WeightFile", "check_sides", "safetensors_tensors"]
 
 MOST_SIDES = 32  # of a tensor; numpy's own limit. The product of thousands of sides takes minutes
 LARGEST = (1 << 63) - 1  # a side, or the number of a tensor's numbers
-_LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
+_LONGEST_HEADER = 16 << 20  # bytes; that of a published model has 100 KB
 # Two file systems that cannot copy to each other, or one that cannot at all.
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
