@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.checks import printable
 from mindformers_qwenvl.evaluate.tasks import TASKS, find_task
 
 EPILOG = f"""tasks: {", ".join(TASKS)}
@@ -43,6 +44,9 @@ rows of --score, one JSON object a line:
 left in the folder --output: answers.jsonl, scores.jsonl, summary.json, worst.png, and for test sets submission.json
 exit code: 0; 1 if anything could not be answered; 2 for bad usage
 """
+
+
+HOLDS_INTERRUPTS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +149,7 @@ def _score(args: argparse.Namespace, task: Any, split: str) -> int:
     if args.output:
         write_scores(args.output, scores.rows, summary)
     if not args.quiet:
-        print("\n".join(lines_for_people(summary)))
+        print("\n".join(map(printable, lines_for_people(summary))))
         if args.output:
             print(f"{args.output / 'summary.json'}", file=sys.stderr)
     return 0

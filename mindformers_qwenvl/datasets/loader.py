@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from mindspore.dataset import GeneratorDataset, config
 
-from mindformers_qwenvl.checks import whole
+from mindformers_qwenvl.checks import refuse_unknown, whole
 from mindformers_qwenvl.datasets.ahead import PreparedSamples
 from mindformers_qwenvl.datasets.annotations import AnnotationFile, SampleNote, encode_sample
 from mindformers_qwenvl.datasets.order import OrderedDataset, SampleOrder
@@ -70,6 +71,7 @@ class QwenVLDataLoader:
         shard_id: int | None = None,
         **kwargs: Any,
     ) -> GeneratorDataset:
+        refuse_unknown("QwenVLDataLoader", kwargs, (*_OF_THE_HOST, *inspect.signature(cls.__new__).parameters))
         whole("seed", seed, 0, optional=True)
         whole("num_samples", num_samples, optional=True)
         path, root = _find(annotation_file, dataset_dir)
@@ -128,3 +130,6 @@ def _find(
     if root is not None and not path.is_absolute() and not path.is_file():
         path = root / path
     return path, None if root is None else str(root)
+
+
+_OF_THE_HOST = tuple(name for name in inspect.signature(GeneratorDataset.__init__).parameters if name != "self")

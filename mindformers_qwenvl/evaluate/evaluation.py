@@ -23,7 +23,7 @@ from mindformers_qwenvl.evaluate.samples import Sample
 from mindformers_qwenvl.evaluate.scoring import Answered, score_answers
 from mindformers_qwenvl.evaluate.sheet import write_sheet
 from mindformers_qwenvl.evaluate.tasks import Task
-from mindformers_qwenvl.files import replacing
+from mindformers_qwenvl.files import read_json, replacing
 from mindformers_qwenvl.generation.prompt import Pictures
 from mindformers_qwenvl.generation.settings import settings_for
 from mindformers_qwenvl.pictures.images import ImageTransform
@@ -220,7 +220,7 @@ class _Running:
 def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
     """Write the settings, or refuse to mix answers with those of other settings."""
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         differs = sorted(key for key in {*settings, *before} if settings.get(key) != before.get(key))
         if differs:
             shown = "; ".join(f"{key} was {before.get(key)!r}, now {settings.get(key)!r}" for key in differs)

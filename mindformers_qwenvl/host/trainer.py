@@ -14,6 +14,9 @@ from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
 from mindformers_qwenvl.host.adapters import prepare_adapters
 from mindformers_qwenvl.host.context import device_target, parallel_mode
+from mindformers_qwenvl.host.mistakes import refuse_on_cpu, say_unused_flags
+from mindformers_qwenvl.sizes import PUBLISHED_IMAGE_START
+from mindformers_qwenvl.text.vocabulary_file import check_file, find_vocabulary
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 
@@ -52,6 +55,10 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         path = config.get("load_checkpoint")
         if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
             refuse_incomplete(path)
+        say_unused_flags(config)
+        if device_target() == "CPU":
+            refuse_on_cpu(config, training=config.get("run_mode") in ("train", "finetune"))
+        check_vocabularies(config)
         prepare_adapters(config)
         runner = config.get("runner_config")
         if runner and runner.get("sink_mode") and device_target() == "CPU":
@@ -96,6 +103,26 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         if kwargs.get("top_k") is None and isinstance(config, MindFormerConfig):
             kwargs["top_k"] = _yaml_top_k(config)
         return super().predict(config, input_data, network, processor, **kwargs)
+
+
+def check_vocabularies(config: Any) -> None:
+    """Raise ValueError if a tokenizer that this run uses has the vocabulary of another model than `model.model_config`.
+    Of a vocabulary that is not there the tokenizer complains."""
+    model = (config.get("model") or {}).get("model_config")
+    if not isinstance(model, dict) or model.get("type") != "QwenVLConfig":
+        return
+    training = config.get("run_mode") in ("train", "finetune")
+    for name in ("train_dataset",) if training else ("processor",):
+        section = config.get(name)
+        tokenizer = section.get("tokenizer") if isinstance(section, dict) else None  # what has been built is no section
+        if isinstance(tokenizer, dict) and tokenizer.get("type") == "QwenVLTokenizer":
+            try:
+                vocabulary = find_vocabulary(tokenizer.get("vocab_file"))
+                check_file(vocabulary, model.get("image_start_id", PUBLISHED_IMAGE_START))
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                raise ValueError(f"{name}.tokenizer: {error}") from None
 
 
 def _yaml_top_k(config: MindFormerConfig) -> int:

@@ -10,7 +10,7 @@ from mindformers.tools.logger import logger
 from mindformers.tools.register import MindFormerConfig
 from mindformers.tools.utils import get_output_root_path
 
-from mindformers_qwenvl.checks import whole
+from mindformers_qwenvl.checks import nearest, whole
 from mindformers_qwenvl.evaluate.data import read_samples
 from mindformers_qwenvl.evaluate.evaluation import Evaluation
 from mindformers_qwenvl.evaluate.prompts import Asking
@@ -121,7 +121,8 @@ class QwenVLTrainer(FullConfigTrainer):
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown or not options.get("task") or not options.get("data"):
             raise ValueError(
-                f"eval_task: {f'no such key: {unknown[0]}' if unknown else 'needs task and data'}; "
+                f"eval_task: {f'no such key: {unknown[0]}' if unknown else 'needs task and data'}"
+                f"{nearest(unknown[0], OPTIONS) if unknown else ''}; "
                 f"the keys are {', '.join(OPTIONS)}"
             )
         task, split = find_task(options["task"])

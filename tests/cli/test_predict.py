@@ -57,7 +57,7 @@ def test_a_picture_from_an_address(checkpoint_dir, capsys):
         assert main(words) == 1
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("mindformers-qwenvl predict: ImageRefusedError: image http://127.0.0.1:")
-        assert "rule allow_private; image_policy: {allow_private: ['127.0.0.1']} allows it" in err
+        assert "rule allow_private; --allow-private 127.0.0.1 allows it" in err
         assert main([*words, "--allow-private", "127.0.0.1", "--allow-host", "pictures.example"]) == 1
         assert "the host 127.0.0.1 is not allowed; allowed are: pictures.example" in capsys.readouterr().err
         assert served.seen == []
@@ -193,7 +193,9 @@ def test_boxes_that_a_network_has_learnt(checkpoint_dir, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give a QUESTION or an --image"),
+        ([], "give a QUESTION"),
+        (["--image", "a.png"], "give a QUESTION"),
+        ([" "], "the QUESTION is empty"),
         (["q", "--input", "i", "--output", "o"], "leave out QUESTION, --image and --draw"),
         (["--input", "i"], "must be given together"),
         (["--input", "i", "--output", "i"], "is the same file as --input"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mindformers_qwenvl.config.folder import FolderWarning
 from mindformers_qwenvl.pictures.policy import ImagePolicy
 from tests.support.golden import golden_set
 from tests.support.pictures import draw
@@ -90,9 +91,13 @@ def test_the_policy_in_a_yaml(tokenizer, tmp_path):
         file.write_text(json.dumps({"processor": {**section, **place}}))  # JSON is YAML
         made = processor.QwenVLProcessor.from_pretrained(file)
         made.save_pretrained(str(tmp_path / f"saved{number}"))
-        again = processor.QwenVLProcessor.from_pretrained(tmp_path / f"saved{number}")
+        saved = tmp_path / f"saved{number}"
+        again = processor.QwenVLProcessor.from_pretrained(saved / "mindspore_model.yaml")  # named by the user
         for one in (made, again):
             assert one.template.image_transform.policy == ImagePolicy.of(LOCAL)
+        with pytest.warns(FolderWarning, match="allow_private is left out"):
+            found = processor.QwenVLProcessor.from_pretrained(saved)
+        assert found.template.image_transform.policy == ImagePolicy()
 
 
 def transform(tokenizer, **template):

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from mindformers_qwenvl.checks import printable
 from mindformers_qwenvl.weights.convert.dtypes import STORAGE
 
 __all__ = ["Readable", "TensorInfo"]
@@ -49,8 +50,14 @@ class Readable(ABC):
         """Names in the files of what the tensor `name` is made of."""
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Numbers [start, stop) of the flattened tensor `name`, in the storage type of its dtype (see dtypes.py)."""
+        """Numbers [start, stop) of the flattened tensor `name`, in the storage type of its dtype (see dtypes.py).
+
+        Raises:
+            ValueError: the dtype is not one that can be read.
+        """
         info = self.tensors[name]
+        if info.dtype not in STORAGE:
+            raise ValueError(f"{self.path}: {printable(name)} is {printable(info.dtype)}, which cannot be read")
         numbers = np.empty((info.size if stop is None else stop) - start, STORAGE[info.dtype])
         self.read_into(name, start, numbers)
         return numbers
