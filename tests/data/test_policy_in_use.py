@@ -130,6 +130,22 @@ def test_training_samples_follow_the_policy(tokenizer, tmp_path):
     transform(tokenizer, dataset_dir=str(path.parent), image_policy=allowed)(conversation(outside))
 
 
+def test_a_picture_that_vanishes_while_training_runs_is_named(tokenizer, tmp_path):
+    """And the other samples are as they were; when it is back, so is its sample."""
+    from mindformers_qwenvl.text.layout import BadSampleError
+
+    one, other = draw(tmp_path / "one.png"), draw(tmp_path / "other.png")
+    made = transform(tokenizer)
+    before = made(conversation(one))[1]
+    content = one.read_bytes()
+    one.unlink()
+    with pytest.raises(BadSampleError, match=r"begins with user: .*one\.png: no such file"):
+        made(conversation(one))
+    assert made(conversation(other))[1].any()
+    one.write_bytes(content)
+    np.testing.assert_array_equal(made(conversation(one))[1], before)
+
+
 @pytest.mark.parametrize("own_folder", [True, False])
 def test_a_loader_that_was_given_the_file_alone_confines_nothing(tokenizer, tmp_path, own_folder):
     from mindformers_qwenvl.datasets.loader import QwenVLDataLoader

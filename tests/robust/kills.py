@@ -66,6 +66,15 @@ def _forked(words: list[str]) -> int:
         os._exit(code)
 
 
+def _imported(words: list[str]) -> None:
+    """Have the command import here what it needs, so that the forked ones spend their time on their work."""
+    from mindformers_qwenvl.cli import main
+
+    Path(words[-1]).parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        main(words)
+
+
 def _wait(child: int) -> int:
     until = time.monotonic() + HANGS
     while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -94,6 +103,7 @@ def _kill_forked(
     killed = Killed(name, kills)
     moments = random.Random(f"{seed} {name}")
     with tempfile.TemporaryDirectory() as place:
+        _imported(words(Path(place) / "imported"))
         folder = Path(place) / "sound"
         folder.mkdir()
         began = time.monotonic()
