@@ -253,14 +253,14 @@ def test_several_processes_share_the_samples(checkpoint_dir):
     from tests.support.evaluation import free_port
 
     msrun = [sys.executable, "-m", "mindspore.parallel.cluster.run", "--worker_num=2", "--local_worker_num=2"]
-    where = [f"--master_port={free_port()}", "--log_dir=logs_msrun", "--join=True", "--cluster_time_out=120"]
+    where = [f"--master_port={free_port()}", "--log_dir=logs_msrun", "--join=True", "--cluster_time_out=300"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     done = subprocess.run(
         [*msrun, *where, "worker.py", *shared[2:]],
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=560,
     )
     logs = "".join(file.read_text(errors="replace") for file in Path("logs_msrun").glob("worker_*.log"))
     assert done.returncode == 0, (done.stdout + done.stderr + logs)[-4000:]
