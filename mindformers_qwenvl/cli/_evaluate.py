@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +29,10 @@ LEFT_ALONE = dict.fromkeys(
 
 def evaluate(args: argparse.Namespace, task: Task, split: str) -> int:
     """Answer the samples and score them; returns 0, or 1 if any could not be answered."""
+    if os.environ.get("MS_ROLE"):  # of msrun: its scheduler has nothing else to do, and the workers wait for it
+        from mindformers_qwenvl.evaluate.evaluation import share_of_process
+
+        share_of_process(args.output)
     loaded = read_samples(task, args.data, args.image_dir, split=split, annotations=args.annotations)
     asking = _asking(args, task, loaded)  # before the model: bad options show at once
     directory = ModelDirectory(SimpleNamespace(**{**vars(args), **LEFT_ALONE}))

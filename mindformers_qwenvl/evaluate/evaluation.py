@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -227,12 +228,19 @@ def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
 
 
 def share_of_process(output: Path) -> Share:
-    """This process's share of the samples: all, unless msrun has started several processes."""
-    if os.environ.get("MS_ROLE") != "MS_WORKER" or int(os.environ.get("MS_WORKER_NUM", "1")) < 2:
+    """This process's share of the samples: all, unless msrun has started several processes. Its scheduler, which runs
+    the command as well, stays here until the others have ended, and ends too."""
+    role = os.environ.get("MS_ROLE")
+    if role not in ("MS_WORKER", "MS_SCHED") or int(os.environ.get("MS_WORKER_NUM", "1")) < 2:
         return Share(output)
     from mindspore.communication import get_group_size, get_rank, init
 
-    init()
+    try:
+        get_rank()
+    except RuntimeError:  # nobody has called it yet
+        init()
+    if role == "MS_SCHED":
+        sys.exit(0)
     return Share(output, get_rank(), get_group_size())
 
 
