@@ -32,6 +32,7 @@ from mindformers_qwenvl.pictures.images import ImageTransform
 __all__ = ["Evaluation", "Result", "share_of_process"]
 
 SETTINGS = "settings.json"
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # the rate is in the postfix
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class Evaluation:
             total=len(share.mine(prepared)),
             unit="sample",
             desc=self.task.name,
+            bar_format=BAR,
             disable=self.quiet or share.rank > 0,
             mininterval=0.5,
         )
@@ -207,7 +209,10 @@ class _Running:
             self.total, self.count = self.total + sum(row["score"] for row in rows), self.count + len(rows)
 
     def text(self) -> str:
-        parts = [f"{self.new / (time.perf_counter() - self.began):.1f} samples/s"] if self.new else []
+        parts = []
+        if self.new:
+            rate = self.new / (time.perf_counter() - self.began)
+            parts.append(f"{rate:.1f} samples/s" if rate >= 1 else f"{1 / rate:.1f} s/sample")
         if self.count:
             parts.append(f"score {self.total / self.count:.3f}")
         if self.failed:
