@@ -238,11 +238,9 @@ def share_of_process(output: Path) -> Share:
     role = os.environ.get("MS_ROLE")
     if role not in ("MS_WORKER", "MS_SCHED") or int(os.environ.get("MS_WORKER_NUM", "1")) < 2:
         return Share(output)
-    from mindspore.communication import get_group_size, get_rank, init
+    from mindspore.communication import GlobalComm, get_group_size, get_rank, init
 
-    try:
-        get_rank()
-    except RuntimeError:  # nobody has called it yet
+    if not GlobalComm.INITED:
         init()
     if role == "MS_SCHED":
         sys.exit(0)
