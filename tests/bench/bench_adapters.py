@@ -115,14 +115,11 @@ def memory() -> None:
         if ended.returncode == -signal.SIGKILL:
             raise RuntimeError(f"the {kind} training was killed: this machine has not enough free memory for it")
         if ended.returncode:
-            raise RuntimeError(
-                f"the {kind} training ended with {ended.returncode}:\n{(ended.stdout + ended.stderr)[-3000:]}"
-            )
-        trained, megabytes, seconds = ended.stdout.splitlines()[-1].split()
-        used[kind] = float(megabytes)
-        print(
-            f"{kind:<8} {int(trained):>13,} parameters learn   {used[kind]:8,.0f} MB   {seconds} s a step", flush=True
-        )
+            printed = (ended.stdout + ended.stderr)[-3000:]
+            raise RuntimeError(f"the {kind} training ended with {ended.returncode}:\n{printed}")
+        [line] = [line for line in ended.stdout.splitlines() if line.startswith("MEASURED ")]
+        trained, used[kind], seconds = (float(number) for number in line.split()[1:])
+        print(f"{kind:<8} {trained:>13,.0f} parameters learn   {used[kind]:8,.0f} MB   {seconds} s a step", flush=True)
     print(f"the adapter's step needs {used['adapter'] / used['full']:.0%} of the memory of full training")
 
 
