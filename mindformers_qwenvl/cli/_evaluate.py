@@ -33,6 +33,10 @@ LAST_WORDS = "interrupted; the same command goes on"
 
 def evaluate(args: argparse.Namespace, task: Task, split: str) -> int:
     """Answer the samples and score them; returns 0, or 1 if any could not be answered."""
+    if os.environ.get("MS_ROLE"):  # of msrun: its scheduler has nothing else to do, and the workers wait for it
+        from mindformers_qwenvl.evaluate.evaluation import share_of_process
+
+        share_of_process(args.output)
     loaded = read_samples(task, args.data, args.image_dir, split=split, annotations=args.annotations)
     asking = _asking(args, task, loaded)  # before the model: bad options show at once
     make = _by_server if args.base_url else _by_model

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--task", required=True, metavar="NAME", help="what to evaluate (see below)")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--data", type=Path, metavar="FILE", help="the questions (of MME: the folder)")
+    what.add_argument("--data", type=Path, metavar="FILE", help="the questions (of MME and AI2D: the folder)")
     what.add_argument(
         "--score", type=Path, metavar="ANSWERS", help="answers that exist already, JSON Lines (see below)"
     )

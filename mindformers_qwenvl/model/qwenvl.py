@@ -210,8 +210,8 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
         images = np.array(images)
         if images.ndim not in (4, 5) or len(images) != len(ids):
             raise ValueError(
-                f"images must be [B, N, 3, H, W], or vectors [B, N, Q, H], with B={len(ids)}, the rows of input_ids, got "
-                f"{list(images.shape)}"
+                f"images must be [B, N, 3, H, W], or vectors [B, N, Q, H], with B={len(ids)}, the rows of input_ids, "
+                f"got {list(images.shape)}"
             )
         if positions is None:
             raise ValueError("images are given without image_context_pos, their places in input_ids")

@@ -159,10 +159,19 @@ class QwenVLTrainer(FullConfigTrainer):
 
 
 def _complete(config: Any) -> None:
-    """Let `eval_dataset` say only what differs from `train_dataset`, such as the file; its order never changes."""
+    """Let `eval_dataset` say only what differs from `train_dataset`, such as the file; its order never changes.
+
+    Where `train_dataset` holds out a part of its file (`split`), that part is evaluated, unless there is another file.
+    """
     if config.get("train_dataset") and not config.eval_dataset.get("modal_to_text_transform"):
+        own = config.eval_dataset.get("data_loader") or {}
         config.eval_dataset = _merged(config.train_dataset, config.eval_dataset)
-        config.eval_dataset.data_loader.shuffle = False
+        loader = config.eval_dataset.data_loader
+        loader.shuffle = False
+        if loader.get("split") and "split" not in own:
+            other_file = own.get("annotation_file") not in (None, "", config.train_dataset.data_loader.annotation_file)
+            loader.held_out = not other_file
+            loader.split = None if other_file else loader.split
     task = config.get("eval_dataset_task") or {"type": config.train_dataset_task.type}
     config.eval_dataset_task = MindFormerConfig(**{**task, "dataset_config": config.eval_dataset})
 

@@ -118,7 +118,9 @@ def read_settings(
         policy=ImagePolicy.of(policy if confined else {**(policy or {}), "allow_outside": True}),
         exif_rotation=bool(template.get("exif_rotation", False)),
         keys={key: _text(path, key, loader[key]) for key in KEYS if loader.get(key)},
-        num_samples=whole(f"{path}: data_loader.num_samples", loader.get("num_samples"), optional=True),
+        num_samples=None
+        if loader.get("split")  # of the file's parts, and both are checked
+        else whole(f"{path}: data_loader.num_samples", loader.get("num_samples"), optional=True),
         least_samples=_least(path, document, dataset),
         model_vocabulary=_of(_of(model, "llm_model"), "model_config").get("vocab_size"),
         image_start_id=model.get("image_start_id", PUBLISHED_IMAGE_START if model.get("type") else None),

@@ -26,8 +26,8 @@ def load(path: Path) -> Any:
         DataError: it is none of these, or empty.
         OSError: it cannot be read.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"--data {path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    if path.is_dir() or not path.exists():
+        raise FileNotFoundError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     if path.suffix.lower() == ".tsv":
         return _table(path)
     try:

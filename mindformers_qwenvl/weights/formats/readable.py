@@ -66,6 +66,10 @@ class Readable(ABC):
     def read_into(self, name: str, start: int, numbers: np.ndarray) -> None:
         """As `read`, from `start` on, into an existing array; several threads may call it."""
 
+    def read_as(self, name: str, start: int, code: str, numbers: np.ndarray) -> bool:
+        """As `read_into`, rounded to the dtype `code` on the way; False if it cannot, or some are not finite then."""
+        return False
+
     @abstractmethod
     def copy_to(self, descriptor: int, position: int, name: str, start: int, count: int) -> bool:
         """Have the system copy `count` numbers as they are into an open file; False if it cannot."""
