@@ -191,7 +191,7 @@ def pytest(python: Path, arguments: tuple[str, ...], log: Path) -> dict[str, Any
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, log.open("w") as out:
         xml = Path(folder) / "junit.xml"
-        command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "", f"--junitxml={xml}"]
+        command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "", "--durations=30", f"--junitxml={xml}"]
         done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
         counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
         failed = []
