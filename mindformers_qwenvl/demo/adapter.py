@@ -119,8 +119,7 @@ def _score(records: list[dict[str, Any]], answers: list[str]) -> Score:
 
 
 def _checkpoints(workdir: Path) -> list[Path]:
-    files = (workdir / "output").rglob("*.ckpt") if (workdir / "output").is_dir() else []
-    return sorted(files, key=lambda path: path.stat().st_mtime)
+    return sorted((workdir / "output/checkpoint").rglob("*.safetensors"), key=lambda path: path.stat().st_mtime)
 
 
 def _with(file: Path, **values: Any) -> Path:
