@@ -130,7 +130,7 @@ def test_it_is_quiet_and_names_its_log(trained):
 
 @pytest.mark.slow
 def test_resume(trained, samples, tmp_path, by_script):
-    given = words(training(samples, load_ckpt_format="safetensors"))
+    given = words(training(samples))
     checkpoint = trained[0] / "output" / "checkpoint"
     shutil.copytree(checkpoint, tmp_path / "checkpoint")
     for later in (tmp_path / "checkpoint").rglob("*-1_3.safetensors"):
