@@ -45,7 +45,8 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
     go when the stock Trainer takes `epochs` epochs on a CPU with `sink_mode: True`.
 
     A file is read as `load_ckpt_format` says (mindformers/utils/load_checkpoint_utils.py), whatever its name ends with.
-    Here the name decides. Seen in 1.7-2.1. Can go when the host loads a .ckpt file with `load_ckpt_format: safetensors`.
+    Here the name decides. Seen in 1.7-2.1. Can go when the host loads a .ckpt file with `load_ckpt_format:
+    safetensors`.
     """
 
     def set_config(self, config: Any = None, is_full_config: bool = False) -> Any:
