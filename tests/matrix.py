@@ -26,9 +26,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl import __version__
+
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "docs" / "hosts.json"
 DOCUMENTS = (ROOT / "docs" / "hosts.md", ROOT / "docs" / "zh" / "hosts.md")
+# Page -> link to the table, in its row of this version.
+READMES = {
+    ROOT / "README.md": "[what ran](docs/hosts.md#what-ran)",
+    ROOT / "README_CN.md": "[运行记录](docs/zh/hosts.md)",
+}
 BEGIN, END = "<!-- matrix: written by tests/matrix.py -->", "<!-- /matrix -->"
 
 # What the tests need beside the host; mindformers-qwenvl[test] without the pair.
@@ -126,10 +133,12 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "doors": ("tests/stock/test_doors.py",),
     "PyNative": ("tests/hosts/test_pynative.py",),
     "run and doctor": (
+        "tests/launch/test_run.py::test_losses_are_those_of_the_script",
         "tests/launch/test_run.py::test_it_is_quiet_and_names_its_log",
         "tests/launch/test_run.py::test_predict",
-        "tests/doctor/test_doctor.py::test_this_machine",
-        "tests/doctor/test_doctor.py::test_every_work_around_has_a_state",
+        "tests/doctor/test_doctor.py::test_this_machine[--device]",
+        "tests/doctor/test_doctor.py::test_a_trial",
+        "tests/doctor/test_doctor.py::test_every_work_around_has_a_state[--device]",
         "tests/doctor/test_doctor.py::test_a_cpu_says_what_it_could_not_check",
         "tests/doctor/test_doctor.py::test_the_names_are_those_that_are_registered",
     ),
@@ -296,11 +305,34 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def readme_row(page: Path) -> str:
+    """The line of the table of versions with the version of this package."""
+    version = ".".join(__version__.split(".")[:2])
+    return next(line for line in page.read_text(encoding="utf-8").split("\n") if line.startswith(f"| {version} |"))
+
+
+def seen(record: dict[str, Any]) -> str:
+    """What was run, in a few words for README.md."""
+    ran = [found["versions"] for found in record["rows"].values()]
+    if not ran:
+        return "-"
+    hosts = sorted({one["mindformers"] for one in ran})
+    pythons = sorted({one["python"].rpartition(".")[0] for one in ran}, key=lambda python: int(python.split(".")[1]))
+    return f"CPU: MindFormers {', '.join(hosts)}; Python {', '.join(pythons)}"
+
+
 def write(record: dict[str, Any], file: Path = RECORD) -> None:
-    """The record, and the tables in the docs, if it is theirs."""
+    """The record, and what the docs and README.md say of it, if it is theirs."""
     record["rows"] = {row.name: record["rows"][row.name] for row in ROWS if row.name in record["rows"]}
     file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for document in DOCUMENTS if file == RECORD else ():
+    if file != RECORD:
+        return
+    for page, link in READMES.items():
+        lines = page.read_text(encoding="utf-8").split("\n")
+        at = lines.index(readme_row(page))
+        lines[at] = f"{lines[at].rpartition(' | ')[0]} | {seen(record)} ({link}) |"
+        page.write_text("\n".join(lines), encoding="utf-8")
+    for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         before, _, rest = text.partition(BEGIN)
         _, _, after = rest.partition(END)

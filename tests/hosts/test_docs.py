@@ -39,6 +39,14 @@ def test_the_table_is_what_ran(text):
     assert section(text) == matrix.table(RECORD)
 
 
+@pytest.mark.parametrize("page", matrix.READMES, ids=lambda page: page.name)
+def test_the_readme_says_what_ran(page):
+    assert matrix.readme_row(page).endswith(f" | {matrix.seen(RECORD)} ({matrix.READMES[page]}) |")
+    # None of the rows that ran is left out, and none is made up.
+    versions = [found["versions"] for found in RECORD["rows"].values()]
+    assert set(re.findall(r"\d+\.\d+\.\d+", matrix.seen(RECORD))) == {one["mindformers"] for one in versions}
+
+
 @pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["english", "chinese"])
 def test_a_row_that_was_not_run_says_so(text):
     missing = [row for row in matrix.ROWS if row.name not in RECORD["rows"]]

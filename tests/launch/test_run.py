@@ -111,6 +111,7 @@ def trained(samples, tmp_path_factory) -> tuple[Path, subprocess.CompletedProces
     return folder, run(folder, "--config", "finetune_qwenvl_tiny", *words(training(samples)))
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_script(by_script, trained):
     assert losses(trained[0]) == by_script
     assert len(by_script) == 3
@@ -148,6 +149,7 @@ def checkpoint(checkpoint_dir, tmp_path_factory) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_predict(checkpoint, tmp_path):
     """The answer, and nothing else, on standard output."""
     image, question = QUERIES["one_image"][0]["image"], QUERIES["one_image"][1]["text"]
@@ -163,6 +165,7 @@ def test_predict(checkpoint, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_an_error_says_its_cause_first(samples, tmp_path):
     settings = training(samples, **{f"{TEMPLATE}.dataset_dir": str(tmp_path / "nowhere")})
     done = run(tmp_path, "--config", "finetune_qwenvl_tiny", *words(settings), code=1)
