@@ -135,6 +135,7 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "run and doctor": (
         "tests/launch/test_run.py::test_losses_are_those_of_the_script",
         "tests/launch/test_run.py::test_it_is_quiet_and_names_its_log",
+        "tests/launch/test_run.py::test_evaluation_prints_the_loss",
         "tests/launch/test_run.py::test_predict",
         "tests/doctor/test_doctor.py::test_this_machine[--device]",
         "tests/doctor/test_doctor.py::test_a_trial",

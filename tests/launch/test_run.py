@@ -142,6 +142,19 @@ def test_resume(trained, samples, tmp_path, by_script):
     assert "step 3/3" in done.stderr
 
 
+@pytest.mark.slow
+def test_evaluation_prints_the_loss(trained, samples, tmp_path):
+    """`--run_mode eval`: what the last step has saved, over samples that it has seen, is better than the first step."""
+    (last,) = (trained[0] / "output" / "checkpoint").rglob("*-1_3.safetensors")
+    changes = {**training(samples), "eval_dataset.data_loader.annotation_file": str(samples)}
+    options = ["--run_mode", "eval", "--load_checkpoint", str(last)]
+    done = run(tmp_path, "--config", "finetune_qwenvl_tiny", *words(changes), *options)
+    found = re.fullmatch(r"evaluation: loss ([\d.]+) over (\d+) label tokens\n", done.stdout)
+    assert found, done.stdout
+    assert float(found[1]) < float(losses(trained[0])[0][1])
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.fixture(scope="module")
 def checkpoint(checkpoint_dir, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("a56") / "a56.ckpt"
