@@ -330,8 +330,6 @@ def readme_row(page: Path) -> str:
 def seen(record: dict[str, Any]) -> str:
     """What was run, in a few words for README.md."""
     ran = [found["versions"] for found in record["rows"].values()]
-    if not ran:
-        return "-"
     hosts = sorted({one["mindformers"] for one in ran})
     pythons = sorted({one["python"].rpartition(".")[0] for one in ran}, key=lambda python: int(python.split(".")[1]))
     return f"CPU: MindFormers {', '.join(hosts)}; Python {', '.join(pythons)}"
@@ -343,7 +341,7 @@ def write(record: dict[str, Any], file: Path = RECORD) -> None:
     file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if file != RECORD:
         return
-    for page, link in READMES.items():
+    for page, link in READMES.items() if record["rows"] else ():
         lines = page.read_text(encoding="utf-8").split("\n")
         at = lines.index(readme_row(page))
         lines[at] = f"{lines[at].rpartition(' | ')[0]} | {seen(record)} ({link}) |"
