@@ -87,16 +87,13 @@ CHECKS: dict[str, tuple[str, ...]] = {
         "tests/test_registration.py::test_tables_of_tasks_and_names",
         "tests/test_registration.py::test_the_trainer_takes_the_task",
     ),
-    "logits": tuple(
-        f"tests/model/test_logits.py::test_logits_of_golden_prompts[{case}]"
-        for case in (
-            "a56-text",
-            "a56-one_image",
-            "a56-two_images",
-            "a56-multi_turn",
-            "b224-one_image",
-            "b224-multi_turn",
-        )
+    "logits": (
+        *(
+            f"tests/model/test_logits.py::test_logits_of_golden_prompts[{golden}-{prompt}]"
+            for golden in ("a56", "b224")
+            for prompt in ("text", "one_image", "two_images", "multi_turn", "raw_caption", "image_last")
+        ),
+        "tests/model/test_logits.py::test_logits_of_a_prompt_alone",
     ),
     "gradients": (
         "tests/model/test_training.py::test_loss_and_gradients[a56-batch0]",
