@@ -83,6 +83,7 @@ class QwenVLConfig(PretrainedConfig):
         named = {"use_past": use_past, "is_dynamic": is_dynamic, "block_size": block_size, "num_blocks": num_blocks}
         language = {name: kwargs.pop(name, named.get(name)) for name in LANGUAGE_MODEL}
         refuse_unknown_keys("QwenVLConfig", kwargs, (*_ARGUMENTS, *OUTER))
+        kwargs.setdefault("pet_config", None)  # in MindFormers 1.7 and 1.8 it is an attribute only where it is given
         super().__init__(checkpoint_name_or_path=checkpoint_name_or_path, **kwargs)
         self.parallel_config = as_parallel_config(parallel_config)
         both = {

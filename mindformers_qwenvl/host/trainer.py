@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 from mindformers.models.build_processor import build_processor
@@ -45,6 +46,10 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
     With `sink_mode: True`, training_process multiplies the epochs by their steps, so that each sinks `sink_size` steps.
     MindSpore sinks nothing on a CPU, and runs that many whole epochs. Here sink_mode is off there. Seen in 1.7-2.1. Can
     go when the stock Trainer takes `epochs` epochs on a CPU with `sink_mode: True`.
+
+    A file is read as `load_ckpt_format` says (mindformers/utils/load_checkpoint_utils.py), whatever its name ends with.
+    Here the name decides. Seen in 1.7-2.1. Can go when the host loads a .ckpt file with `load_ckpt_format:
+    safetensors`.
     """
 
     def set_config(self, config: Any = None, is_full_config: bool = False) -> Any:
@@ -53,6 +58,7 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
             if path and isinstance(path, str):
                 refuse_in_tree(path)
         path = config.get("load_checkpoint")
+        _take_format_of_file(config)
         if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
             refuse_incomplete(path)
         say_unused_flags(config)
@@ -123,6 +129,14 @@ def check_vocabularies(config: Any) -> None:
                 continue
             except ValueError as error:
                 raise ValueError(f"{name}.tokenizer: {error}") from None
+
+
+def _take_format_of_file(config: MindFormerConfig) -> None:
+    for path in (config.get("load_checkpoint"), (config.get("checkpoint") or {}).get("load_path")):
+        ending = Path(path).suffix.removeprefix(".") if path and isinstance(path, str) else ""
+        if ending in ("ckpt", "safetensors") and config.get("load_ckpt_format") != ending:
+            logger.info("load_checkpoint is a file .%s, so load_ckpt_format is %s.", ending, ending)
+            config.load_ckpt_format = ending
 
 
 def _yaml_top_k(config: MindFormerConfig) -> int:

@@ -112,9 +112,11 @@ def _carry_out(job: Job, config: Any, screen: Screen) -> None:
     if job.run_mode in TRAINING:
         _train(Trainer, config, screen)
     elif job.run_mode == "eval":
-        found = Trainer(config).evaluate(eval_checkpoint=config.load_checkpoint)
-        if found is not None and screen.shows:
-            print(found, file=screen.out, flush=True)
+        trainer = Trainer(config)
+        trainer.evaluate(eval_checkpoint=config.load_checkpoint)
+        if screen.shows:  # the host's Trainer does not hand on what its task's trainer returns
+            for line in getattr(trainer.trainer, "findings", ()):
+                print(line, file=screen.out, flush=True)
     else:
         answers = Trainer(config).predict(
             predict_checkpoint=config.load_checkpoint,
