@@ -129,7 +129,7 @@ function boxInWords({ label, group, pixels: [left, top, right, bottom] }) {
 
 function remarks(turn) {
   const said = [];
-  if (turn.problem) said.push(say("brokenOff"), say(...turn.problem));
+  if (turn.problem) said.push(say("brokenOff"), ...(turn.problem[0] === "gone" ? [] : [say(...turn.problem)]));
   else if (turn.finish === "length") said.push(say("cut"));
   else if (turn.finish === "stopped") said.push(say("stopped"));
   if (turn.tokens != null) said.push(say("took", { tokens: turn.tokens, seconds: turn.seconds }));

@@ -73,7 +73,6 @@ const WORDS = {
     failed: "Something went wrong in the page: {reason}",
     noCopy: "The browser does not allow copying here.",
     notKept: "This browser does not let the page keep the conversation. It is lost when the tab is closed.",
-    noModels: "none",
   },
   zh: {
     skip: "跳到提问框",
@@ -147,7 +146,6 @@ const WORDS = {
     failed: "页面出错：{reason}",
     noCopy: "浏览器不允许在此复制。",
     notKept: "此浏览器不允许页面保存对话。关闭标签页后对话将丢失。",
-    noModels: "无",
   },
 };
 
