@@ -13,6 +13,7 @@ from PIL import Image
 from mindformers_qwenvl.chat.questions import Question
 from mindformers_qwenvl.cli import main, predict
 from tests.support.golden import golden_set
+from tests.support.taught import teach
 from tests.support.web import site
 
 GOLDEN = golden_set("a56")
@@ -139,41 +140,11 @@ def test_a_drawing_that_cannot_be_saved_leaves_nothing_behind(checkpoint_dir):
     assert sorted(Path().iterdir()) == before
 
 
-def teach(source, folder, image, question, answer):
-    """Train the network of `source` on one conversation until it knows the answer, and save it in `folder`."""
-    import mindspore as ms
-    from mindformers.core.optim import AdamW
-
-    from mindformers_qwenvl import QwenVL, QwenVLTokenizer
-    from mindformers_qwenvl.pictures.images import ImageTransform
-    from mindformers_qwenvl.text.layout import training_sample
-
-    ms.set_context(mode=ms.GRAPH_MODE)
-    tokenizer = QwenVLTokenizer.from_pretrained(source)
-    said = [("user", f"Picture 1: <img>{image}</img>\n{question}"), ("assistant", answer)]
-    sample = training_sample(said, tokenizer, max_length=127)
-    (span,) = sample.spans
-    positions = [[(0, position) for position in range(span.start, span.stop)]]
-    transform = ImageTransform(56)
-    batch = [
-        ms.Tensor(sample.input_ids[None]),
-        ms.Tensor(transform.normalise(transform.pixels(image))[None, None]),
-        ms.Tensor([positions], ms.int32),
-        ms.Tensor(sample.labels[None]),
-    ]
-    network = QwenVL.from_pretrained(str(source), freeze_vision=True, freeze_resampler=True)
-    step = ms.nn.TrainOneStepCell(network, AdamW(network.trainable_params(), learning_rate=1e-3)).set_train()
-    losses = [step(*batch).asnumpy().item() for _ in range(40)]
-    assert losses[-1] < 0.05 < losses[0], losses
-    network.save_pretrained(str(folder), save_json=True)
-    tokenizer.save_pretrained(str(folder))
-
-
 def test_boxes_that_a_network_has_learnt(checkpoint_dir, capsys):
     """From weights to PNG: the box is in what the network writes, by itself."""
     Image.new("RGB", (200, 100), "white").save("white.png")
     answer = "<ref>it</ref><box>(100,200),(499,799)</box>"
-    teach(checkpoint_dir("a56"), Path("taught"), Path("white.png").resolve(), "Where is it?", answer)
+    teach(checkpoint_dir("a56"), Path("taught"), [(Path("white.png").resolve(), "Where is it?", answer)])
     capsys.readouterr()
     words = ["predict", "--model", "taught", "--image", str(Path("white.png").resolve()), "--draw", "boxes.png"]
     assert main([*words, "--greedy", "Where is it?"]) == 0

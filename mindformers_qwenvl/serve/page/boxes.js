@@ -53,12 +53,13 @@ function svg(name, values) {
 }
 
 function frame(box, values) {
+  if (box.points) return svg("polygon", { points: box.points.join(" "), ...values });
   const [left, top, right, bottom] = box.pixels;
   return svg("rect", { x: left, y: top, width: Math.max(right - left, 1), height: Math.max(bottom - top, 1), ...values });
 }
 
 // Shows a picture with boxes over it. Returns {element, show(boxes, spoken)}: boxes are [{label, group, pixels: [x1, y1,
-// x2, y2]}], and spoken says in words what is seen.
+// x2, y2], points: [x1, y1, ..., x4, y4] of a quad}], and spoken says in words what is seen.
 export function overlay(source, name) {
   let boxes = [];
   const element = document.createElement("div");
@@ -105,6 +106,14 @@ export function overlay(source, name) {
   };
 }
 
+function path({ pixels: [left, top, right, bottom], points }) {
+  const made = new Path2D();
+  const corners = points ?? [left, top, right, top, right, bottom, left, bottom];
+  for (let place = 0; place < corners.length; place += 2) made.lineTo(corners[place], corners[place + 1]);
+  made.closePath();
+  return made;
+}
+
 // The picture with its boxes, as a PNG of the picture's own size.
 export async function pictureWithBoxes(source, boxes) {
   const image = new Image();
@@ -118,11 +127,11 @@ export async function pictureWithBoxes(source, boxes) {
   const size = Math.max(11, Math.round(Math.min(width, height) / 30));
   const line = Math.max(2, Math.round(Math.min(width, height) / 200));
   for (const box of boxes) {
-    const [left, top, right, bottom] = box.pixels;
+    const outline = path(box);
     for (const [stroke, wide] of [["rgb(255 255 255 / 70%)", line * 2], [colour(box.group), line]]) {
       context.strokeStyle = stroke;
       context.lineWidth = wide;
-      context.strokeRect(left, top, Math.max(right - left, 1), Math.max(bottom - top, 1));
+      context.stroke(outline);
     }
   }
   context.textBaseline = "middle";

@@ -42,21 +42,22 @@ export function parseTurn(turn) {
   return parse(turn.text, turn.finish !== "stop");
 }
 
-// The boxes of an answer for each picture that has some: Map of the picture's place -> [{label, group, pixels}].
-// `size(place)` is the width and height of a picture in pixels: of use while the server has not yet parsed the answer,
-// or never will, because it was stopped. Boxes are then on the last picture, as they are by the server's rule.
-export function boxesByPicture(turn, count, size) {
+// The boxes of an answer for each picture: Map of the picture's place -> [{label, group, pixels, points}]. `shown` are the
+// pictures before it. The server tells the boxes when an answer has ended. While it is written, or if it is stopped, they
+// are worked out here by the same rule: they are on the latest picture. So are quads, which the server does not tell.
+export function boxesByPicture(turn, shown) {
   const { objects } = parseTurn(turn);
   const found = new Map();
-  const put = (picture, box) => found.set(picture, [...(found.get(picture) ?? []), box]);
-  if (turn.boxes) {
-    const same = turn.boxes.length === objects.length;
-    turn.boxes.forEach(({ label, picture, pixels }, place) => {
-      put(picture, { label, pixels, group: same ? objects[place].group : place });
-    });
-  } else if (count && size(count - 1)) {
-    for (const { label, group, bounds } of objects) {
-      put(count - 1, { label, group, pixels: toPixels(bounds, ...size(count - 1)) });
+  const put = (place, box) => shown[place] && found.set(place, [...(found.get(place) ?? []), box]);
+  const last = shown.at(-1);
+  const told = turn.boxes?.length === objects.filter(({ kind }) => kind === "box").length ? [...turn.boxes] : null;
+  for (const { kind, label, group, bounds, points } of objects) {
+    const server = kind === "box" ? told?.shift() : null;
+    if (server) {
+      put(server.picture - 1, { label, group, pixels: server.pixels });
+    } else if (last) {
+      const [pixels, corners] = [bounds, points ?? []].map((all) => toPixels(all, last.width, last.height));
+      put(shown.length - 1, { label, group, pixels, points: points && corners });
     }
   }
   return found;

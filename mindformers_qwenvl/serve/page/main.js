@@ -5,7 +5,7 @@ import { asText, messages, parseTurn, pictures } from "./conversation.js";
 import { copyPicture, copyText, save, savePicture } from "./export.js";
 import { keep, kept } from "./memory.js";
 import { drop, notice, showNotices, speak } from "./notices.js";
-import { ask, Gone, models, Refused } from "./server.js";
+import { ask, Gone, models, ready, Refused } from "./server.js";
 import { element, turnView } from "./view.js";
 import { otherLanguage, say, showWords } from "./words.js";
 
@@ -71,6 +71,10 @@ async function answer() {
   busy(true);
   speak(say("writing"));
   try {
+    if (!body.model) {
+      await findModels();
+      turn.model = body.model = $("model").value;
+    }
     const result = await ask(body, $("key").value, control.signal, (piece) => {
       turn.text += piece;
       drawing ||= requestAnimationFrame(update);
@@ -214,8 +218,8 @@ function busy(on) {
 // Tells of an error. Returns what was said: [name, values].
 function tell(error) {
   if (error instanceof Gone) {
-    notice("server", "bad", "gone");
-    waitForServer();
+    notice("server", "bad", error.reason);
+    waitForServer(error.reason);
     return ["gone"];
   }
   if (error instanceof Refused && error.status === 401) {
@@ -252,16 +256,21 @@ async function findModels() {
 
 let waiting = false;
 
-async function waitForServer() {
+async function waitForServer(told) {
   if (waiting) return;
   waiting = true;
   for (let pause = 500; ; pause = Math.min(pause * 1.5, 10_000)) {
     await new Promise((done) => setTimeout(done, pause));
     try {
+      await ready();
       await findModels();
       break;
     } catch (error) {
-      if (error instanceof Gone) continue;
+      if (error instanceof Gone) {
+        if (error.reason !== told) notice("server", "bad", error.reason);
+        told = error.reason;
+        continue;
+      }
       waiting = false;
       tell(error);
       return;
@@ -321,7 +330,7 @@ async function start() {
   for (const name of SETTINGS) $(name).value = before?.settings?.[name] ?? "";
   showAll(true);
   $("question").focus();
-  await findModels().catch(tell);
+  await findModels().then(ready).catch(tell);
 }
 
 start();

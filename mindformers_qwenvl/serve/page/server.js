@@ -8,8 +8,13 @@ export class Refused extends Error {
   }
 }
 
-// Nobody answered, or the answer broke off.
-export class Gone extends Error {}
+// Nobody answered, or the answer broke off; or, with the reason "loading", the model is still being loaded.
+export class Gone extends Error {
+  constructor(message, reason = "gone") {
+    super(message);
+    this.reason = reason;
+  }
+}
 
 function headers(key) {
   return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
@@ -30,12 +35,24 @@ async function call(address, key, body, signal) {
 async function refusal(response) {
   const text = await response.text().catch(() => "");
   try {
-    return new Refused(response.status, String(JSON.parse(text).error.message));
+    const told = JSON.parse(text);
+    return fault(told.error ?? { message: told.status, code: told.status }, response.status); // the latter: of "health"
   } catch {
     // Not our server's words: a proxy's, whose server behind it is gone, or another site's.
     if ([502, 503, 504].includes(response.status)) return new Gone(response.statusText);
     return new Refused(response.status, `${response.status} ${response.statusText}`);
   }
+}
+
+// The error that OpenAI's form tells of.
+function fault({ message, code }, status) {
+  if (code === "loading" || code === "shutting_down") return new Gone(message, code === "loading" ? code : "gone");
+  return new Refused(status, String(message));
+}
+
+// Whether the server can answer: throws if it cannot, as all here do.
+export async function ready() {
+  await call("health");
 }
 
 // The names of the models: the base and its adapters.
@@ -46,7 +63,7 @@ export async function models(key) {
 
 // The picture at an address, fetched by the server under its rules.
 export async function pictureAt(address, key) {
-  return (await call("page/picture", key, { url: address })).blob();
+  return (await call("v1/pictures", key, { url: address })).blob();
 }
 
 // Asks, and calls onText with each new piece. Returns {finish, boxes, tokens}: boxes is null if the server sent none.
@@ -57,7 +74,7 @@ export async function ask(body, key, signal, onText) {
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return result;
     const chunk = JSON.parse(data);
-    if (chunk.error) throw new Refused(chunk.error.code ?? response.status, String(chunk.error.message));
+    if (chunk.error) throw fault(chunk.error, response.status);
     const choice = chunk.choices?.[0];
     if (choice?.delta?.content) onText(choice.delta.content);
     if (choice?.finish_reason) result.finish = choice.finish_reason;

@@ -42,20 +42,25 @@ function numbers(content) {
   return parts.every((part) => NUMBER.test(part)) ? parts.map(Number) : null;
 }
 
+function clip(number) {
+  return Math.min(Math.max(number, 0), GRID - 1);
+}
+
 function bounds(given) {
-  const inside = given.map((number) => Math.min(Math.max(number, 0), GRID - 1));
+  const inside = given.map(clip);
   const xs = inside.filter((_, place) => place % 2 === 0);
   const ys = inside.filter((_, place) => place % 2 === 1);
   return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
 }
 
-// x1, y1, x2, y2 in a picture of width x height pixels, rounded down.
-export function toPixels(box, width, height) {
-  return box.map((number, place) => Math.trunc((number / GRID) * (place % 2 ? height : width)));
+// x1, y1, x2, y2, ... in a picture of width x height pixels, rounded down.
+export function toPixels(numbers, width, height) {
+  return numbers.map((number, place) => Math.trunc((number / GRID) * (place % 2 ? height : width)));
 }
 
 // An answer as {objects, pieces}.
-// objects: [{label, group, bounds}], boxes and quads in order. Those that share a <ref> have one group, counted from 0.
+// objects: [{kind, label, group, bounds, points}], boxes and quads in order; points are those of a quad. Those that share
+// a <ref> have one group, counted from 0.
 // pieces: what to show, in order: {text}, or {text, group} for a phrase; group is null for one that has no box.
 // Of an answer that does not go on to its end (`cut`: it is being written, or was stopped) what may be the beginning of a
 // tag or of a box is left out.
@@ -99,7 +104,8 @@ export function parse(text, cut = false) {
       else pieces.push({ text: `□ ${groups + 1}`, group: groups });
       groups += 1;
     }
-    objects.push({ label, group: groups - 1, bounds: bounds(found) });
+    const points = kind === "quad" ? found.map(clip) : null;
+    objects.push({ kind, label, group: groups - 1, bounds: bounds(found), points });
     continues = label !== null;
   }
   const rest = text.slice(position);

@@ -63,7 +63,6 @@ function question(article, turns, index, acts) {
 function answer(article, turns, index, acts) {
   const turn = turns[index];
   const shown = pictures(turns, index);
-  const size = (place) => shown[place].width && [shown[place].width, shown[place].height];
   const words = element("div", "words");
   const drawings = element("div", "drawings");
   const remark = element("span", "hint remark");
@@ -72,8 +71,7 @@ function answer(article, turns, index, acts) {
   article.append(words, drawings, actions);
 
   function draw() {
-    for (const [place, boxes] of boxesByPicture(turn, shown.length, size)) {
-      if (!shown[place]) continue;
+    for (const [place, boxes] of boxesByPicture(turn, shown)) {
       if (!views.has(place)) views.set(place, drawing(shown[place], place + 1, acts));
       const view = views.get(place);
       drawings.append(view.element);

@@ -1,0 +1,49 @@
+"""A network that has learnt what to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def teach(
+    source: Path, folder: Path, samples: Sequence[tuple[Path, str, str]], *, steps: int = 40, length: int = 127
+) -> None:
+    """Train the network of `source` (set a56) on `samples`, (picture, question, answer), until it knows the answers.
+
+    It is saved in `folder`. Samples are padded to `length` tokens.
+    """
+    import mindspore as ms
+    from mindformers.core.optim import AdamW
+
+    from mindformers_qwenvl import QwenVL, QwenVLTokenizer
+    from mindformers_qwenvl.pictures.images import ImageTransform
+    from mindformers_qwenvl.text.layout import training_sample
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    tokenizer = QwenVLTokenizer.from_pretrained(source)
+    transform = ImageTransform(56)
+    ids, pictures, positions, labels = [], [], [], []
+    for row, (image, question, answer) in enumerate(samples):
+        said = [("user", f"Picture 1: <img>{image}</img>\n{question}"), ("assistant", answer)]
+        sample = training_sample(said, tokenizer, max_length=length)
+        (span,) = sample.spans
+        missing = (0, length + 1 - len(sample.input_ids))  # the last one is only foreseen
+        ids.append(np.pad(sample.input_ids, missing, constant_values=tokenizer.pad_token_id))
+        labels.append(np.pad(sample.labels, missing, constant_values=-100))
+        pictures.append(transform.normalise(transform.pixels(image))[None])
+        positions.append([[(row, position) for position in range(span.start, span.stop)]])
+    batch = [
+        ms.Tensor(np.stack(ids)),
+        ms.Tensor(np.stack(pictures)),
+        ms.Tensor(positions, ms.int32),
+        ms.Tensor(np.stack(labels)),
+    ]
+    network = QwenVL.from_pretrained(str(source), freeze_vision=True, freeze_resampler=True)
+    step = ms.nn.TrainOneStepCell(network, AdamW(network.trainable_params(), learning_rate=1e-3)).set_train()
+    losses = [step(*batch).asnumpy().item() for _ in range(steps)]
+    assert losses[-1] < 0.05 < losses[0], losses
+    network.save_pretrained(str(folder), save_json=True)
+    tokenizer.save_pretrained(str(folder))
