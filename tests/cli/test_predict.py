@@ -13,7 +13,6 @@ from PIL import Image
 from mindformers_qwenvl.chat.questions import Question
 from mindformers_qwenvl.cli import main, predict
 from tests.support.golden import golden_set
-from tests.support.taught import teach
 from tests.support.web import site
 
 GOLDEN = golden_set("a56")
@@ -140,25 +139,21 @@ def test_a_drawing_that_cannot_be_saved_leaves_nothing_behind(checkpoint_dir):
     assert sorted(Path().iterdir()) == before
 
 
-def test_boxes_that_a_network_has_learnt(checkpoint_dir, capsys):
-    """From weights to PNG: the box is in what the network writes, by itself."""
-    Image.new("RGB", (200, 100), "white").save("white.png")
-    answer = "<ref>it</ref><box>(100,200),(499,799)</box>"
-    teach(checkpoint_dir("a56"), Path("taught"), [(Path("white.png").resolve(), "Where is it?", answer)])
+def test_boxes_that_a_network_has_learnt(taught, capsys):
+    """From weights to PNG: the boxes are in what the network writes, by itself."""
     capsys.readouterr()
-    words = ["predict", "--model", "taught", "--image", str(Path("white.png").resolve()), "--draw", "boxes.png"]
-    assert main([*words, "--greedy", "Where is it?"]) == 0
+    words = ["predict", "--model", str(taught.directory), "--image", str(taught.picture), "--draw", "boxes.png"]
+    assert main([*words, "--greedy", taught.question]) == 0
     out, err = capsys.readouterr()
-    assert out == answer + "\n"
+    assert out == taught.answer + "\n"
     assert err == "boxes drawn: boxes.png\n"
-    drawn = Image.open("boxes.png").convert("RGB")
-    assert drawn.size == (200, 100)
-    white = (255, 255, 255)
-    # (100, 200) to (499, 799) of a thousand: x from 20 to 99, y from 20 to 79, and the label at the upper left corner.
-    for edge in ((20, 60), (99, 60), (60, 79)):
-        assert drawn.getpixel(edge) != white, edge
-    for elsewhere in ((60, 60), (150, 60), (10, 60), (60, 90)):
-        assert drawn.getpixel(elsewhere) == white, elsewhere
+    drawn, plain = Image.open("boxes.png").convert("RGB"), Image.open(taught.picture).convert("RGB")
+    assert drawn.size == plain.size == (640, 400)
+    # Thousandths (100,200),(400,680) are x from 64 to 256, y from 80 to 272; the other box is (352,120),(576,344).
+    for edge in ((64, 200), (256, 200), (200, 272), (352, 300), (576, 300), (500, 344)):
+        assert drawn.getpixel(edge) != plain.getpixel(edge), edge
+    for elsewhere in ((200, 200), (300, 200), (30, 200), (500, 250), (600, 300), (460, 380)):
+        assert drawn.getpixel(elsewhere) == plain.getpixel(elsewhere), elsewhere
 
 
 @pytest.mark.parametrize(

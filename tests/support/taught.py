@@ -1,11 +1,38 @@
-"""A network that has learnt what to answer."""
+"""A network that has learnt what to answer about a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
+
+SIZE = (640, 400)
+QUESTION = "Where are they?"
+ANSWER = "<ref>a red circle</ref><box>(100,200),(400,680)</box> and <ref>蓝色方块</ref><box>(550,300),(900,860)</box>"
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A directory whose model gives `answer` to `question` about `picture`, a PNG of `SIZE`."""
+
+    directory: Path
+    picture: Path
+    question: str = QUESTION
+    answer: str = ANSWER
+
+
+def draw_scene(file: Path) -> None:
+    """The circle and the square of `ANSWER`, well inside their boxes, on white."""
+    width, height = SIZE
+    scene = Image.new("RGB", (width * 2, height * 2), "white")
+    pen = ImageDraw.Draw(scene)
+    pen.rectangle((0, height * 1.5, width * 2, height * 2), fill="#dfe6dc")
+    pen.ellipse((width * 0.23, height * 0.44, width * 0.77, height * 1.32), fill="#d6453d")
+    pen.rectangle((width * 1.14, height * 0.66, width * 1.76, height * 1.66), fill="#3566c9")
+    scene.resize(SIZE, Image.Resampling.LANCZOS).save(file)
 
 
 def teach(
