@@ -19,8 +19,8 @@ DTYPES = {name: name for name in ("float32", "float16", "bfloat16")}
 DTYPES |= {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options for model, dtype, pictures and sampling."""
+def add_generation_arguments(parser: argparse.ArgumentParser, adapters: bool = False) -> None:
+    """Add the options for model, dtype, pictures and sampling. adapters: several of them, each with a name."""
     parser.add_argument(
         "--model",
         required=True,
@@ -35,9 +35,21 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         help="float32, float16 or bfloat16 (fp32, fp16, bf16); default: that of config.json, but float32 instead of "
         "bfloat16 on a CPU",
     )
-    parser.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="LoRA adapter in peft's format to answer with, beside the weights"
-    )
+    if adapters:
+        parser.add_argument(
+            "--adapter",
+            action="append",
+            type=_named_adapter,
+            metavar="NAME=DIR",
+            help="LoRA adapter in peft's format, which answers as the model NAME; may be repeated",
+        )
+    else:
+        parser.add_argument(
+            "--adapter",
+            type=Path,
+            metavar="DIR",
+            help="LoRA adapter in peft's format to answer with, beside the weights",
+        )
     parser.add_argument("--system", metavar="TEXT", help='system message (default: "You are a helpful assistant.")')
     pictures = parser.add_argument_group(
         "pictures from URLs", "By default any public host; hosts in private networks are refused."
@@ -74,6 +86,13 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1: fewer repetitions")
     parser.set_defaults(usage=parser.error)
+
+
+def _named_adapter(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"expected NAME=DIR, got {text!r}")
+    return name, Path(path)
 
 
 def changes(args: argparse.Namespace) -> dict[str, Any]:
@@ -131,9 +150,13 @@ class ModelDirectory:
 
         if not args.model.is_dir():
             raise FileNotFoundError(f"--model {args.model}: no such directory")
-        self.adapter = getattr(args, "adapter", None)
-        if self.adapter is not None and not self.adapter.exists():
-            raise FileNotFoundError(f"--adapter {self.adapter}: no such directory")
+        given = getattr(args, "adapter", None)
+        self.adapters = dict(given) if isinstance(given, list) else {} if given is None else {"default": given}
+        if isinstance(given, list) and len(self.adapters) < len(given):
+            raise ValueError(f"--adapter: two have the same name, got {', '.join(name for name, _ in given)}")
+        for path in self.adapters.values():
+            if not path.exists():
+                raise FileNotFoundError(f"--adapter {path}: no such directory")
         self.args = args
         self.config = QwenVLConfig.from_pretrained(str(args.model))
         self.processor = QwenVLProcessor.from_pretrained(str(args.model))
@@ -161,7 +184,7 @@ class ModelDirectory:
             say("the weights are bfloat16, which a CPU cannot compute with: using float32")
             dtype = "float32"
         types = {} if dtype is None else {"compute_dtype": dtype, "param_init_type": dtype}
-        if self.adapter is not None:
-            types["adapter"] = str(self.adapter)
+        if self.adapters:
+            types["adapter"] = {name: str(path) for name, path in self.adapters.items()}
         network = QwenVL.from_pretrained(str(self.args.model), use_past=True, num_blocks=num_blocks, **types)
         return network.set_train(False)

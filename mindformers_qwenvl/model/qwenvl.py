@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 from mindspore import ops as P
@@ -20,6 +21,7 @@ from mindformers_qwenvl.generation.settings import generation_config_of
 from mindformers_qwenvl.model.base import QwenPreTrainedModel
 from mindformers_qwenvl.model.language import QwenForCausalLM
 from mindformers_qwenvl.model.ops import LabelLoss, LabelTokens
+from mindformers_qwenvl.model.ops.device import on_ascend
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.weights import hooks
@@ -75,7 +77,8 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
 
     Inputs:
         input_ids: int32 [B, S], right-padded; in training [B, S + 1] with `labels` of the same shape.
-        images: float [B, N, 3, H, W], normalised pixels. None: text only.
+        images: float [B, N, 3, H, W], normalised pixels; or [B, N, Q, H], what `image_vectors` made of them. None: text
+            only.
         image_context_pos: int32 [B, N, Q, 2] of (row, position) where each of the Q vectors of an image goes; a
             negative position marks a filler.
         labels: int32 [B, S + 1], -100 where nothing is trained. If given, the loss is returned.
@@ -132,13 +135,27 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
             input_ids = self.slice(input_ids, (0, 0), (batch, length - 1), (1, 1))
         x = self.llm_model.transformer.wte(input_ids)
         if images is not None:
-            batch, count, channels, height, width = images.shape
-            vectors = self.vision_encoder(self.reshape(images, (batch * count, channels, height, width)))
-            x = self.merge(x, vectors, image_context_pos)
+            if len(images.shape) == 5:
+                batch, count, channels, height, width = images.shape
+                images = self.vision_encoder(self.reshape(images, (batch * count, channels, height, width)))
+            x = self.merge(x, images, image_context_pos)
         if labels is None:
             return self.llm_model(input_ids, x, prompt_length, batch_valid_length, block_tables, slot_mapping)
         positions, labels = self.label_tokens(labels)
         return self.loss(self.llm_model(input_ids, x, prompt_length, positions=positions), labels)
+
+    def image_vectors(self, pixels: Any) -> np.ndarray:
+        """What the vision tower makes of pictures float32 [N, 3, H, W], normalised: float32 [N, Q, H].
+
+        `construct` takes the vectors instead of the pixels; a picture that is asked about twice is then encoded once.
+        """
+        vectors = self.vision_encoder(Tensor(np.ascontiguousarray(pixels), ms.float32))
+        return vectors.astype(ms.float32).asnumpy()
+
+    @property
+    def reads_by_length(self) -> bool:
+        """Whether decoding reads of the cache what a row has, not all that its block table could hold."""
+        return on_ascend() or self.llm_model.transformer.layers[0].kernel is not None
 
     def prepare_inputs_for_predict_layout(self, input_ids: Any, **kwargs: Any) -> tuple[Any, ...]:
         """See `GenerationInputs.layout_inputs`; with an image in each row, so that the vision tower is laid out too."""

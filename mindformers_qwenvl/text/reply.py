@@ -20,7 +20,7 @@ from mindformers_qwenvl.text.layout import turn_ends
 from mindformers_qwenvl.text.list_format import restore_image_paths
 from mindformers_qwenvl.text.rows import Row
 
-__all__ = ["ReplyDecoder", "answer_text", "chat_reply", "row_text"]
+__all__ = ["ReplyDecoder", "answer_text", "chat_reply", "readable", "row_text"]
 
 
 def chat_reply(tokenizer: Any, ids: Iterable[int], errors: str = "replace") -> str:
@@ -32,7 +32,7 @@ def chat_reply(tokenizer: Any, ids: Iterable[int], errors: str = "replace") -> s
     """
     ids = [int(i) for i in ids]
     end = _first(ids, turn_ends(tokenizer))
-    return tokenizer.decode(_readable(tokenizer, ids[: -1 if end is None else end]), errors=errors).strip()
+    return tokenizer.decode(readable(tokenizer, ids[: -1 if end is None else end]), errors=errors).strip()
 
 
 def answer_text(tokenizer: Any, ids: Iterable[int], stops: Iterable[int], skip_special_tokens: bool = False) -> str:
@@ -42,7 +42,7 @@ def answer_text(tokenizer: Any, ids: Iterable[int], stops: Iterable[int], skip_s
     that may be the word that was asked for.
     """
     ids = [int(i) for i in ids]
-    return tokenizer.decode(_readable(tokenizer, ids[: _first(ids, set(stops))]), skip_special_tokens).strip()
+    return tokenizer.decode(readable(tokenizer, ids[: _first(ids, set(stops))]), skip_special_tokens).strip()
 
 
 def row_text(
@@ -81,7 +81,7 @@ def _first(ids: Sequence[int], wanted: Iterable[int]) -> int | None:
     return next((position for position, i in enumerate(ids) if i in wanted), None)
 
 
-def _readable(tokenizer: Any, ids: Iterable[int]) -> list[int]:
+def readable(tokenizer: Any, ids: Iterable[int]) -> list[int]:
     """The ids of an answer that have a text. A network can also write image tags, which no answer means, and its head
     has rows beyond the vocabulary."""
     images = (tokenizer.img_start_id, tokenizer.img_end_id, tokenizer.img_pad_id)
@@ -93,7 +93,7 @@ def _decode(tokenizer: Any, ids: list[int], skip_special_tokens: bool) -> str:
     try:
         return tokenizer.decode([i for i in ids if 0 <= i <= tokenizer.img_pad_id], skip_special_tokens)
     except ValueError:
-        return tokenizer.decode(_readable(tokenizer, ids), skip_special_tokens)
+        return tokenizer.decode(readable(tokenizer, ids), skip_special_tokens)
 
 
 class ReplyDecoder:
@@ -130,7 +130,7 @@ class ReplyDecoder:
         self._ended = self._ended or self._last in self._ends
         if self._last is None or self._ended:
             return
-        for index in _readable(self.tokenizer, [self._last]):
+        for index in readable(self.tokenizer, [self._last]):
             token = self._vocabulary.token(index)
             self._all += self._bytes.decode(token.encode() if isinstance(token, str) else token)
         self.text = self._all.strip()

@@ -1,0 +1,60 @@
+"""Pictures that were asked about before are not encoded again: their vectors are kept, by what the pictures show."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+import numpy as np
+
+__all__ = ["PictureVectors", "digest_of"]
+
+
+def digest_of(pixels: np.ndarray) -> bytes:
+    """A digest of pixels, or of any array."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
+
+
+class PictureVectors:
+    """Vectors of pictures, the latest ones in bounded memory.
+
+    Args:
+        encode: pixels to vectors float32 [Q, H].
+        most: bytes of vectors that are kept; 0: none.
+    """
+
+    def __init__(self, encode: Callable[[np.ndarray], np.ndarray], most: int):
+        self.encode = encode
+        self.most = most
+        self.size = 0  # bytes that are kept
+        self.found = self.encoded = 0  # how often vectors were there, and how often they were made
+        self._kept: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def of(self, key: Hashable, pixels: np.ndarray) -> np.ndarray:
+        """Vectors of a picture. Not to be modified. key: what tells it from others, such as its `digest_of`."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                self.found += 1
+                return self._kept[key]
+        vectors = self.encode(pixels)
+        with self._lock:
+            self.encoded += 1
+            if key not in self._kept and vectors.nbytes <= self.most:
+                self._kept[key] = vectors
+                self.size += vectors.nbytes
+                while self.size > self.most:
+                    self.size -= self._kept.popitem(last=False)[1].nbytes
+        return vectors
+
+    def clear(self) -> None:
+        """Forget them all."""
+        with self._lock:
+            self._kept.clear()
+            self.size = 0

@@ -1,0 +1,125 @@
+"""Serve a model with OpenAI's interface: pictures in, streamed answers and boxes out; with --page also a chat page."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+from pathlib import Path
+
+from mindformers_qwenvl.cli._generation import ModelDirectory, add_generation_arguments
+
+EPILOG = """\
+addresses:
+  POST /v1/chat/completions, /v1/completions    OpenAI's interface; GET /v1/models lists base model and adapters
+  GET  /health                                  200 as soon as it can answer, 503 before
+  GET  /metrics                                 counters for Prometheus
+  GET  /                                        with --page: the chat page
+
+SIGTERM or Ctrl-C stops it: answers that are being written may end (--grace); Ctrl-C once more stops at once.
+
+examples:
+  mindformers-qwenvl serve --model Qwen-VL-Chat
+  mindformers-qwenvl serve --model Qwen-VL-Chat --page --adapter radiology=lora1 --adapter signs=lora2
+  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+      -d '{"model": "Qwen-VL-Chat", "messages": [{"role": "user", "content": "Hello"}]}'
+"""
+
+NEEDS_HOST = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    add_generation_arguments(parser, adapters=True)
+    where = parser.add_argument_group("address")
+    where.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    where.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: %(default)s)")
+    where.add_argument("--page", action="store_true", help="serve the chat page at /, too")
+    where.add_argument("--served-name", metavar="NAME", help="name of the base model (default: that of its directory)")
+    where.add_argument(
+        "--server-name",
+        action="append",
+        metavar="NAME",
+        help="host name by which it may be asked, beside localhost, when it listens on loopback; may be repeated",
+    )
+    where.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help="keys, one a line, of which a request must give one"
+    )
+    where.add_argument(
+        "--allow-origin", action="append", metavar="ORIGIN", help="let pages of this origin use it (CORS); repeatable"
+    )
+    size = parser.add_argument_group("size and limits")
+    size.add_argument("--rows", type=int, default=8, metavar="N", help="answers written at once (default: %(default)s)")
+    size.add_argument("--queue", type=int, default=128, metavar="N", help="answers that wait (default: %(default)s)")
+    size.add_argument(
+        "--max-length", type=int, metavar="N", help="tokens of prompt and answer (default: seq_length of the model)"
+    )
+    size.add_argument(
+        "--cache-tokens",
+        type=int,
+        metavar="N",
+        help="tokens of all answers together in the key/value cache (default: --rows times --max-length)",
+    )
+    size.add_argument(
+        "--picture-memory",
+        type=int,
+        default=256,
+        metavar="MB",
+        help="for vectors of pictures that may be asked about again (default: %(default)s)",
+    )
+    size.add_argument("--max-body", type=int, default=48, metavar="MB", help="of a request (default: %(default)s)")
+    size.add_argument(
+        "--max-pixels", type=int, default=40_000_000, metavar="N", help="of a picture (default: %(default)s)"
+    )
+    size.add_argument(
+        "--request-timeout", type=float, default=600, metavar="S", help="seconds for an answer (default: %(default)g)"
+    )
+    size.add_argument(
+        "--grace", type=float, default=30, metavar="S", help="seconds for answers to end after SIGTERM (%(default)g)"
+    )
+    parser.add_argument(
+        "--allow-folder",
+        action="append",
+        metavar="DIR",
+        help="let requests name picture files of this server in this folder; may be repeated (default: none)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal. Returns 0."""
+    for name, least in (("rows", 1), ("queue", 0), ("max_body", 1), ("max_pixels", 1), ("picture_memory", 0)):
+        if getattr(args, name) < least:
+            args.usage(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(args, name)}")
+    if not (args.request_timeout > 0 and args.grace >= 0 and 0 <= args.port < 65536):
+        args.usage("--request-timeout must be above 0, --grace at least 0, --port from 0 to 65535")
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise OSError(f"serving needs the extra [serve]: pip install 'mindformers-qwenvl[serve]' ({error})") from error
+    from mindformers_qwenvl.serve.server import Signals, bind
+
+    signals = Signals()  # before all that starts threads
+    keys = _keys(args.api_key_file)
+    listening = bind(args.host, args.port)  # before minutes of loading
+    directory = ModelDirectory(args)
+    from mindformers_qwenvl.serve.start import start
+
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s", level=logging.WARNING)
+    logging.getLogger("mindformers_qwenvl.serve").setLevel(logging.INFO)
+    return start(args, directory, listening, signals, keys, _say)
+
+
+def _keys(file: Path | None) -> tuple[str, ...]:
+    if file is None:
+        return ()
+    keys = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    if not keys:
+        raise ValueError(f"--api-key-file {file}: there are no keys in it")
+    return keys
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk behind standard error must not end the server
+        print(text, file=sys.stderr, flush=True)

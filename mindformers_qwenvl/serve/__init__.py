@@ -1,0 +1,15 @@
+"""A server with OpenAI's interface: pictures in, streamed answers and boxes out.
+
+| module | what it does |
+|---|---|
+| `schema` | what a request may ask, checked; plain Python |
+| `errors` | faults in OpenAI's shape; plain Python |
+| `prompts` | messages to a prompt, pictures to pixels |
+| `text` | tokens to text as they come: stop strings, whole characters; plain Python |
+| `choose` | the next token of a row |
+| `engine` | the thread that owns the network: rows join and leave its batch between tokens |
+| `replies` | answers in OpenAI's shape, whole and streamed; plain Python |
+| `metrics` | counters in Prometheus' text; plain Python |
+| `app` | the routes: keys, limits, pages (starlette) |
+| `server` | sockets, signals, the graceful end (uvicorn) |
+"""

@@ -1,0 +1,486 @@
+"""The routes of the server, an ASGI application of starlette: keys, limits, requests to jobs, pieces to responses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from mindformers_qwenvl.generation.settings import settings_for
+from mindformers_qwenvl.generation.stopping import stop_ids, stop_sequences
+from mindformers_qwenvl.serve.choose import Nudges
+from mindformers_qwenvl.serve.engine import Engine, Job, Piece
+from mindformers_qwenvl.serve.errors import ApiError, bad_request, overloaded, unknown_model
+from mindformers_qwenvl.serve.page_files import page_routes
+from mindformers_qwenvl.serve.prompts import Prompts
+from mindformers_qwenvl.serve.replies import Reply, event, model_list
+from mindformers_qwenvl.serve.schema import Asked, chat_request, completion_request, read_json
+from mindformers_qwenvl.text.layout import turn_ends
+
+__all__ = ["Limits", "Service", "make_app"]
+
+logger = logging.getLogger(__name__)
+
+ALIVE = 15  # seconds after which a stream that has nothing to say sends a comment, for proxies
+PREPARING = 8  # threads that open pictures
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server takes.
+
+    body: bytes of a request. bodies: bytes of all requests that are being read or prepared. body_seconds: for a
+    request's body to arrive. answer_seconds: from a request's arrival to its last token. origins: of pages of other
+    servers that may use this one. hosts: names by which it may be asked, None: any. keys: one of them must be given,
+    empty: none.
+    """
+
+    body: int = 48 * 2**20
+    bodies: int = 512 * 2**20
+    body_seconds: float = 60
+    answer_seconds: float = 600
+    origins: tuple[str, ...] = ()
+    hosts: frozenset[str] | None = None
+    keys: tuple[str, ...] = field(default=(), repr=False)
+
+
+class Service:
+    """What the routes share.
+
+    Args:
+        engine: answers jobs.
+        prompts: makes prompts.
+        config: the generation configuration that requests change, of `settings_for`.
+        names: of the models; the first is the base model, the others are adapters.
+        limits: see there.
+    """
+
+    def __init__(self, engine: Engine, prompts: Prompts, config: Any, names: Sequence[str], limits: Limits):
+        self.engine, self.prompts, self.config, self.names, self.limits = engine, prompts, config, list(names), limits
+        self.tokenizer = engine.tokenizer
+        self.created = int(time.time())
+        self.pool = ThreadPoolExecutor(PREPARING, "qwenvl-prepare")
+        self.in_flight = 0  # requests for answers
+        self.most_in_flight = engine.queue + engine.rows + 16
+        self.reading = 0  # bytes of bodies
+        self.own_chatml = config.chat_format == "chatml"
+
+    def jobs(self, asked: Asked, arrived: float, send: Any) -> tuple[list[Job], Reply]:
+        """Jobs of a request, and the reply that they make. `send(index, piece)` takes their pieces.
+
+        Raises:
+            ApiError: see `Prompts.of`; or a setting is out of its range.
+        """
+        if asked.model not in self.names:
+            raise unknown_model(asked.model, self.names)
+        config = self._settings(asked)
+        for token in asked.logit_bias:
+            if token >= self.engine.network.config.vocab_size:
+                raise bad_request("logit_bias", f"there is no token {token}")
+        chatml = asked.chat or self.own_chatml
+        config.chat_format = "chatml" if chatml else "raw"
+        stops = stop_ids(config, turn_ends(self.tokenizer))
+        sequences = stop_sequences(config)
+        prompts = self.prompts.of(asked)
+        wanted = [(row, pictures, number) for row, pictures in prompts for number in range(asked.n)]
+        seed = secrets.randbits(62) if asked.seed is None else asked.seed
+        jobs = []
+        for index, (row, pictures, number) in enumerate(wanted):
+            jobs.append(
+                Job(
+                    prompt=row,
+                    pictures=pictures,
+                    config=config,
+                    adapter=asked.model if asked.model != self.names[0] else None,
+                    most=min(config.max_new_tokens, self.prompts.longest - len(row)),
+                    stops=stops,
+                    stop_sequences=sequences,
+                    stop_texts=asked.stop,
+                    strip=asked.chat,
+                    seed=[seed, number] if number else seed,
+                    nudges=Nudges(asked.presence_penalty, asked.frequency_penalty, asked.logit_bias),
+                    top=asked.top,
+                    deadline=arrived + self.limits.answer_seconds,
+                    send=lambda piece, index=index: send(index, piece),
+                    asked=arrived,
+                )
+            )
+        sizes = [[(one.width, one.height) for one in pictures] for _, pictures, _ in wanted]
+        reply = Reply(
+            self.tokenizer,
+            asked.model,
+            asked.chat,
+            sum(len(row) for row, _ in prompts),
+            sizes if asked.parse_boxes else None,
+            asked.include_usage,
+        )
+        return jobs, reply
+
+    def _settings(self, asked: Asked) -> Any:
+        do_sample = True if asked.temperature or (asked.top_p or 1) < 1 or asked.top_k else None
+        if asked.temperature == 0:
+            do_sample = False
+        try:
+            return settings_for(
+                self.engine.network,
+                self.config,
+                max_new_tokens=asked.max_tokens,
+                do_sample=do_sample,
+                temperature=asked.temperature,
+                top_k=asked.top_k,
+                top_p=asked.top_p,
+                repetition_penalty=asked.repetition_penalty,
+                min_new_tokens=asked.min_tokens,
+            )
+        except ValueError as error:
+            raise bad_request(None, str(error)) from None
+
+
+# ---- requests
+
+
+async def _answer(request: Request, parse: Any) -> Response:
+    service: Service = request.app.state.service
+    arrived = time.monotonic()
+    if service.engine.broken or not service.engine.ready.is_set():
+        raise _not_ready(service)
+    if service.in_flight >= service.most_in_flight:
+        raise overloaded(service.engine.waiting)
+    service.in_flight += 1
+    jobs: list[Job] = []
+    handed_over = False
+    try:
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue()
+
+        def send(index: int, piece: Any) -> None:  # called in the engine's thread
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(pieces.put_nowait, (index, piece))
+
+        body = await _body(request, service)
+        try:
+            asked = parse(read_json(body))
+            # `jobs` opens pictures, which may take seconds and come from afar.
+            jobs, reply = await loop.run_in_executor(service.pool, service.jobs, asked, arrived, send)
+        finally:
+            service.reading -= len(body)
+        service.engine.submit(jobs)
+        request.state.prompt_tokens = reply.prompt_tokens
+        if asked.stream:
+            handed_over = True
+            return _Stream(service, jobs, reply, pieces)
+        answer = asyncio.ensure_future(_collect(pieces, len(jobs)))
+        gone = asyncio.ensure_future(_disconnected(request.receive))
+        try:
+            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ClientDisconnect
+            return JSONResponse(reply.whole(answer.result()))
+        finally:
+            answer.cancel()
+            gone.cancel()
+    finally:
+        if not handed_over:
+            service.in_flight -= 1
+            for job in jobs:
+                service.engine.cancel(job)
+
+
+async def _collect(pieces: asyncio.Queue[Any], count: int) -> list[list[Piece]]:
+    """All pieces of `count` answers."""
+    answers: list[list[Piece]] = [[] for _ in range(count)]
+    left = count
+    while left:
+        index, piece = await pieces.get()
+        if isinstance(piece, ApiError):
+            raise piece
+        answers[index].append(piece)
+        left -= piece.finish is not None
+    return answers
+
+
+async def _disconnected(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Stream(Response):
+    """Server-sent events. A client that goes away frees its rows at the next token."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, service: Service, jobs: list[Job], reply: Reply, pieces: asyncio.Queue[Any]):
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self.service, self.jobs, self.reply, self.pieces = service, jobs, reply, pieces
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            writing = asyncio.ensure_future(self._write(send))
+            # A client that reads nothing would hold the writer for ever: the engine's limit ends the answer, this the
+            # connection.
+            limit = self.service.limits.answer_seconds + ALIVE
+            await asyncio.wait({writing, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                with contextlib.suppress(OSError):
+                    writing.result()
+            else:
+                writing.cancel()
+        finally:
+            gone.cancel()
+            self.service.in_flight -= 1
+            for job in self.jobs:
+                self.service.engine.cancel(job)
+
+    async def _write(self, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for text in self._events():
+            await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _events(self) -> AsyncIterator[str]:
+        yield self.reply.begin(len(self.jobs)) or ": \n\n"
+        left = len(self.jobs)
+        getting = None
+        while left:
+            getting = getting or asyncio.ensure_future(self.pieces.get())
+            done, _ = await asyncio.wait({getting}, timeout=ALIVE)
+            if not done:
+                yield ": waiting\n\n"
+                continue
+            (index, piece), getting = getting.result(), None
+            if isinstance(piece, ApiError):
+                yield event(piece.body)
+                return
+            left -= piece.finish is not None
+            yield self.reply.piece(index, piece)
+        yield self.reply.end()
+
+
+async def _body(request: Request, service: Service) -> bytes:
+    """The body of a request, whose bytes are counted in `service.reading` until the caller takes them off.
+
+    Raises:
+        ApiError: it is not JSON by its header, too large or too slow.
+    """
+    limits = service.limits
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # a page of another server could send any other kind without asking
+        raise ApiError(415, f"Content-Type: expected application/json, got {kind[:60] or 'none'}", code="not_json")
+    announced = request.headers.get("content-length", "")
+    reading = asyncio.ensure_future(_read(request, service, announced))
+    try:
+        done, _ = await asyncio.wait({reading}, timeout=limits.body_seconds)
+        if done:
+            return reading.result()
+    finally:
+        reading.cancel()
+    raise ApiError(
+        408, f"the request did not arrive within {limits.body_seconds:g} s", "timeout_error", code="request_timeout"
+    )
+
+
+async def _read(request: Request, service: Service, announced: str) -> bytes:
+    most = service.limits.body
+    too_large = announced.isdecimal() and int(announced[:20]) > most
+    chunks, size, kept = [], 0, 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            too_large = too_large or size > most
+            if too_large:  # read on for a while: a client that is still sending would not see the answer
+                chunks.clear()
+                if size > 2 * most:
+                    break
+                continue
+            if service.reading + len(chunk) > service.limits.bodies:
+                raise overloaded(service.engine.waiting)
+            service.reading += len(chunk)
+            kept += len(chunk)
+            chunks.append(chunk)
+        if too_large:
+            raise ApiError(
+                413,
+                f"the request is larger than the {most} bytes that this server takes (--max-body)",
+                code="request_too_large",
+            )
+        return b"".join(chunks)
+    except BaseException:
+        service.reading -= kept
+        raise
+
+
+def _not_ready(service: Service) -> ApiError:
+    if service.engine.broken:
+        return ApiError(503, "the model cannot answer; see the server's log", "server_error", code="broken")
+    return ApiError(
+        503, "the model is being made ready; ask again later", "server_error", code="loading", retry_after=5
+    )
+
+
+async def _chat(request: Request) -> Response:
+    return await _answer(request, chat_request)
+
+
+async def _completion(request: Request) -> Response:
+    return await _answer(request, completion_request)
+
+
+async def _models(request: Request) -> Response:
+    service: Service = request.app.state.service
+    return JSONResponse(model_list(service.names, service.created, service.prompts.longest))
+
+
+async def _model(request: Request) -> Response:
+    service: Service = request.app.state.service
+    name = request.path_params["name"]
+    for model in model_list(service.names, service.created, service.prompts.longest)["data"]:
+        if model["id"] == name:
+            return JSONResponse(model)
+    raise unknown_model(name, service.names)
+
+
+async def _health(request: Request) -> Response:
+    service: Service = request.app.state.service
+    state = "broken" if service.engine.broken else "ready" if service.engine.ready.is_set() else "loading"
+    body = {"status": state, "running": service.engine.running, "waiting": service.engine.waiting}
+    return JSONResponse(body, 200 if state == "ready" else 503)
+
+
+async def _metrics(request: Request) -> Response:
+    service: Service = request.app.state.service
+    metrics, vectors = service.engine.metrics, service.engine.vectors
+    metrics.pictures_found, metrics.pictures_encoded = vectors.found, vectors.encoded
+    metrics.picture_bytes = vectors.size
+    return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+# ---- around all requests
+
+
+class _Guard:
+    """Host names, keys, errors in OpenAI's shape, a line in the log for each request, and headers for all."""
+
+    def __init__(self, app: Any, service: Service):
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, status = time.monotonic(), 0
+
+        async def sending(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message.setdefault("headers", []).append((b"x-content-type-options", b"nosniff"))
+            await send(message)
+
+        request = Request(scope, receive)
+        try:
+            self._check(request)
+            await self.app(scope, receive, sending)
+        except ClientDisconnect:
+            status = status or 499
+        except ApiError as error:
+            if not status:
+                await JSONResponse(error.body, error.status, error.headers)(scope, receive, sending)
+        except Exception:
+            logger.exception("a request failed")
+            if status:
+                raise
+            error = ApiError(500, "the server failed; its log says how", "server_error", code="failed")
+            await JSONResponse(error.body, 500)(scope, receive, sending)
+        finally:
+            self.service.engine.metrics.responses[status] += 1
+            seconds = time.monotonic() - start
+            logger.info("%s %s %d %.3f s", request.method, _printable(request.url.path), status, seconds)
+
+    def _check(self, request: Request) -> None:
+        limits = self.service.limits
+        if limits.hosts is not None:
+            host = request.headers.get("host", "")
+            name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+            if name.lower() not in limits.hosts:
+                raise ApiError(
+                    403,
+                    "this server is not known by the name it was asked by (its option --server-name)",
+                    "permission_error",
+                    code="unknown_host",
+                )
+        path = request.url.path
+        if limits.keys and request.method != "OPTIONS" and (path.startswith("/v1") or path == "/metrics"):
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            given = given.strip() if scheme.lower() == "bearer" else ""
+            matches = [hmac.compare_digest(given.encode(), key.encode()) for key in limits.keys]
+            if not any(matches):
+                what = "the API key is not one of this server's" if given else "no API key was given"
+                raise ApiError(
+                    401,
+                    f"{what}; send the header Authorization: Bearer KEY",
+                    "authentication_error",
+                    code="invalid_api_key",
+                )
+
+
+def _printable(path: str) -> str:
+    return ascii(path[:200])[1:-1]
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    what = {404: "there is no such address", 405: f"{request.method} is not taken here"}.get(status, str(error))
+    fault = ApiError(status, f"{what}: {request.method} {_printable(request.url.path)}", code=f"http_{status}")
+    return JSONResponse(fault.body, status, getattr(error, "headers", None))
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+def make_app(service: Service, page: bool = False) -> Starlette:
+    """The ASGI application. page: serve the page, too."""
+    routes = [
+        Route("/v1/chat/completions", _chat, methods=["POST"]),
+        Route("/v1/completions", _completion, methods=["POST"]),
+        Route("/v1/models", _models, methods=["GET"]),
+        Route("/v1/models/{name:path}", _model, methods=["GET"]),
+        Route("/health", _health, methods=["GET"]),
+        Route("/metrics", _metrics, methods=["GET"]),
+        *(page_routes() if page else ()),
+    ]
+    middleware = [Middleware(_Guard, service=service)]
+    if service.limits.origins:
+        middleware.insert(
+            0,
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(service.limits.origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["authorization", "content-type"],
+            ),
+        )
+    app = Starlette(
+        routes=routes,
+        middleware=middleware,
+        exception_handlers={HTTPException: _http_error, ApiError: _api_error},
+    )
+    app.state.service = service
+    return app
