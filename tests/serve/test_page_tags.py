@@ -9,9 +9,17 @@ from mindformers_qwenvl.grounding import Box, parse
 from tests.support.browser import chromium
 
 PAGE = Path(__file__).parents[2] / "mindformers_qwenvl" / "serve" / "page"
-TAGS = "<ref>|</ref>|<box>|</box>|<quad>|</quad>|<img>|</img>|</".split("|")
+TAGS = ["<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<img>", "</img>", "</"]
 WORDS = ["a cat", "狗", " ", "\n", ",", "\x85"]
-NUMBERS = "(100,200),(499,799)|(9,8),(7,6)|(-5,1200),(3,4)|(1,2),(3)|(１,2),(3,4)|(1.5,2),(3,4)|((1, 2) ,3,4".split("|")
+NUMBERS = [
+    "(100,200),(499,799)",
+    "(9,8),(7,6)",
+    "(-5,1200),(3,4)",
+    "(1,2),(3)",
+    "(１,2),(3,4)",
+    "(1.5,2),(3,4)",
+    "(1, 2) ,3",
+]
 WHOLE = [
     "<ref>it</ref><box>(1,2),(3,4)</box>",
     "<box>(9,80),(7,600)</box>",

@@ -9,7 +9,7 @@ const LONGEST_SIDE = 2048; // pixels, of those
 // {source, name, width, height} of a file. Throws if the browser cannot read it.
 export async function read(file) {
   const upright = await createImageBitmap(file);
-  if (SENT_AS_THEY_ARE.includes(file.type) && file.size <= LARGEST && !(await isTurned(file, upright))) {
+  if (SENT_AS_THEY_ARE.includes(file.type) && file.size <= LARGEST && !(await isTurned(file))) {
     return { source: await address(file), name: file.name ?? "", width: upright.width, height: upright.height };
   }
   const { width, height, blob } = await smaller(upright, file);
@@ -22,19 +22,25 @@ export async function readAddress(text, key) {
   return { ...picture, name: decodeURIComponent(new URL(text).pathname.split("/").pop() ?? "") };
 }
 
-// Whether the file says that it is to be shown turned or mirrored. The network would see it as it is stored.
-async function isTurned(file, upright) {
-  if (file.type === "image/bmp" || file.type === "image/gif") return false;
-  const stored = await createImageBitmap(file, { imageOrientation: "none" });
-  if (stored.width !== upright.width || stored.height !== upright.height) return true;
-  const [one, other] = [stored, upright].map((bitmap) => sample(bitmap));
-  return one.some((value, place) => Math.abs(value - other[place]) > 2);
-}
-
-function sample(bitmap) {
-  const context = canvas(256, 256).getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0, 256, 256);
-  return context.getImageData(0, 0, 256, 256).data;
+// Whether the file says that it is to be shown turned or mirrored (EXIF): the network would see it as it is stored.
+async function isTurned(file) {
+  const buffer = await file.arrayBuffer();
+  const signs = new TextDecoder("latin1").decode(buffer); // one for each byte
+  const bytes = new DataView(buffer);
+  for (const { 1: order, index, 0: all } of signs.matchAll(/(?:Exif\0\0|eXIf|EXIF[^]{4})(II\*\0|MM\0\*)/g)) {
+    const start = index + all.length - 4;
+    const little = order[0] === "I";
+    try {
+      const table = start + bytes.getUint32(start + 4, little);
+      for (let entry = 0; entry < bytes.getUint16(table, little); entry += 1) {
+        const field = table + 2 + 12 * entry;
+        if (bytes.getUint16(field, little) === 0x0112 && bytes.getUint16(field + 8, little) !== 1) return true;
+      }
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error; // not what it seemed to be
+    }
+  }
+  return false;
 }
 
 function canvas(width, height) {
