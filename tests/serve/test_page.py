@@ -114,6 +114,7 @@ def shot(page, name, **size):
         SCREENSHOTS.mkdir(exist_ok=True)
         page.mouse.move(0, 0)
         page.set_viewport_size(size)
+        page.evaluate("scrollTo(0, 0)")
         page.wait_for_timeout(300)
         page.screenshot(path=SCREENSHOTS / name)
 
@@ -179,7 +180,7 @@ def test_upload_ask_and_boxes(page, served, taught, tmp_path):
     assert drawn.size == (640, 400)
     assert drawn.getpixel((64, 200)) == drawn.getpixel((256, 200)) == (0xC2, 0x18, 0x5B)
     assert drawn.getpixel((352, 250)) == (0x15, 0x65, 0xC0)
-    assert drawn.getpixel((300, 100)) == (255, 255, 255)
+    assert drawn.getpixel((300, 100)) == Image.open(taught.picture).getpixel((300, 100))
     page.click("[data-action=copyPicture]")
     page.wait_for_selector("[data-notice=copied]")
     assert page.evaluate("navigator.clipboard.read().then(([item]) => item.types)") == ["image/png"]
@@ -193,7 +194,8 @@ def test_upload_ask_and_boxes(page, served, taught, tmp_path):
     page.click("#copy")
     text = f"You:\nPicture 1: scene.png\n{taught.question}\n\ntiny:\n{taught.answer}"
     wait(page, f"navigator.clipboard.readText().then(found => found === {json.dumps(text)})")
-    shot(page, "page_en.png", width=1000, height=1000)
+    page.click("[data-action=close]")
+    shot(page, "page_en.png", width=1000, height=1060)
 
     # It is still there when the page is loaded anew.
     page.reload()
@@ -409,7 +411,7 @@ def test_both_languages(page, taught):
     assert page.inner_text("article.user h2") == "我" and page.inner_text("#language") == "English"
     seen = page.evaluate("document.body.innerText")
     assert not re.search(r"\b(Send|Edit|Copy|Settings|Clear|tokens|You)\b", seen), seen
-    shot(page, "page_zh.png", width=1000, height=1000)
+    shot(page, "page_zh.png", width=1000, height=1060)
     page.reload()
     page.wait_for_selector("article")
     assert page.inner_text("#send") == "发送" and len(boxes_of(page)) == 2

@@ -25,9 +25,9 @@ class Taught:
 
 
 def draw_scene(file: Path) -> None:
-    """The circle and the square of `ANSWER`, well inside their boxes, on white."""
+    """The circle and the square of `ANSWER`, well inside their boxes, on a pale sky."""
     width, height = SIZE
-    scene = Image.new("RGB", (width * 2, height * 2), "white")
+    scene = Image.new("RGB", (width * 2, height * 2), "#e8f0f7")
     pen = ImageDraw.Draw(scene)
     pen.rectangle((0, height * 1.5, width * 2, height * 2), fill="#dfe6dc")
     pen.ellipse((width * 0.23, height * 0.44, width * 0.77, height * 1.32), fill="#d6453d")

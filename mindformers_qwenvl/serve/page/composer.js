@@ -10,7 +10,8 @@ const $ = (id) => document.getElementById(id);
 // key(), notice(name, values), problem(error).
 export function composer(page) {
   let attached = [];
-  let reading = Promise.resolve(); // pictures come in one after the other, in their order
+  let reading = Promise.resolve();
+  let pending = 0; // pictures that are being read
 
   function show() {
     const first = page.before() + 1;
@@ -30,6 +31,7 @@ export function composer(page) {
       figure.append(image, remove, element("figcaption", "", `Picture ${first + place}:`));
       return figure;
     }));
+    if (pending) $("attached").append(element("p", "hint pending", say("reading")));
   }
 
   // Makes the field as high as its text.
@@ -39,30 +41,25 @@ export function composer(page) {
     field.style.height = `${field.scrollHeight + 2}px`;
   }
 
-  function files(list) {
-    reading = reading.then(async () => {
-      for (const file of list) {
-        try {
-          attached.push(await read(file));
-          show();
-        } catch {
-          page.notice("unreadable", { name: file.name || say("unnamedFile") });
-        }
-      }
+  // Adds the picture that `job` reads, after those that are being read already: they keep their order.
+  function add(job, failed) {
+    pending += 1;
+    show();
+    reading = reading.then(job).then((picture) => attached.push(picture), failed).finally(() => {
+      pending -= 1;
+      show();
     });
+  }
+
+  function files(list) {
+    for (const file of list) {
+      add(() => read(file), () => page.notice("unreadable", { name: file.name || say("unnamedFile") }));
+    }
     return reading;
   }
 
   function address(text) {
-    reading = reading.then(async () => {
-      try {
-        attached.push(await readAddress(text, page.key()));
-        show();
-      } catch (error) {
-        page.problem(error, text);
-      }
-    });
-    return reading;
+    add(() => readAddress(text, page.key()), (error) => page.problem(error, text));
   }
 
   $("files").addEventListener("click", () => $("file").click());

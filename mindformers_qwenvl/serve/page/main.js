@@ -3,7 +3,7 @@
 import { composer } from "./composer.js";
 import { asText, messages, parseTurn, pictures } from "./conversation.js";
 import { copyPicture, copyText, save, savePicture } from "./export.js";
-import { keep, kept } from "./memory.js";
+import { keep, kept, session } from "./memory.js";
 import { drop, notice, showNotices, speak } from "./notices.js";
 import { ask, Gone, models, ready, Refused } from "./server.js";
 import { element, turnView } from "./view.js";
@@ -44,6 +44,7 @@ async function send() {
   const attached = await input.pictures();
   if (running || (!input.text() && !attached.length)) return;
   if (editing !== null) turns.length = editing;
+  drop("undo"); // it would take this question away
   turns.push({ role: "user", text: input.text(), pictures: attached });
   setEditing(null);
   input.set("", []);
@@ -103,6 +104,7 @@ async function answer() {
 function retry(index) {
   if (running) return;
   const before = [...turns];
+  drop("undo");
   turns.length = turns[index].role === "assistant" ? index : index + 1;
   if (before.length > turns.length + 1) notice("undo", "good", "removed", {}, ["undo", () => restore(before)]);
   setEditing(null);
@@ -210,7 +212,7 @@ function busy(on) {
   const focused = [$("send"), $("stop")].includes(document.activeElement);
   $("send").hidden = on;
   $("stop").hidden = !on;
-  if (focused) $("question").focus();
+  if (focused && !matchMedia("(pointer: coarse)").matches) $("question").focus(); // a telephone would open its keyboard
   $("conversation").setAttribute("aria-busy", String(on));
   for (const made of document.querySelectorAll("[data-action=retry], [data-action=edit]")) made.disabled = on;
 }
@@ -306,7 +308,7 @@ function listen() {
   });
   $("settings-button").addEventListener("click", () => openSettings("system"));
   $("settings").addEventListener("close", () => {
-    sessionStorage.setItem("key", $("key").value);
+    session.set("key", $("key").value);
     drop("input");
     store();
     findModels().then(() => drop("server"), tell);
@@ -323,7 +325,7 @@ function listen() {
 async function start() {
   showWords();
   listen();
-  $("key").value = sessionStorage.getItem("key") ?? "";
+  $("key").value = session.get("key") ?? "";
   const before = await kept();
   turns = before?.turns ?? [];
   wanted = before?.settings?.model;

@@ -3,7 +3,22 @@
 
 const MOST = 5; // conversations
 
-const tab = (sessionStorage.tab ??= `${Date.now()}-${Math.random().toString(36).slice(2)}`);
+// What a browser remembers for the tab, and for all tabs. Where it may not, it forgets with the page.
+export const session = remembering(() => sessionStorage);
+export const local = remembering(() => localStorage);
+
+const tab = session.get("tab") ?? `${Date.now()}-${Math.random().toString(36).slice(2)}`;
+session.set("tab", tab);
+
+function remembering(open) {
+  try {
+    const storage = open();
+    return { get: (name) => storage.getItem(name), set: (name, value) => storage.setItem(name, value) };
+  } catch {
+    const storage = new Map();
+    return { get: (name) => storage.get(name) ?? null, set: (name, value) => storage.set(name, value) };
+  }
+}
 
 function open() {
   return new Promise((done, failed) => {

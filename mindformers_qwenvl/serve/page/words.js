@@ -1,5 +1,7 @@
 // What the page says, in English and Chinese. {n} and the like are filled in by say().
 
+import { local } from "./memory.js";
+
 const WORDS = {
   en: {
     skip: "To the question",
@@ -36,6 +38,7 @@ const WORDS = {
     pictureNumber: "Picture {n}",
     pictureNamed: "Picture {n}, {name}",
     attached: "Pictures to send",
+    reading: "A picture is being read.",
     remove: "Remove picture {n}",
     emptyTitle: "Ask about a picture",
     empty: "Add one or more pictures and ask. Ask where something is, and the answer draws a box around it.",
@@ -110,6 +113,7 @@ const WORDS = {
     pictureNumber: "图片 {n}",
     pictureNamed: "图片 {n}，{name}",
     attached: "待发送的图片",
+    reading: "正在读取图片。",
     remove: "移除图片 {n}",
     emptyTitle: "就图片提问",
     empty: "添加一张或多张图片，然后提问。问某个东西在哪里，回答会在图上画出方框。",
@@ -154,7 +158,7 @@ const WORDS = {
 // The button that changes the language is written in the other one.
 const OTHER = { en: ["zh", "中文", "zh-CN"], zh: ["en", "English", "en"] };
 
-let language = localStorage.getItem("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
+let language = local.get("language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
 if (!Object.hasOwn(WORDS, language)) language = "en";
 
 export function say(name, values = {}) {
@@ -163,7 +167,7 @@ export function say(name, values = {}) {
 
 export function otherLanguage() {
   language = OTHER[language][0];
-  localStorage.setItem("language", language);
+  local.set("language", language);
   showWords();
 }
 
