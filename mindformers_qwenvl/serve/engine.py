@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import logging
 import threading
 import time
@@ -204,7 +205,7 @@ class Engine:
         if self._closed and not self._running:
             return False
         if job is not None:
-            self._guarded([job], lambda: self._admit(job))
+            self._guarded([job], functools.partial(self._admit, job))
         if self._running:
             self._guarded([row.job for row in self._running], self._decode)
         self._count()
@@ -274,8 +275,8 @@ class Engine:
             [len(row.job.prompt) for row in rows],
             [row.blocks for row in rows],
         )
-        for row, scores in zip(rows, logits, strict=True):
-            self._take(row, scores)
+        for row, scores in zip(rows, logits, strict=True):  # a fault of one row is not one of the others
+            self._guarded([row.job], functools.partial(self._take, row, scores))
 
     def _take(self, row: _Running, logits: np.ndarray) -> None:
         """Choose the next token of a row, and send what is certain by then."""
