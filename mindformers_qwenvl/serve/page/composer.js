@@ -74,8 +74,10 @@ export function composer(page) {
   });
   $("question").addEventListener("input", fit);
   $("question").addEventListener("keydown", (event) => {
-    // On a touch screen Enter starts a new line: there is no Shift to do it with.
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing || matchMedia("(pointer: coarse)").matches) return;
+    // Enter may end a word of an input method (229: Safari's sign of it). On a touch screen it starts a new line: there is
+    // no Shift to do it with.
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+    if (matchMedia("(pointer: coarse)").matches) return;
     event.preventDefault();
     page.send();
   });
