@@ -13,6 +13,7 @@ import numpy as np
 from mindformers.generation import GenerationConfig
 from mindformers.generation.streamers import BaseStreamer
 
+from mindformers_qwenvl.chat.vectors import PictureVectors, digest_of
 from mindformers_qwenvl.generation.prompt import Pictures, Query, prompt_columns, prompt_that_fits
 from mindformers_qwenvl.generation.sampling import RowByRow
 from mindformers_qwenvl.generation.settings import settings_for
@@ -24,6 +25,8 @@ from mindformers_qwenvl.text.reply import ReplyDecoder, chat_reply
 from mindformers_qwenvl.text.rows import Row
 
 __all__ = ["Answer", "AnswerStreamer", "Chat", "chat", "chat_stream", "generate_answers"]
+
+VECTORS = 256 * 2**20  # bytes
 
 History = list[tuple[Query, str]]
 
@@ -86,7 +89,7 @@ def generate_answers(
     Args:
         network, tokenizer: a `QwenVL` and its `QwenVLTokenizer`.
         prompts: the rows of the batch, see `generation.prompt.make_prompt`.
-        pictures: of each row, float32 [3, H, W] each.
+        pictures: of each row, float32 [3, H, W] each, or what `QwenVL.image_vectors` makes of them, [Q, H].
         config: see `settings_for`.
         seeds: one for each row, an int or a list of ints; None: numpy's global random state is used.
         stop_words_ids: sequences of ids that end an answer.
@@ -148,7 +151,8 @@ class Chat:
         network: a `QwenVL`.
         tokenizer: a `QwenVLTokenizer`; or a `QwenVLProcessor`, whose picture policy and folder then apply.
         generation_config: used instead of the network's own.
-        keep_pictures: how many decoded pictures to keep for later turns.
+        keep_pictures: how many decoded pictures to keep for later turns. Their vectors are kept too, in at most
+            VECTORS bytes, so that a picture of an earlier turn is not encoded again.
         **changes: see `settings.CHANGEABLE`.
     """
 
@@ -167,7 +171,16 @@ class Chat:
             self.pictures = Pictures(ImageTransform(network.config.vision.image_size), keep=keep_pictures)
         else:
             self.pictures = Pictures(template.image_transform, template.dataset_dir or None, keep_pictures)
+        self.vectors = PictureVectors(lambda pixels: network.image_vectors(pixels[None])[0], VECTORS)
         self.config = settings_for(network, generation_config, **changes)
+
+    def _shown(self, prompt: Row) -> list[np.ndarray]:
+        """Of each picture of a prompt its pixels, or its vectors if they are kept."""
+        pictures = self.pictures.of(prompt)
+        if not self.pictures.keep:
+            return pictures
+        adapter = self.network.active_adapter
+        return [self.vectors.of((adapter, digest_of(pixels)), pixels) for pixels in pictures]
 
     def prompt(self, query: Query, history: Sequence[Any] | None = None, system: str = SYSTEM_MESSAGE) -> Row:
         """The prompt of `query`, see `generation.prompt.prompt_that_fits`."""
@@ -187,7 +200,7 @@ class Chat:
             self.network,
             self.tokenizer,
             [prompt],
-            [self.pictures.of(prompt)],
+            [self._shown(prompt)],
             self.config,
             seeds=None if seed is None else [seed],
             stop_words_ids=stop_words_ids,

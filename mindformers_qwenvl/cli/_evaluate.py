@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,32 +31,8 @@ def evaluate(args: argparse.Namespace, task: Task, split: str) -> int:
     """Answer the samples and score them; returns 0, or 1 if any could not be answered."""
     loaded = read_samples(task, args.data, args.image_dir, split=split, annotations=args.annotations)
     asking = _asking(args, task, loaded)  # before the model: bad options show at once
-    directory = ModelDirectory(SimpleNamespace(**{**vars(args), **LEFT_ALONE}))
-    from mindformers_qwenvl.evaluate.evaluation import Evaluation
-
-    template = directory.processor.template
-    asking = replace(asking, system=template.layout["system_message"])
-    transform = template.image_transform
-    if args.allow_outside:
-        transform = replace(transform, policy=replace(transform.policy, allow_outside=True))
-    evaluation = Evaluation(
-        task=task,
-        split=split,
-        loaded=loaded,
-        asking=asking,
-        root=args.image_dir or (args.data if args.data.is_dir() else args.data.parent),
-        output=args.output,
-        config=directory.config,
-        network=lambda blocks: directory.network(blocks, _say),
-        tokenizer=template.tokenizer,
-        transform=transform,
-        said=_said(args),
-        batch_size=args.batch_size,
-        limit=args.limit,
-        max_new_tokens=args.max_new_tokens,
-        as_published=args.as_published,
-        quiet=args.quiet,
-    )
+    make = _by_server if args.base_url else _by_model
+    evaluation = make(args, asking, {"task": task, "split": split, "loaded": loaded, **_common(args)})
     try:
         result = evaluation.run()
     except KeyboardInterrupt:
@@ -64,6 +41,59 @@ def evaluate(args: argparse.Namespace, task: Task, split: str) -> int:
     if result.summary:
         _show(args, result.summary, result.failed)
     return 1 if result.failed else 0
+
+
+def _common(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "root": args.image_dir or (args.data if args.data.is_dir() else args.data.parent),
+        "output": args.output,
+        "said": _said(args),
+        "batch_size": args.batch_size,
+        "limit": args.limit,
+        "max_new_tokens": args.max_new_tokens,
+        "as_published": args.as_published,
+        "quiet": args.quiet,
+    }
+
+
+def _by_model(args: argparse.Namespace, asking: Asking, common: dict[str, Any]) -> Any:
+    directory = ModelDirectory(SimpleNamespace(**{**vars(args), **LEFT_ALONE}))
+    from mindformers_qwenvl.evaluate.evaluation import Evaluation
+
+    template = directory.processor.template
+    return Evaluation(
+        asking=replace(asking, system=template.layout["system_message"]),
+        config=directory.config,
+        network=lambda blocks: directory.network(blocks, _say),
+        tokenizer=template.tokenizer,
+        transform=_allowing(args, template.image_transform),
+        **common,
+    )
+
+
+def _by_server(args: argparse.Namespace, asking: Asking, common: dict[str, Any]) -> Any:
+    from mindformers_qwenvl.chat.remote import Remote
+    from mindformers_qwenvl.cli._generation import import_host
+    from mindformers_qwenvl.pictures.images import ImageTransform
+
+    try:
+        remote = Remote(args.base_url, os.environ.get("OPENAI_API_KEY"))
+    except ValueError as error:
+        args.usage(f"--base-url: {error}")
+        raise
+    model = str(args.model) if args.model else remote.models()[0]
+    import_host()
+    from mindformers_qwenvl.evaluate.remote import RemoteEvaluation
+
+    transform = _allowing(args, ImageTransform())
+    unused = {"config": None, "network": None, "tokenizer": None}
+    return RemoteEvaluation(asking=asking, transform=transform, remote=remote, model=model, **unused, **common)
+
+
+def _allowing(args: argparse.Namespace, transform: Any) -> Any:
+    if not args.allow_outside:
+        return transform
+    return replace(transform, policy=replace(transform.policy, allow_outside=True))
 
 
 def _asking(args: argparse.Namespace, task: Task, loaded: Loaded) -> Asking:
@@ -86,7 +116,7 @@ def _said(args: argparse.Namespace) -> dict[str, Any]:
 
     return {
         "data": path(args.data),
-        "model": path(args.model),
+        "model": args.base_url or path(args.model),
         "adapter": path(args.adapter),
         "dtype": args.dtype,
         "train_data": path(args.train_data),

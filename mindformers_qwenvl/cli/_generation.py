@@ -19,11 +19,13 @@ DTYPES = {name: name for name in ("float32", "float16", "bfloat16")}
 DTYPES |= {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-def add_generation_arguments(parser: argparse.ArgumentParser, adapters: bool = False) -> None:
+def add_generation_arguments(
+    parser: argparse.ArgumentParser, adapters: bool = False, model_required: bool = True
+) -> None:
     """Add the options for model, dtype, pictures and sampling. adapters: several of them, each with a name."""
     parser.add_argument(
         "--model",
-        required=True,
+        required=model_required,
         type=Path,
         metavar="DIR",
         help="directory with config.json, weights and vocabulary: an original HuggingFace one, or one of ours",

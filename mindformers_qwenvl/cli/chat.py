@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,34 +25,35 @@ EPILOG = f"""in the conversation:
 
 examples:
   mindformers-qwenvl chat --model Qwen-VL-Chat
+  mindformers-qwenvl chat --url http://127.0.0.1:8000/v1
   printf '/image cat.png\\nWhat is it?\\nBox it.\\n' | mindformers-qwenvl chat --model Qwen-VL-Chat --greedy
 """
 
 PICTURES = 32  # how many decoded ones to keep
 
-NEEDS_HOST = True
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    add_generation_arguments(parser)
+    add_generation_arguments(parser, model_required=False)
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        help="talk to a server with OpenAI's interface, such as http://127.0.0.1:8000/v1; --model is then the name of "
+        "one of its models (default: the first). A key is taken from the environment variable OPENAI_API_KEY",
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="seed for sampling (default: a new one each time)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Talk until the input ends. Returns 0; or 1 if a message could not be answered and the input is not a terminal."""
     terminal = sys.stdin.isatty()
+    if args.model is None and args.url is None:
+        args.usage("give --model DIR, or --url of a server")
     interrupts = Interrupts() if terminal else None  # before all else, see there
-    directory = ModelDirectory(args)
-    settings = directory.settings(seed=args.seed, chat_format="chatml")
-    from mindformers_qwenvl.chat.answer import Chat
-    from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
-
-    config = directory.config
-    network = directory.network(-(-config.seq_length // config.block_size), lambda text: print(text, file=sys.stderr))
-    talk = Chat(network, directory.processor, settings, keep_pictures=PICTURES)
-    system = SYSTEM_MESSAGE if args.system is None else args.system
-    session = Session(talk, system, sys.stdout.write, interrupts)
+    if args.url is not None:
+        session, greeting = _remote(args, interrupts)
+    else:
+        session, greeting = _local(args, interrupts)
     if not terminal:
         return 1 if _converse(session, input) else 0
 
@@ -62,12 +64,52 @@ def run(args: argparse.Namespace) -> int:
         with interrupts.allowed():
             return input("> ")
 
-    print(
-        f"{args.model.resolve().name}, answers of at most {settings.max_new_tokens} tokens; /help lists the commands."
-    )
+    print(f"{greeting}; /help lists the commands.")
     _converse(session, ask)
     print()
     return 0
+
+
+def _local(args: argparse.Namespace, interrupts: Interrupts | None) -> tuple[Session, str]:
+    """A conversation with a model of this machine."""
+    from mindformers_qwenvl.hosts import require_host
+
+    require_host()
+    directory = ModelDirectory(args)
+    settings = directory.settings(seed=args.seed, chat_format="chatml")
+    from mindformers_qwenvl.chat.answer import Chat
+    from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
+
+    config = directory.config
+    network = directory.network(-(-config.seq_length // config.block_size), lambda text: print(text, file=sys.stderr))
+    talk = Chat(network, directory.processor, settings, keep_pictures=PICTURES)
+    system = SYSTEM_MESSAGE if args.system is None else args.system
+    session = Session(talk, system, sys.stdout.write, interrupts)
+    return session, f"{args.model.resolve().name}, answers of at most {settings.max_new_tokens} tokens"
+
+
+def _remote(args: argparse.Namespace, interrupts: Interrupts | None) -> tuple[Session, str]:
+    """A conversation with a model of a server; needs neither MindFormers nor a model here."""
+    from mindformers_qwenvl.chat.remote import Remote
+    from mindformers_qwenvl.chat.remote_chat import RemoteChat
+
+    for name in ("adapter", "dtype", "max_window_size", "allow_host", "allow_private"):
+        if getattr(args, name) is not None:
+            args.usage(f"--{name.replace('_', '-')} is for a model of this machine; the server of --url has its own")
+    try:
+        remote = Remote(args.url, os.environ.get("OPENAI_API_KEY"))
+    except ValueError as error:
+        args.usage(f"--url: {error}")
+        raise
+    names = {"max_new_tokens": "max_tokens", "seed": "seed"}
+    names |= {name: name for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
+    settings = {field: getattr(args, name) for name, field in names.items() if getattr(args, name) is not None}
+    if args.do_sample is False:
+        settings["temperature"] = 0
+    model = str(args.model) if args.model is not None else remote.models()[0]
+    return Session(
+        RemoteChat(remote, model, settings), args.system, sys.stdout.write, interrupts
+    ), f"{model} at {remote.url}"
 
 
 def _converse(session: Session, ask: Callable[[], str]) -> int:
@@ -91,13 +133,15 @@ class Session:
     """A conversation: what was said, and the pictures of the next message.
 
     Args:
-        talk: a `Chat`.
+        talk: a `Chat` or a `RemoteChat`.
         system: the system message.
         write: is called with pieces of text for the user.
         interrupts: tells that the user wants to stop an answer.
     """
 
-    def __init__(self, talk: Any, system: str, write: Callable[[str], Any], interrupts: Interrupts | None = None):
+    def __init__(
+        self, talk: Any, system: str | None, write: Callable[[str], Any], interrupts: Interrupts | None = None
+    ):
         self.talk = talk
         self.system = system
         self.write = write

@@ -9,6 +9,9 @@ answers (answers.png) and all answers (answers.jsonl).
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
+import sys
 from pathlib import Path
 
 EPILOG = """\
@@ -18,6 +21,9 @@ exit code: 0 if at least 90% of the answers about colour and shape are right and
 examples:
   mindformers-qwenvl demo
   mindformers-qwenvl demo --workdir /tmp/shapes
+
+  # then ask its model in the browser, at http://127.0.0.1:8000/ (extra [serve])
+  mindformers-qwenvl demo --serve
 
   # an adapter on the model of that folder, or, if it is not there yet, on a new one
   mindformers-qwenvl demo --lora --workdir /tmp/shapes
@@ -38,9 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="then teach the model a new colour by a LoRA adapter, and show base, adapter and merged answers",
     )
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="then serve the model with a chat page; without training again if that has been done (extra [serve])",
+    )
+    parser.add_argument("--port", type=int, default=8000, help="with --serve: of the page (default: %(default)s)")
+    parser.set_defaults(usage=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.serve and args.lora:
+        args.usage("--serve and --lora are separate: train the adapter first, then serve with --adapter NAME=DIR")
+    if args.serve:
+        return _serve(args)
     if args.lora:
         from mindformers_qwenvl.demo.adapter import run as run_adapter
 
@@ -48,3 +65,18 @@ def run(args: argparse.Namespace) -> int:
     from mindformers_qwenvl.demo.demonstration import run as run_demo
 
     return 0 if run_demo(args.workdir).passed else 1
+
+
+def _serve(args: argparse.Namespace) -> int:
+    for module in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(module) is None:  # before minutes of training
+            raise OSError(f"--serve needs the extra [serve]: pip install 'mindformers-qwenvl[serve]' (no {module})")
+    from mindformers_qwenvl.demo.served import SYSTEM, model_directory
+
+    folder = model_directory(args.workdir)
+    pictures = args.workdir.resolve() / "test"
+    print(f"pictures to ask about: {pictures}", flush=True)
+    # A new process: this one has started threads that Ctrl-C would reach, and holds what training needed.
+    command = ["serve", "--model", str(folder), "--page", "--greedy", "--system", SYSTEM, "--port", str(args.port)]
+    os.execv(sys.executable, [sys.executable, "-m", "mindformers_qwenvl", *command])
+    raise AssertionError("execv does not return")

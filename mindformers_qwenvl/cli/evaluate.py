@@ -24,6 +24,10 @@ examples:
   msrun --worker_num 8 --local_worker_num 8 --join True mindformers-qwenvl evaluate --task gqa --data testdev.jsonl \\
       --image-dir gqa/images --model Qwen-VL --output gqa
 
+  # any server with OpenAI's interface, 16 questions at a time
+  mindformers-qwenvl evaluate --task docvqa_val --data val.jsonl --image-dir docvqa --output docvqa \\
+      --base-url http://127.0.0.1:8000/v1 --batch-size 16
+
   # answers that exist already; needs neither a model nor MindSpore
   mindformers-qwenvl evaluate --task docvqa --score answers.jsonl --output scores
 
@@ -64,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="directory with config.json, weights and vocabulary: an original HuggingFace one, or one of ours",
+    )
+    run.add_argument(
+        "--base-url",
+        metavar="URL",
+        help="ask a server with OpenAI's interface instead, such as http://127.0.0.1:8000/v1; --model is then the name "
+        "of one of its models (default: the first), --batch-size the number of questions at a time. A key is taken "
+        "from the environment variable OPENAI_API_KEY",
     )
     run.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter for the model")
     run.add_argument("--image-dir", type=Path, metavar="DIR", help="folder of the pictures (default: that of FILE)")
@@ -107,10 +118,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_usage(args: argparse.Namespace) -> None:
-    if args.data and not (args.model and args.output):
-        args.usage("--data needs --model DIR and --output DIR")
-    if args.score and args.model:
-        args.usage("--score takes answers that exist already; leave --model out")
+    if args.data and not ((args.model or args.base_url) and args.output):
+        args.usage("--data needs --model DIR (or --base-url URL) and --output DIR")
+    if args.score and (args.model or args.base_url):
+        args.usage("--score takes answers that exist already; leave --model and --base-url out")
+    for name in ("adapter", "dtype", "chat_format"):
+        if args.base_url and getattr(args, name) is not None:
+            args.usage(f"--{name.replace('_', '-')} is for a model of this machine, not for --base-url")
     for name in ("batch_size", "limit", "max_new_tokens"):
         value = getattr(args, name)
         if value is not None and value < 1:

@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal. Returns 0."""
+    """Serve until a signal. Returns 0; or 1 if the network fails at every step."""
     for name, least in (("rows", 1), ("queue", 0), ("max_body", 1), ("max_pixels", 1), ("picture_memory", 0)):
         if getattr(args, name) < least:
             args.usage(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(args, name)}")

@@ -21,7 +21,7 @@ from mindformers_qwenvl.demo import pictures, shapes
 from mindformers_qwenvl.demo.score import Score, mark, score
 from mindformers_qwenvl.weights.convert.convert import convert
 
-__all__ = ["AdapterScores", "run"]
+__all__ = ["AdapterScores", "checkpoints", "run"]
 
 TO_LEARN, HELD_OUT, SEED = 1600, 60, 11
 LEARNT = 0.9  # right answers that are wanted of the adapter
@@ -64,9 +64,9 @@ def run(workdir: Path, pictures_to_train: int = TO_LEARN) -> AdapterScores:
     """
     pictures.require_matplotlib()
     workdir = workdir.resolve()
-    if not _checkpoints(workdir):
+    if not checkpoints(workdir):
         demo.run(workdir)
-    base, folder, start = _checkpoints(workdir)[-1], workdir / "lora", time.perf_counter()
+    base, folder, start = checkpoints(workdir)[-1], workdir / "lora", time.perf_counter()
     demo._quiet()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "qwen.tiktoken").write_bytes((workdir / "qwen.tiktoken").read_bytes())
@@ -118,7 +118,8 @@ def _score(records: list[dict[str, Any]], answers: list[str]) -> Score:
     return score(records, [mark(record, answer) for record, answer in zip(records, answers, strict=True)])
 
 
-def _checkpoints(workdir: Path) -> list[Path]:
+def checkpoints(workdir: Path) -> list[Path]:
+    """Those of the demo in `workdir`, the latest last."""
     files = (workdir / "output").rglob("*.ckpt") if (workdir / "output").is_dir() else []
     return sorted(files, key=lambda path: path.stat().st_mtime)
 

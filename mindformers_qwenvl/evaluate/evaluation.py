@@ -101,7 +101,7 @@ class Evaluation:
             ValueError: a sample cannot be laid out, or `output` holds answers of other settings.
             OSError: a file cannot be written.
         """
-        prepared = prepare(self.task, self.samples, self.tokenizer, self.asking)
+        prepared = self._prepare()
         share = share_of_process(self.output)
         self.output.mkdir(parents=True, exist_ok=True)
         if share.rank == 0:
@@ -111,6 +111,9 @@ class Evaluation:
         self._answer(share, prepared)
         share.end()
         return self._report(share) if share.rank == 0 else Result()
+
+    def _prepare(self) -> list[tuple[Sample, Prepared]]:
+        return prepare(self.task, self.samples, self.tokenizer, self.asking)
 
     def _answer(self, share: Share, prepared: list[tuple[Sample, Prepared]]) -> None:
         running = _Running(self.task)

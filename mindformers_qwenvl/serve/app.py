@@ -25,7 +25,7 @@ from mindformers_qwenvl.generation.settings import settings_for
 from mindformers_qwenvl.generation.stopping import stop_ids, stop_sequences
 from mindformers_qwenvl.serve.choose import Nudges
 from mindformers_qwenvl.serve.engine import Engine, Job, Piece
-from mindformers_qwenvl.serve.errors import ApiError, bad_request, overloaded, unknown_model
+from mindformers_qwenvl.serve.errors import ApiError, bad_request, broken, overloaded, unknown_model
 from mindformers_qwenvl.serve.page_files import page_routes
 from mindformers_qwenvl.serve.prompts import Prompts
 from mindformers_qwenvl.serve.replies import Reply, event, model_list
@@ -37,7 +37,7 @@ __all__ = ["Limits", "Service", "make_app"]
 logger = logging.getLogger(__name__)
 
 ALIVE = 15  # seconds after which a stream that has nothing to say sends a comment, for proxies
-PREPARING = 8  # threads that open pictures
+PREPARING, FETCHING = 4, 8  # threads that open pictures, those that requests hold and those from afar
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class Service:
         self.tokenizer = engine.tokenizer
         self.created = int(time.time())
         self.pool = ThreadPoolExecutor(PREPARING, "qwenvl-prepare")
+        # Pictures from afar may take half a minute, during which others must not wait.
+        self.fetching = ThreadPoolExecutor(FETCHING, "qwenvl-fetch")
         self.in_flight = 0  # requests for answers
         self.most_in_flight = engine.queue + engine.rows + 16
         self.reading = 0  # bytes of bodies
@@ -174,8 +176,8 @@ async def _answer(request: Request, parse: Any) -> Response:
         body = await _body(request, service)
         try:
             asked = parse(read_json(body))
-            # `jobs` opens pictures, which may take seconds and come from afar.
-            jobs, reply = await loop.run_in_executor(service.pool, service.jobs, asked, arrived, send)
+            pool = service.fetching if asked.fetches else service.pool
+            jobs, reply = await loop.run_in_executor(pool, service.jobs, asked, arrived, send)
         finally:
             service.reading -= len(body)
         service.engine.submit(jobs)
@@ -327,7 +329,7 @@ async def _read(request: Request, service: Service, announced: str) -> bytes:
 
 def _not_ready(service: Service) -> ApiError:
     if service.engine.broken:
-        return ApiError(503, "the model cannot answer; see the server's log", "server_error", code="broken")
+        return broken()
     return ApiError(
         503, "the model is being made ready; ask again later", "server_error", code="loading", retry_after=5
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mindformers_qwenvl.serve.choose import Chooser, Likely, Nudges, likely
-from mindformers_qwenvl.serve.errors import ApiError, overloaded, stopping
+from mindformers_qwenvl.serve.errors import ApiError, broken, overloaded, stopping
 from mindformers_qwenvl.serve.metrics import Metrics
 from mindformers_qwenvl.serve.text import TextStream
 from mindformers_qwenvl.text.rows import Row
@@ -109,7 +109,8 @@ class Engine:
         self.metrics = metrics
         self.rows = steps.row_sizes[-1]
         self.ready = threading.Event()
-        self.broken: str | None = None
+        self.broken = False
+        self.on_broken: Callable[[], None] = lambda: None
         self._free = list(range(network.config.num_blocks))
         self._waiting: collections.deque[Job] = collections.deque()
         self._running: list[_Running] = []
@@ -133,10 +134,10 @@ class Engine:
             ApiError: the queue is full, or the engine does not answer.
         """
         with self._changed:
+            if self.broken:
+                raise broken()
             if self._closed:
                 raise stopping()
-            if self.broken:
-                raise ApiError(503, "the model cannot answer; see the server's log", "server_error", code="broken")
             if len(self._waiting) + len(jobs) > self.queue + max(self.rows - len(self._running), 0):
                 raise overloaded(len(self._waiting))
             self._waiting.extend(jobs)
@@ -187,12 +188,14 @@ class Engine:
                 self.ready.set()
             while self._turn():
                 pass
-        except BaseException as error:
+        except BaseException:
             logger.exception("the engine has stopped")
-            self.broken = f"{type(error).__name__}"
+            self.broken = True
         finally:
             self.ready.clear()
-            self._end_all(stopping())
+            self._end_all(broken() if self.broken else stopping())
+            if self.broken:
+                self.on_broken()
 
     def _turn(self) -> bool:
         """One prompt and one token of each row; returns False at the end."""

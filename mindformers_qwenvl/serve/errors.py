@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ApiError", "bad_request", "overloaded", "stopping", "too_long", "unknown_model"]
+__all__ = ["ApiError", "bad_request", "broken", "overloaded", "stopping", "too_long", "unknown_model"]
 
 
 class ApiError(Exception):
@@ -73,6 +73,11 @@ def overloaded(waiting: int) -> ApiError:
         code="rate_limit_exceeded",
         retry_after=max(1, min(60, waiting // 8)),
     )
+
+
+def broken() -> ApiError:
+    """503: the network fails at every step."""
+    return ApiError(503, "the model cannot answer; the server's log says why", "server_error", code="broken")
 
 
 def stopping() -> ApiError:

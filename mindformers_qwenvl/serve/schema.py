@@ -106,6 +106,12 @@ class Asked:
         """Whether it is a chat, not a raw completion."""
         return bool(self.turns)
 
+    @property
+    def fetches(self) -> bool:
+        """Whether pictures may have to be fetched from other servers."""
+        texts = [*self.prompts, *(part.picture or part.text for turn in self.turns for part in turn.parts)]
+        return any(text[:5].lower() == "http:" or text[:6].lower() == "https:" or "<img>" in text for text in texts)
+
 
 def read_json(body: bytes) -> dict[str, Any]:
     """The object that a request's body is.

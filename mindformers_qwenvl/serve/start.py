@@ -129,5 +129,5 @@ def start(
     if not service.engine.join(10):  # it is inside a graph that takes long; nobody waits for it any more
         sys.stderr.flush()
         os._exit(0)
-    say("stopped")
-    return 0
+    say("stopped: the model cannot answer, see above" if service.engine.broken else "stopped")
+    return 1 if service.engine.broken else 0

@@ -36,6 +36,11 @@ def test_history_pictures_and_reset(session, network, tokenizer):
     assert session.take("/reset") and session.history == []
     session.said()
     assert session.take(HELLO) and session.said() == first + "\n"
+    assert (session.talk.vectors.encoded, session.talk.vectors.found) == (1, 0)
+    session.take(f"/image {PICTURE}")
+    session.said()
+    assert session.take("//compare") and session.said() == second + "\n", "the same answer, and no second encoding"
+    assert (session.talk.vectors.encoded, session.talk.vectors.found) == (1, 1)
 
 
 def test_commands(session):
