@@ -354,7 +354,7 @@ async def _picture(request: Request) -> Response:
         service.reading -= len(body)
         address = read_json(body).get("url")
         loop = asyncio.get_running_loop()
-        data, kind = await loop.run_in_executor(service.pool, service.prompts.download, address, "url")
+        data, kind = await loop.run_in_executor(service.fetching, service.prompts.download, address, "url")
     finally:
         service.in_flight -= 1
     headers = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'; sandbox"}
