@@ -113,17 +113,12 @@ def generate_answers(
     config.eos_token_id, config.row_seeds = stops, seeds
     slots = network.config.num_queries
     rows = [prompt_columns(prompt, shown, slots) for prompt, shown in zip(prompts, pictures, strict=True)]
-    try:
-        output = network.generate(
-            generation_config=config,
-            logits_processor=processors,
-            streamer=streamer,
-            **batch_columns(rows, config.pad_token_id),
-        )
-    except BaseException:
-        if network.block_mgr:  # the host frees the blocks of an answer at its end only, and would soon have none left
-            network.block_mgr.clear_cache()
-        raise
+    output = network.generate(
+        generation_config=config,
+        logits_processor=processors,
+        streamer=streamer,
+        **batch_columns(rows, config.pad_token_id),
+    )
     answers = [tuple(map(int, row[len(prompt) :])) for row, prompt in zip(output, prompts, strict=True)]
     return [Answer(ids, bool(ids) and ids[-1] in stops) for ids in answers]
 

@@ -361,6 +361,25 @@ WORK_AROUNDS = (
         touches=("mindformers.models.modeling_utils:PreTrainedModel._set_network_phase",),
     ),
     WorkAround(
+        name="blocks of an answer that is broken off",
+        kind=Kind.BASE,
+        where="host.network:FreeBlocks",
+        host=("mindformers/generation/text_generator.py",),
+        reason="generate() frees the blocks of the key/value cache at its regular end only",
+        seen="1.7-2.1",
+        tests=(f"{_FAULTS}test_stock_generate_keeps_the_blocks_of_a_broken_answer",),
+    ),
+    WorkAround(
+        name="the phase of a call, told once",
+        kind=Kind.BASE,
+        where="host.network:PhaseToldOnce",
+        host=("mindspore/nn/cell.py", "mindspore/graph/api.py"),
+        reason="each call of a compiled network writes its phase into every cell, 2,000 of them for each token",
+        seen="1.7-2.1",
+        tests=(f"{_FAULTS}test_stock_cells_are_told_of_every_call",),
+        touches=("mindspore.nn:Cell.compile_phase",),
+    ),
+    WorkAround(
         name="sampling in numpy, as the original does it",
         kind=Kind.BASE,
         where="generation.sampling:Sampling",
@@ -391,6 +410,15 @@ WORK_AROUNDS = (
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_cache_splits_keys_but_not_slots",),
         touches=("mindformers.modules.paged_attention_mgr:PagedAttentionMgr.shard",),
+    ),
+    WorkAround(
+        name="an original checkpoint that lacks tensors",
+        kind=Kind.INSIDE,
+        where="weights.hooks:refuse_incomplete",
+        host=("mindformers/utils/load_checkpoint_utils.py", "mindspore/train/serialization.py"),
+        reason="tensors that the files lack keep their random start, and training goes on",
+        seen="1.7-2.1",
+        tests=(f"{_FAULTS}test_stock_trains_on_without_missing_tensors",),
     ),
     # ---- pipeline
     WorkAround(

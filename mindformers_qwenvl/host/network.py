@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from mindspore import nn
+
 from mindformers_qwenvl.generation.settings import generation_config_of, save_generation_config, settings_for
 
-__all__ = ["OwnGenerationConfig", "PhasePerShape", "SaveParameters"]
+__all__ = ["FreeBlocks", "OwnGenerationConfig", "PhasePerShape", "PhaseToldOnce", "SaveParameters"]
 
 
 class OwnGenerationConfig:
@@ -69,6 +71,23 @@ class SaveParameters:
             save_generation_config(self.generation_config, save_directory)
 
 
+class FreeBlocks:
+    """A base class for networks: an answer that ends in an error leaves no block of the key/value cache taken.
+
+    Host: mindformers/generation/text_generator.py, GenerationMixin.generate, which frees the blocks of an answer at its
+    regular end only: after a few errors, or answers broken off by Ctrl-C, none are left. Seen in 1.7-2.1. Can go when
+    the stock `generate()` frees them in a `finally`.
+    """
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().generate(*args, **kwargs)
+        except BaseException:
+            if self.block_mgr:
+                self.block_mgr.clear_cache()
+            raise
+
+
 class PhasePerShape:
     """A base class for networks: `generate()` runs the graph that was compiled for the shape at hand.
 
@@ -80,3 +99,20 @@ class PhasePerShape:
     def set_phase_of_shape(self, rows: int, columns: int) -> None:
         """Name the phase of the next call, whose input_ids are [rows, columns]."""
         self._set_network_phase(f"{rows}x{columns}")
+
+
+class PhaseToldOnce:
+    """A base class for networks: a call tells the cells within of its phase only when the phase has changed.
+
+    Host: mindspore/nn/cell.py, Cell.compile_phase, which every call of a compiled network sets, in all its cells: some
+    2,000 in Qwen-VL, for each token of an answer. Seen in MindSpore 2.7-2.10. Can go when the stock setter is cheap.
+    """
+
+    @property
+    def compile_phase(self) -> str | None:
+        return self._compile_phase
+
+    @compile_phase.setter
+    def compile_phase(self, value: str) -> None:
+        if value != self._compile_phase:
+            nn.Cell.compile_phase.fset(self, value)

@@ -8,14 +8,27 @@ from mindformers.models.modeling_utils import PreTrainedModel
 
 from mindformers_qwenvl.generation.inputs import GenerationInputs
 from mindformers_qwenvl.generation.sampling import Sampling
-from mindformers_qwenvl.host.network import OwnGenerationConfig, PhasePerShape, SaveParameters
+from mindformers_qwenvl.host.network import (
+    FreeBlocks,
+    OwnGenerationConfig,
+    PhasePerShape,
+    PhaseToldOnce,
+    SaveParameters,
+)
 from mindformers_qwenvl.model.ops import greedy_argmax
 
 __all__ = ["QwenPreTrainedModel"]
 
 
 class QwenPreTrainedModel(
-    SaveParameters, OwnGenerationConfig, GenerationInputs, PhasePerShape, Sampling, PreTrainedModel
+    SaveParameters,
+    OwnGenerationConfig,
+    FreeBlocks,
+    GenerationInputs,
+    PhasePerShape,
+    PhaseToldOnce,
+    Sampling,
+    PreTrainedModel,
 ):
     """A network that `generate()` calls: it saves its parameters, follows its generation_config.json, computes in few
     shapes, and samples as the original does.

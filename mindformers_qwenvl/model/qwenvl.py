@@ -230,7 +230,7 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
         Args:
             tokenizer: a `QwenVLTokenizer`; or a `QwenVLProcessor`, whose rules for images then apply.
             query: a text, as `tokenizer.from_list_format` makes it, or the list itself, in which an image may be
-                anything `data.images.open_image` takes.
+                anything `pictures.opening.open_image` takes.
             history: pairs (query, answer), oldest first; this one is appended unless `append_history` is False.
             system: the system message.
             stop_words_ids: more sequences of ids that end the answer.

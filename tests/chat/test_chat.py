@@ -232,6 +232,10 @@ def test_an_error_midway_reaches_the_listener_and_frees_the_cache(network, token
     with pytest.raises(RuntimeError, match="the card is gone"):
         list(network.chat_stream(tokenizer, HELLO, max_new_tokens=8))
     assert free_blocks() == blocks
+    steps.clear()
+    with pytest.raises(RuntimeError, match="the card is gone"):
+        network.generate(GOLDEN.arrays["ids.text"][None], max_new_tokens=8)
+    assert free_blocks() == blocks
 
 
 @pytest.mark.parametrize(

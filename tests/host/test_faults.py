@@ -28,6 +28,7 @@ from mindformers.core.callback import CheckpointMonitor
 from mindformers.core.optim import adamw
 from mindformers.generation import GenerationConfig
 from mindformers.generation.logits_process import TopPLogitsWarper
+from mindformers.generation.text_generator import GenerationMixin
 from mindformers.mindformer_book import MindFormerBook
 from mindformers.models.build_processor import build_processor
 from mindformers.modules.layers import Linear
@@ -36,6 +37,7 @@ from mindformers.pipeline import MultiModalToTextPipeline
 from mindformers.tools.register.config import DictConfig
 from mindformers.tools.hub.dynamic_module_utils import resolve_trust_remote_code
 from mindformers.trainer import BaseTrainer, MultiModalToTextGenerationTrainer
+from mindformers.utils import load_checkpoint_utils
 from mindformers.wrapper import MFTrainOneStepCell
 
 class Network(PreTrainedModel):
@@ -197,6 +199,38 @@ def adapters():
     wrapped = pet.get_pet_model(Attention(), DictConfig(**pet_config))
     return sorted(parameter.name for parameter in wrapped.trainable_params())
 
+def missing():
+    lacking = ms.load_param_into_net(nn.Dense(2, 1), {"weight": ms.Parameter(np.ones((1, 2), np.float32))})[0]
+    return [lacking, "strict_load" in inspect.getsource(load_checkpoint_utils)]
+
+def broken():
+    source = inspect.getsource(GenerationMixin)
+    return ["clear_cache()" in source, "finally:" in source]
+
+class Told(nn.Cell):
+    times = 0
+    def __setattr__(self, name, value):
+        Told.times += name == "compile_phase"
+        super().__setattr__(name, value)
+    def construct(self, x):
+        return x + 1
+
+class Outer(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.inner = Told()
+    def construct(self, x):
+        return self.inner(x)
+
+def told():
+    network = Outer()
+    for _ in range(3):
+        network(ms.Tensor([1.0]))
+    return Told.times
+
+fault("told", told)
+fault("missing", missing)
+fault("broken", broken)
 fault("adapters", adapters)
 fault("phases", phases)
 fault("argmax", lambda: mint.argmax(ms.Tensor([1.0, 2.0]), -1))
@@ -358,6 +392,18 @@ def test_stock_sampler_fills_up_shards(stock):
 
 def test_stock_generates_by_the_name_of_a_phase(stock):
     assert stock["phases"].startswith("RuntimeError: For 'Reshape'")
+
+
+def test_stock_generate_keeps_the_blocks_of_a_broken_answer(stock):
+    assert stock["broken"] == [True, False]
+
+
+def test_stock_trains_on_without_missing_tensors(stock):
+    assert stock["missing"] == [["bias"], False]
+
+
+def test_stock_cells_are_told_of_every_call(stock):
+    assert stock["told"] == 3
 
 
 def test_stock_top_p_drops_the_token_that_crosses_it(stock):

@@ -1,4 +1,4 @@
-"""Logits against the original's (tests/golden), unbatched and in padded batches."""
+"""Logits against the original's (tests/golden), alone and in padded batches."""
 
 import mindspore as ms
 import numpy as np
@@ -16,29 +16,78 @@ def log_sum_exp(logits):
     return np.log(np.exp(logits - top[..., None]).sum(-1)) + top
 
 
-@pytest.mark.parametrize("name", PROMPTS)
-def test_logits_of_golden_prompts(golden, network, name):
-    if name not in golden.meta["cases"]:
-        pytest.fail(f"{golden.name} has no prompt {name}")
-    batch = prompt(golden, name)
-    given = batch.tensors if named_images(golden, golden.arrays[f"ids.{name}"]) else batch.tensors[:1]
-    logits = network(*given).asnumpy()[0]
+@pytest.fixture(scope="module")
+def padded(golden, network):
+    """Logits of every golden prompt, as rows of one padded batch: name -> [length, V]. One graph instead of six."""
+    prompts = {name: golden.arrays[f"ids.{name}"] for name in PROMPTS}
+    images = [named_images(golden, ids) for ids in prompts.values()]
+    rows = np.full((len(prompts), max(map(len, prompts.values()))), golden.meta["special_ids"]["eod_id"])
+    for row, ids in zip(rows, prompts.values(), strict=True):
+        row[: len(ids)] = ids
+    logits = network(*inputs(golden, rows, images).tensors).asnumpy()
+    return {name: row[: len(ids)] for (name, ids), row in zip(prompts.items(), logits, strict=True)}
+
+
+def check(golden, name, logits):
     np.testing.assert_allclose(logits[-8:], golden.arrays[f"logits.{name}"], atol=TOLERANCE, rtol=0)
     np.testing.assert_allclose(log_sum_exp(logits), golden.arrays[f"lse.{name}"], atol=TOLERANCE, rtol=0)
     np.testing.assert_array_equal(logits.argmax(-1), golden.arrays[f"argmax.{name}"])
 
 
-@pytest.mark.parametrize("case", [name for name in golden_set("b224").meta["cases"] if name.startswith("rand")])
-@only("b224")
-def test_dynamic_ntk_and_logn_at_their_borders(golden, network, case):
-    ids = golden.arrays[f"ids.{case}"]
-    logits = network(ms.Tensor(ids[None])).asnumpy()[0]
+@pytest.mark.parametrize("name", PROMPTS)
+def test_logits_of_golden_prompts(golden, padded, name):
+    check(golden, name, padded[name])
+
+
+def alone(golden, network, name):
+    batch = prompt(golden, name)
+    given = batch.tensors if named_images(golden, golden.arrays[f"ids.{name}"]) else batch.tensors[:1]
+    check(golden, name, network(*given).asnumpy()[0])
+
+
+@only("a56")
+@pytest.mark.parametrize("name", ["text", "two_images"])
+def test_logits_of_a_prompt_alone(golden, network, name):
+    alone(golden, network, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROMPTS)
+def test_logits_of_every_prompt_alone(golden, network, name):
+    alone(golden, network, name)
+
+
+RANDOM = [name for name in golden_set("b224").meta["cases"] if name.startswith("rand")]
+
+
+def check_borders(golden, case, logits):
     np.testing.assert_allclose(log_sum_exp(logits), golden.arrays[f"lse.{case}"], atol=TOLERANCE, rtol=0)
     np.testing.assert_array_equal(logits.argmax(-1), golden.arrays[f"argmax.{case}"])
 
 
+@only("b224")
+def test_dynamic_ntk_and_logn_at_their_borders(golden, network):
+    """Each row of a batch takes the rotary base of its own length."""
+    prompts = [golden.arrays[f"ids.{case}"] for case in RANDOM]
+    rows = np.full((len(prompts), max(map(len, prompts))), golden.meta["special_ids"]["eod_id"], np.int32)
+    for row, ids in zip(rows, prompts, strict=True):
+        row[: len(ids)] = ids
+    logits = network(ms.Tensor(rows)).asnumpy()
+    for case, ids, row in zip(RANDOM, prompts, logits, strict=True):
+        check_borders(golden, case, row[: len(ids)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", RANDOM)
+@only("b224")
+def test_dynamic_ntk_and_logn_of_a_prompt_alone(golden, network, case):
+    check_borders(golden, case, network(ms.Tensor(golden.arrays[f"ids.{case}"][None])).asnumpy()[0])
+
+
+@only("a56")
 def test_rows_of_a_padded_batch_equal_themselves_alone(golden, network):
-    """In b224 the original lets the padding of its batch mates choose the rotary base; here each row is as alone."""
+    """As in the original's own batch, in a set whose prompts are too short for dynamic NTK: there, the original lets the
+    padding of its batch mates choose the rotary base."""
     rows, mask = golden.arrays["batch_right.ids"].copy(), golden.arrays["batch_right.mask"]
     lengths = mask.sum(axis=1)
     images = [named_images(golden, row[:length]) for row, length in zip(rows, lengths, strict=True)]
@@ -46,11 +95,10 @@ def test_rows_of_a_padded_batch_equal_themselves_alone(golden, network):
         row[length:] = golden.meta["special_ids"]["eod_id"]
     logits = network(*inputs(golden, rows, images).tensors).asnumpy()
     for index, (name, length) in enumerate(zip(BATCH_ROWS, lengths, strict=True)):
-        alone = golden.arrays[f"logits.{name}"]
-        np.testing.assert_allclose(logits[index, length - 8 : length], alone, atol=TOLERANCE, rtol=0)
-        if golden.name != "b224":
-            expected = golden.arrays["batch_right.last_logits"][index]
-            np.testing.assert_allclose(logits[index, length - 1], expected, atol=TOLERANCE, rtol=0)
+        expected = golden.arrays[f"logits.{name}"]
+        np.testing.assert_allclose(logits[index, length - 8 : length], expected, atol=TOLERANCE, rtol=0)
+        expected = golden.arrays["batch_right.last_logits"][index]
+        np.testing.assert_allclose(logits[index, length - 1], expected, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("image", ["0", "1", "2", "3", "fake_zeros"])
@@ -77,6 +125,7 @@ def test_filler_images_change_nothing(golden, network):
     np.testing.assert_allclose(with_filler, alone, atol=1e-5, rtol=0)
 
 
+@only("a56")
 def test_float16(golden, checkpoint_dir):
     """The published dtype: the answer stays, the last digits do not."""
     from mindformers_qwenvl import QwenVL
