@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 SIZE = (640, 400)
 ENOUGH = 0.002  # loss at which every token is the likeliest by far
 QUESTION = "Where are they?"
-ANSWER = "<ref>a red circle</ref><box>(100,200),(400,680)</box> and <ref>蓝色方块</ref><box>(550,300),(900,860)</box>"
+ANSWER = "<ref>a red circle</ref><box>(100,200),(400,680)</box> and <ref>方块</ref><box>(550,300),(900,860)</box>"
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def teach(
         said = [("user", f"Picture 1: <img>{image}</img>\n{question}"), ("assistant", answer)]
         sample = training_sample(said, tokenizer, max_length=length)
         (span,) = sample.spans
+        assert sample.input_ids[-2] == tokenizer.im_end_id, "cut: `length` is too short for it"
         missing = (0, length + 1 - len(sample.input_ids))  # the last one is only foreseen
         ids.append(np.pad(sample.input_ids, missing, constant_values=tokenizer.pad_token_id))
         labels.append(np.pad(sample.labels, missing, constant_values=-100))
