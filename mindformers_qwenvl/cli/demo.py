@@ -78,5 +78,6 @@ def _serve(args: argparse.Namespace) -> int:
     print(f"pictures to ask about: {pictures}", flush=True)
     # A new process: this one has started threads that Ctrl-C would reach, and holds what training needed.
     command = ["serve", "--model", str(folder), "--page", "--greedy", "--system", SYSTEM, "--port", str(args.port)]
+    command += ["--max-length", "256", "--rows", "4"]  # few graphs to compile
     os.execv(sys.executable, [sys.executable, "-m", "mindformers_qwenvl", *command])
     raise AssertionError("execv does not return")

@@ -10,6 +10,10 @@
 | `engine` | the thread that owns the network: rows join and leave its batch between tokens |
 | `replies` | answers in OpenAI's shape, whole and streamed; plain Python |
 | `metrics` | counters in Prometheus' text; plain Python |
-| `app` | the routes: keys, limits, pages (starlette) |
+| `service` | limits, and how a request becomes jobs |
+| `guard` | keys, host names, the log; around all requests |
+| `page_files` | the page's files |
+| `app` | the routes (starlette) |
 | `server` | sockets, signals, the graceful end (uvicorn) |
+| `start` | from the command's options to all of these |
 """

@@ -1,16 +1,12 @@
-"""The routes of the server, an ASGI application of starlette: keys, limits, requests to jobs, pieces to responses."""
+"""The routes of the server, an ASGI application of starlette: requests to jobs, pieces to responses."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
-import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,136 +17,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from mindformers_qwenvl.generation.settings import settings_for
-from mindformers_qwenvl.generation.stopping import stop_ids, stop_sequences
-from mindformers_qwenvl.serve.choose import Nudges
-from mindformers_qwenvl.serve.engine import Engine, Job, Piece
-from mindformers_qwenvl.serve.errors import ApiError, bad_request, broken, overloaded, unknown_model
+from mindformers_qwenvl.serve.engine import Job, Piece
+from mindformers_qwenvl.serve.errors import ApiError, broken, overloaded, unknown_model
+from mindformers_qwenvl.serve.guard import Guard, printable_path
 from mindformers_qwenvl.serve.page_files import page_routes
-from mindformers_qwenvl.serve.prompts import Prompts
 from mindformers_qwenvl.serve.replies import Reply, event, model_list
-from mindformers_qwenvl.serve.schema import Asked, chat_request, completion_request, read_json
-from mindformers_qwenvl.text.layout import turn_ends
+from mindformers_qwenvl.serve.schema import chat_request, completion_request, read_json
+from mindformers_qwenvl.serve.service import Service
 
-__all__ = ["Limits", "Service", "make_app"]
+__all__ = ["make_app"]
 
 logger = logging.getLogger(__name__)
 
 ALIVE = 15  # seconds after which a stream that has nothing to say sends a comment, for proxies
-PREPARING, FETCHING = 4, 8  # threads that open pictures, those that requests hold and those from afar
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the server takes.
-
-    body: bytes of a request. bodies: bytes of all requests that are being read or prepared. body_seconds: for a
-    request's body to arrive. answer_seconds: from a request's arrival to its last token. origins: of pages of other
-    servers that may use this one. hosts: names by which it may be asked, None: any. keys: one of them must be given,
-    empty: none.
-    """
-
-    body: int = 48 * 2**20
-    bodies: int = 512 * 2**20
-    body_seconds: float = 60
-    answer_seconds: float = 600
-    origins: tuple[str, ...] = ()
-    hosts: frozenset[str] | None = None
-    keys: tuple[str, ...] = field(default=(), repr=False)
-
-
-class Service:
-    """What the routes share.
-
-    Args:
-        engine: answers jobs.
-        prompts: makes prompts.
-        config: the generation configuration that requests change, of `settings_for`.
-        names: of the models; the first is the base model, the others are adapters.
-        limits: see there.
-    """
-
-    def __init__(self, engine: Engine, prompts: Prompts, config: Any, names: Sequence[str], limits: Limits):
-        self.engine, self.prompts, self.config, self.names, self.limits = engine, prompts, config, list(names), limits
-        self.tokenizer = engine.tokenizer
-        self.created = int(time.time())
-        self.pool = ThreadPoolExecutor(PREPARING, "qwenvl-prepare")
-        # Pictures from afar may take half a minute, during which others must not wait.
-        self.fetching = ThreadPoolExecutor(FETCHING, "qwenvl-fetch")
-        self.in_flight = 0  # requests for answers
-        self.most_in_flight = engine.queue + engine.rows + 16
-        self.reading = 0  # bytes of bodies
-        self.own_chatml = config.chat_format == "chatml"
-
-    def jobs(self, asked: Asked, arrived: float, send: Any) -> tuple[list[Job], Reply]:
-        """Jobs of a request, and the reply that they make. `send(index, piece)` takes their pieces.
-
-        Raises:
-            ApiError: see `Prompts.of`; or a setting is out of its range.
-        """
-        if asked.model not in self.names:
-            raise unknown_model(asked.model, self.names)
-        config = self._settings(asked)
-        for token in asked.logit_bias:
-            if token >= self.engine.network.config.vocab_size:
-                raise bad_request("logit_bias", f"there is no token {token}")
-        chatml = asked.chat or self.own_chatml
-        config.chat_format = "chatml" if chatml else "raw"
-        stops = stop_ids(config, turn_ends(self.tokenizer))
-        sequences = stop_sequences(config)
-        prompts = self.prompts.of(asked)
-        wanted = [(row, pictures, number) for row, pictures in prompts for number in range(asked.n)]
-        seed = secrets.randbits(62) if asked.seed is None else asked.seed
-        jobs = []
-        for index, (row, pictures, number) in enumerate(wanted):
-            jobs.append(
-                Job(
-                    prompt=row,
-                    pictures=pictures,
-                    config=config,
-                    adapter=asked.model if asked.model != self.names[0] else None,
-                    most=min(config.max_new_tokens, self.prompts.longest - len(row)),
-                    stops=stops,
-                    stop_sequences=sequences,
-                    stop_texts=asked.stop,
-                    strip=asked.chat,
-                    seed=[seed, number] if number else seed,
-                    nudges=Nudges(asked.presence_penalty, asked.frequency_penalty, asked.logit_bias),
-                    top=asked.top,
-                    deadline=arrived + self.limits.answer_seconds,
-                    send=lambda piece, index=index: send(index, piece),
-                    asked=arrived,
-                )
-            )
-        sizes = [[(one.width, one.height) for one in pictures] for _, pictures, _ in wanted]
-        reply = Reply(
-            self.tokenizer,
-            asked.model,
-            asked.chat,
-            sum(len(row) for row, _ in prompts),
-            sizes if asked.parse_boxes else None,
-            asked.include_usage,
-        )
-        return jobs, reply
-
-    def _settings(self, asked: Asked) -> Any:
-        do_sample = True if asked.temperature or (asked.top_p or 1) < 1 or asked.top_k else None
-        if asked.temperature == 0:
-            do_sample = False
-        try:
-            return settings_for(
-                self.engine.network,
-                self.config,
-                max_new_tokens=asked.max_tokens,
-                do_sample=do_sample,
-                temperature=asked.temperature,
-                top_k=asked.top_k,
-                top_p=asked.top_p,
-                repetition_penalty=asked.repetition_penalty,
-                min_new_tokens=asked.min_tokens,
-            )
-        except ValueError as error:
-            raise bad_request(None, str(error)) from None
 
 
 # ---- requests
@@ -390,83 +269,10 @@ async def _metrics(request: Request) -> Response:
     return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-# ---- around all requests
-
-
-class _Guard:
-    """Host names, keys, errors in OpenAI's shape, a line in the log for each request, and headers for all."""
-
-    def __init__(self, app: Any, service: Service):
-        self.app, self.service = app, service
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        start, status = time.monotonic(), 0
-
-        async def sending(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message.setdefault("headers", []).append((b"x-content-type-options", b"nosniff"))
-            await send(message)
-
-        request = Request(scope, receive)
-        try:
-            self._check(request)
-            await self.app(scope, receive, sending)
-        except ClientDisconnect:
-            status = status or 499
-        except ApiError as error:
-            if not status:
-                await JSONResponse(error.body, error.status, error.headers)(scope, receive, sending)
-        except Exception:
-            logger.exception("a request failed")
-            if status:
-                raise
-            error = ApiError(500, "the server failed; its log says how", "server_error", code="failed")
-            await JSONResponse(error.body, 500)(scope, receive, sending)
-        finally:
-            self.service.engine.metrics.responses[status] += 1
-            seconds = time.monotonic() - start
-            logger.info("%s %s %d %.3f s", request.method, _printable(request.url.path), status, seconds)
-
-    def _check(self, request: Request) -> None:
-        limits = self.service.limits
-        if limits.hosts is not None:
-            host = request.headers.get("host", "")
-            name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-            if name.lower() not in limits.hosts:
-                raise ApiError(
-                    403,
-                    "this server is not known by the name it was asked by (its option --server-name)",
-                    "permission_error",
-                    code="unknown_host",
-                )
-        path = request.url.path
-        if limits.keys and request.method != "OPTIONS" and (path.startswith("/v1") or path == "/metrics"):
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            given = given.strip() if scheme.lower() == "bearer" else ""
-            matches = [hmac.compare_digest(given.encode(), key.encode()) for key in limits.keys]
-            if not any(matches):
-                what = "the API key is not one of this server's" if given else "no API key was given"
-                raise ApiError(
-                    401,
-                    f"{what}; send the header Authorization: Bearer KEY",
-                    "authentication_error",
-                    code="invalid_api_key",
-                )
-
-
-def _printable(path: str) -> str:
-    return ascii(path[:200])[1:-1]
-
-
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     what = {404: "there is no such address", 405: f"{request.method} is not taken here"}.get(status, str(error))
-    fault = ApiError(status, f"{what}: {request.method} {_printable(request.url.path)}", code=f"http_{status}")
+    fault = ApiError(status, f"{what}: {request.method} {printable_path(request.url.path)}", code=f"http_{status}")
     return JSONResponse(fault.body, status, getattr(error, "headers", None))
 
 
@@ -486,7 +292,7 @@ def make_app(service: Service, page: bool = False) -> Starlette:
         Route("/metrics", _metrics, methods=["GET"]),
         *([*page_routes(), Route("/v1/pictures", _picture, methods=["POST"])] if page else ()),
     ]
-    middleware = [Middleware(_Guard, service=service)]
+    middleware = [Middleware(Guard, service=service)]
     if service.limits.origins:
         middleware.insert(
             0,

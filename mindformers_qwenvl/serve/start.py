@@ -11,11 +11,12 @@ from typing import Any
 
 from mindformers_qwenvl.chat.steps import Steps
 from mindformers_qwenvl.chat.vectors import PictureVectors
-from mindformers_qwenvl.serve.app import Limits, Service, make_app
+from mindformers_qwenvl.serve.app import make_app
 from mindformers_qwenvl.serve.engine import Engine
 from mindformers_qwenvl.serve.metrics import Metrics
 from mindformers_qwenvl.serve.prompts import Prompts
 from mindformers_qwenvl.serve.server import Signals, serve
+from mindformers_qwenvl.serve.service import Limits, Service
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 
 __all__ = ["make_service", "start"]

@@ -42,8 +42,9 @@ def serve(size: str, threads: int) -> None:
     import uvicorn
 
     from mindformers_qwenvl.generation.settings import settings_for
-    from mindformers_qwenvl.serve.app import Limits, make_app
+    from mindformers_qwenvl.serve.app import make_app
     from mindformers_qwenvl.serve.server import bind, configured
+    from mindformers_qwenvl.serve.service import Limits
     from mindformers_qwenvl.serve.start import make_service
 
     network, processor = (tiny if size == "tiny" else large)()

@@ -19,7 +19,7 @@ def service(checkpoint_dir, tmp_path_factory):
     from mindformers_qwenvl import QwenVL
     from mindformers_qwenvl.data.processor import QwenVLProcessor
     from mindformers_qwenvl.generation.settings import settings_for
-    from mindformers_qwenvl.serve.app import Limits
+    from mindformers_qwenvl.serve.service import Limits
     from mindformers_qwenvl.serve.start import make_service
     from tests.support.graphs import release
 

@@ -79,7 +79,7 @@ def test_many_askers_get_their_own_answers_while_rows_come_and_go(service, addre
     """More than there are rows and of different lengths, sync and async, some pictures shared: each as when alone."""
     rng = random.Random(7)
     asked = []
-    for number in range(24):
+    for number in range(16):
         pictures = rng.sample(PICTURES, rng.choice((0, 1, 1, 2)))
         sampling = rng.choice(({"temperature": 0}, {"temperature": 1.2, "top_p": 0.8, "seed": number}))
         body = {"model": "base", "messages": [user(f"Question {number}", *pictures)], **sampling}
@@ -104,7 +104,7 @@ def test_many_askers_get_their_own_answers_while_rows_come_and_go(service, addre
     together = asyncio.run(all_at_once())
     expected = [(one["choices"][0]["message"]["content"], one["choices"][0]["finish_reason"]) for one in alone]
     assert together == expected
-    assert len(set(expected)) > 12, "the answers differ, so that one in the wrong place would be seen"
+    assert len(set(expected)) > 9, "the answers differ, so that one in the wrong place would be seen"
     assert service.engine.running == service.engine.waiting == 0 and service.in_flight == 0
     assert len(service.engine._free) == 48, "all blocks of the cache are free again"
 

@@ -28,7 +28,7 @@ LONG = {"temperature": 0, "max_tokens": 90, "logit_bias": {"65": 100}}  # never 
 @contextlib.contextmanager
 def served_with(service, **limits):
     """A second application before the same engine, with other limits."""
-    from mindformers_qwenvl.serve.app import Service
+    from mindformers_qwenvl.serve.service import Service
 
     changed = dataclasses.replace(service.limits, **limits)
     with running(Service(service.engine, service.prompts, service.config, service.names, changed)) as address:
@@ -48,7 +48,8 @@ def works(address):
     return ask(address, **VALID).status_code == 200
 
 
-def test_five_hundred_malformed_bodies(address):
+@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.slow)])
+def test_malformed_bodies(address, count):
     """Bytes changed, cut, doubled; values of other kinds in the place of any value."""
     rng = random.Random(16)
     plain = {**VALID, "model": "none", "messages": [user("Hello", data_uri(PICTURE))], "stop": ["a"], "seed": 5}
@@ -68,7 +69,7 @@ def test_five_hundred_malformed_bodies(address):
     raw = json.dumps(plain).encode()
     statuses = set()
     with httpx.Client(base_url=address, headers={"Content-Type": "application/json"}, timeout=30) as client:
-        for number in range(500):
+        for number in range(count):
             body = bytearray(raw)
             if number % 2:
                 body = json.dumps(changed(plain)).encode()
@@ -105,12 +106,11 @@ def test_pictures_that_are_not_taken(address, web, tmp_path):
         "invalid_image_url": [
             *("file:///etc/passwd", "/etc/passwd", str(secret), "ftp://example.com/a.png", "cat.png", "gopher://x"),
             *(web.url("/cat.png"), inside, "http://localhost:1/", "http://[::1]/a", "http://0.0.0.0/", "http://10.1/a"),
-            data_uri(bomb(90_000, 90_000)),
         ],
         "invalid_image": [
             *("data:image/png;base64,!!!", "data:image/png;base64,", "data:image/png,AAAA", "data:,"),
             *(data_uri(b"not a picture"), data_uri(PICTURE.read_bytes()[:200]), data_uri(b"<svg/>", "svg+xml")),
-            *(data_uri(bomb(30, 30)), "http://", "http://no such host/"),
+            *(data_uri(bomb(30, 30)), data_uri(bomb(90_000, 90_000)), "http://", "http://no such host/"),
         ],
     }
     for code, sources in refused.items():
@@ -136,8 +136,8 @@ def test_prompts_that_are_too_long_or_out_of_order(address):
         assert error_of(ask(address, messages=messages), 400)["param"] == "messages"
     late = error_of(ask(address, messages=[user("a"), {"role": "system", "content": "x"}, user("b")]), 400)
     assert late["param"] == "messages[1].role"
-    error_of(ask(address, model="none"), 404, "model_not_found")
-    assert error_of(ask(address, tools=[{"type": "function"}]), 400)["param"] == "tools"
+    error_of(ask(address, model="none", messages=[user("a")]), 404, "model_not_found")
+    assert error_of(ask(address, messages=[user("a")], tools=[{"type": "function"}]), 400)["param"] == "tools"
 
 
 def test_addresses_methods_and_kinds(address):
