@@ -355,7 +355,7 @@ def test_hostile_words_are_shown_as_text(page):
 
 def test_keyboard_alone(page, served, taught):
     choosers = []
-    page.on("filechooser", choosers.append)
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"  # the question has the focus when the page opens
     page.keyboard.press("Enter")
