@@ -57,7 +57,7 @@ def test_resumed_losses_are_those_of_the_uninterrupted_training(trained, samples
 
 def test_the_trained_checkpoint_answers(trained, checkpoint_dir, tmp_path):
     """As a .ckpt file, whose name takes precedence over the YAML's `load_ckpt_format`; nothing of it is left out."""
-    words = ["convert-weight", "--input_path", str(trained[0] / SAVED / "tiny_rank_0-2_3.safetensors")]
+    words = ["convert-weight", "--input_path", str(trained[0] / "output" / "checkpoint")]
     assert main([*words, "--config", str(checkpoint_dir("a56")), "--output_path", str(tmp_path / "trained.ckpt")]) == 0
     settings = {**PREDICT, f"{LLM}.max_decode_length": 80, "load_checkpoint": str(tmp_path / "trained.ckpt")}
     printed = run(tmp_path, "predict_qwenvl_tiny", settings, input_data=[QUERIES["one_image"]])
