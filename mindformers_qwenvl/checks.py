@@ -6,12 +6,25 @@ A bool is an int in Python, so `batch_size: True` would pass as 1; NaN passes mo
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["byte_count", "is_number", "is_whole", "number", "printable", "switch", "whole"]
+__all__ = [
+    "UnknownNameError",
+    "byte_count",
+    "is_number",
+    "is_whole",
+    "nearest",
+    "number",
+    "printable",
+    "refuse_unknown",
+    "switch",
+    "whole",
+]
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
@@ -22,6 +35,39 @@ def printable(text: object, keep: str = "") -> str:
     For texts from data in reports: a path must not fake a line of a report, colour a terminal or turn its direction.
     """
     return CONTROL.sub(lambda match: match.group() if match.group() in keep else ascii(match.group())[1:-1], str(text))
+
+
+def nearest(given: object, known: Iterable[object]) -> str:
+    """`; did you mean NAME?` with the name of `known` that is most like `given`; empty if none is like it."""
+    found = difflib.get_close_matches(str(given), sorted({str(name) for name in known}), 1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+class UnknownNameError(TypeError, ValueError):
+    """An argument or a key that does not exist."""
+
+
+def refuse_unknown(
+    what: str,
+    given: Iterable[str],
+    known: Collection[str],
+    hints: Mapping[str, str] | None = None,
+    *,
+    shown: Collection[str] | None = None,
+) -> None:
+    """Raise `UnknownNameError`, with the nearest name, if one of `given` is not `known`.
+
+    Args:
+        what: what takes them, such as the name of a class.
+        hints: name -> what to give instead, for names that other programs have.
+        shown: the names that the message lists if none is like it; None: all of `known`.
+    """
+    unknown = sorted(set(map(str, given)) - set(known))
+    if not unknown:
+        return
+    hint = f"; give {hints[unknown[0]]}" if unknown[0] in (hints or {}) else nearest(unknown[0], known)
+    hint = hint or f"; it takes {', '.join(sorted(known if shown is None else shown))}"
+    raise UnknownNameError(f"{what}: unknown {'keys' if len(unknown) > 1 else 'key'} {', '.join(unknown)}{hint}")
 
 
 def is_whole(value: Any, least: int | None = None, most: int | None = None) -> bool:

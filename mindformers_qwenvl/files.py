@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import itertools
 import json
 import os
@@ -24,11 +25,16 @@ from typing import IO, Any
 
 __all__ = [
     "Inputs",
+    "cache_folder",
     "check_output",
+    "check_private",
     "copy_file",
     "lock_file",
     "locked",
+    "open_regular",
     "parse_json",
+    "private_folder",
+    "read_bytes",
     "read_json",
     "read_text",
     "remove_leftovers",
@@ -37,6 +43,7 @@ __all__ = [
 ]
 
 MAX_TEXT = 256 << 20  # bytes of a file that is read whole; larger datasets are read record by record
+MAX_JSON = 16 << 20  # bytes of a config.json, an index of shards and the like
 # How a file begins that holds no text in UTF-8, and what it is.
 _FOREIGN = {
     b"version https://git-lfs.": "a pointer of git-lfs, not the file itself: run `git lfs pull` where it was cloned",
@@ -96,13 +103,40 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb", buffering: int = -
     path = Path(os.path.realpath(path))
     remove_leftovers(path)
     descriptor, unfinished = _create_unfinished(path)
+    written = os.dup(descriptor)
     try:
-        with os.fdopen(os.dup(descriptor), mode, buffering, encoding=encoding) as file:
+        with _not_in_children(descriptor, written), os.fdopen(written, mode, buffering, encoding=encoding) as file:
             yield file
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
         os.close(descriptor)  # the lock goes last: until then nobody takes the file for a leftover
+
+
+_locked: set[int] = set()  # descriptors of locked files
+
+
+@contextmanager
+def _not_in_children(*descriptors: int) -> Iterator[None]:
+    """A process that is forked in this block does not hold the locks of the descriptors: a worker may outlive its
+    parent by a moment, and the next command must not take that for a parent at work."""
+    _locked.update(descriptors)
+    try:
+        yield
+    finally:
+        _locked.difference_update(descriptors)
+
+
+def _let_go() -> None:
+    if _locked:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in _locked:
+            os.dup2(nowhere, descriptor, inheritable=False)
+        os.close(nowhere)
+        _locked.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class Inputs:
@@ -139,6 +173,43 @@ def _state(path: Path) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
 
 
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """A regular file, open for reading. A pipe or a device would never end, or never begin.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not wait
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_dev not in _devices_of_the_system():
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(f"{path} is a folder, not a file")
+    raise ValueError(f"{path} is not a regular file")
+
+
+@functools.cache
+def _devices_of_the_system() -> frozenset[int]:
+    """Of /proc and /sys, whose files look regular, and some of which wait or have no end."""
+    return frozenset(os.stat(folder).st_dev for folder in ("/proc", "/sys") if os.path.ismount(folder))  # noqa: PTH116
+
+
+def read_bytes(path: str | os.PathLike[str], most: int = MAX_TEXT) -> bytes:
+    """The content of a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a regular file, or is larger.
+    """
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{path} is larger than {most:,} bytes, the most that is read")
+    return data
+
+
 def read_text(path: str | os.PathLike[str], most: int = MAX_TEXT) -> str:
     """The text of a file in UTF-8, with or without a byte-order mark.
 
@@ -147,13 +218,7 @@ def read_text(path: str | os.PathLike[str], most: int = MAX_TEXT) -> str:
         ValueError: it is not a regular file (a pipe or a device would never end), larger than `most` bytes, or not
             UTF-8; UTF-16 and pointers of git-lfs are named.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not wait
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{path} is not a regular file")
-        data = file.read(most + 1) or b""  # None: a file of the system that has nothing to say now
-    if len(data) > most:
-        raise ValueError(f"{path} is larger than {most:,} bytes, the most that is read")
+    data = read_bytes(path, most)
     for beginning, what in _FOREIGN.items():
         if data.startswith(beginning):
             raise ValueError(f"{path} is {what}")
@@ -186,7 +251,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
         OSError, ValueError: see `read_text` and `parse_json`.
     """
-    return parse_json(read_text(path), path)
+    return parse_json(read_text(path, MAX_JSON), path)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -199,6 +264,38 @@ def copy_file(source: Path, target: Path) -> None:
     """Copy the content of a file, whole or not at all."""
     with source.open("rb") as original, replacing(target) as copy:
         shutil.copyfileobj(original, copy)
+
+
+def private_folder(path: Path) -> Path:
+    """The folder `path`, made if need be, that this user alone can write into.
+
+    Raises:
+        OSError: it cannot be made; or it is a link, belongs to another user, or others can write into it.
+    """
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_private(path)
+    return path
+
+
+def check_private(path: Path) -> None:
+    """Raise PermissionError if `path` is a link, belongs to another user, or can be written by others."""
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{path} is a link, belongs to another user, or can be written by others")
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/mindformers-qwenvl, or that in ~/.cache: see `private_folder`.
+
+    Raises:
+        OSError: as `private_folder`, or there is no home folder.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        place = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:  # no home folder
+        raise FileNotFoundError(str(error)) from None
+    return private_folder(place / "mindformers-qwenvl")
 
 
 def remove_leftovers(path: Path) -> list[Path]:
@@ -267,7 +364,8 @@ def locked(path: Path, busy: str) -> Iterator[None]:
             raise ValueError(busy) from None
         os.close(descriptor)
     try:
-        yield
+        with _not_in_children(descriptor):
+            yield
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)

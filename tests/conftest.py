@@ -34,6 +34,18 @@ def checkpoint_dir(tmp_path_factory) -> Callable[..., Path]:
     return factory
 
 
+@pytest.fixture(scope="session")
+def taught(checkpoint_dir, tmp_path_factory):
+    """A network of a56 that has learnt to box things in a picture; see `taught.Taught`."""
+    from tests.support.taught import ANSWER, QUESTION, Taught, draw_scene, teach
+
+    folder = tmp_path_factory.mktemp("taught")
+    picture = folder / "scene.png"
+    draw_scene(picture)
+    teach(checkpoint_dir("a56"), folder / "model", [(picture, QUESTION, ANSWER)])
+    return Taught(folder / "model", picture)
+
+
 @pytest.fixture
 def web():
     """A server on this machine; see `web.Site`."""

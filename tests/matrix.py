@@ -2,6 +2,7 @@
 
     python -m tests.matrix            # make what is missing, run all rows, write docs/hosts.json and the tables
     python -m tests.matrix --rows 1.8,2.1 --checks logits,doors
+    python -m tests.matrix --jobs 2          # two rows at a time: each takes one core
     python -m tests.matrix --use 1.8=DIR     # an environment that has the host and the packages of the tests
     python -m tests.matrix --write           # run nothing: write the tables again from docs/hosts.json
 
@@ -19,15 +20,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mindformers_qwenvl import __version__
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "docs" / "hosts.json"
 DOCUMENTS = (ROOT / "docs" / "hosts.md", ROOT / "docs" / "zh" / "hosts.md")
+# Page -> link to the table, in its row of this version.
+READMES = {
+    ROOT / "README.md": "[what ran](docs/hosts.md#what-ran)",
+    ROOT / "README_CN.md": "[运行记录](docs/zh/hosts.md)",
+}
 BEGIN, END = "<!-- matrix: written by tests/matrix.py -->", "<!-- /matrix -->"
 
 # What the tests need beside the host; mindformers-qwenvl[test] without the pair.
@@ -68,33 +76,84 @@ ROWS = (
     Row("py3.12", "1.9.0", "2.9.0", "3.12"),
 )
 
-# Heading of a column -> the tests that stand for it.
+# Heading of a column -> the tests that stand for it: files, functions, or single cases of a function. A row runs all of
+# its tests in one process, so that they share trainings and compiled networks.
 CHECKS: dict[str, tuple[str, ...]] = {
-    "discovery": ("tests/discovery/test_installed.py", "tests/test_registration.py"),
-    "logits": ("tests/model/test_logits.py", "-k", "a56 or b224"),
-    "gradients": ("tests/model/test_training.py", "-k", "test_loss_and_gradients and a56 or curve_full and a56"),
-    "cached generation": ("tests/model/test_generate.py", "tests/model/test_cache.py", "-k", "not c448"),
-    "chat": ("tests/chat/test_chat.py",),
+    "discovery": (
+        "tests/discovery/test_installed.py::test_a_process_that_never_names_us",
+        "tests/discovery/test_installed.py::test_spawned_and_forked_processes",
+        "tests/discovery/test_installed.py::test_broken_plugins_only_warn",
+        "tests/test_registration.py::test_every_class_is_found_by_its_name",
+        "tests/test_registration.py::test_tables_of_tasks_and_names",
+        "tests/test_registration.py::test_the_trainer_takes_the_task",
+    ),
+    "logits": (
+        *(
+            f"tests/model/test_logits.py::test_logits_of_golden_prompts[{golden}-{prompt}]"
+            for golden in ("a56", "b224")
+            for prompt in ("text", "one_image", "two_images", "multi_turn", "raw_caption", "image_last")
+        ),
+        "tests/model/test_logits.py::test_logits_of_a_prompt_alone",
+    ),
+    "gradients": (
+        "tests/model/test_training.py::test_loss_and_gradients[a56-batch0]",
+        "tests/model/test_training.py::test_loss_and_gradients[a56-text_only]",
+    ),
+    "cached generation": (
+        "tests/model/test_generate.py::test_greedy_ids_with_cache[a56-text]",
+        "tests/model/test_generate.py::test_greedy_ids_with_cache[a56-one_image]",
+        "tests/model/test_generate.py::test_greedy_ids_with_cache[a56-two_images]",
+        "tests/model/test_generate.py::test_greedy_ids_with_cache[a56-multi_turn]",
+        "tests/model/test_cache.py::test_mixed_batch_answers_as_each_row_alone[a56]",
+    ),
+    "chat": (
+        "tests/chat/test_chat.py::test_golden_prompts_and_greedy_answers",
+        "tests/chat/test_chat.py::test_seeds_make_answers_reproducible",
+        "tests/chat/test_chat.py::test_rows_of_a_batch_answer_as_they_do_alone",
+        "tests/chat/test_chat.py::test_the_hosts_streamers",
+    ),
     "train and resume": (
         "tests/stock/test_trainer.py::test_training_learns_and_saves",
         "tests/stock/test_trainer.py::test_resumed_losses_are_those_of_the_uninterrupted_training",
-        "tests/stock/test_trainer.py::test_the_trained_checkpoint_answers",
-        "tests/stock/test_data_parallel.py::test_one_killed_process_goes_on_from_safetensors",
     ),
     "two processes": (
         "tests/stock/test_data_parallel.py::test_two_workers_are_one_with_the_same_batches",
-        "tests/stock/test_data_parallel.py::test_two_killed_workers_go_on_as_if_nothing_had_been",
-        "tests/stock/test_data_parallel.py::test_the_newer_section_saves_once_and_goes_on",
-        "tests/stock/test_msrun.py",
+        "tests/stock/test_data_parallel.py::test_two_killed_workers_go_on_as_if_nothing_had_been[safetensors-False]",
     ),
-    "predict": ("tests/stock/test_trainer.py", "-k", "greedy"),
+    "predict": (
+        "tests/stock/test_trainer.py::test_greedy_ids_are_the_goldens[two_images]",
+        "tests/stock/test_trainer.py::test_greedy_ids_of_a_batch_from_the_original_folder[elements]",
+    ),
     "convert": (
-        "tests/weights/convert/test_convert.py",
+        "tests/weights/convert/test_convert.py::test_one_file",
+        "tests/weights/convert/test_convert.py::test_round_trip_is_byte_identical",
+        "tests/weights/convert/test_convert.py::test_our_directory_loads_as_the_original_does",
         "tests/stock/test_trainer.py::test_the_checkpoint_of_a_training_goes_back_to_the_original_layout",
     ),
-    "doors": ("tests/stock/test_doors.py",),
+    "doors": (
+        "tests/stock/test_doors.py::test_auto_config[original]",
+        "tests/stock/test_doors.py::test_auto_tokenizer[original]",
+        "tests/stock/test_doors.py::test_auto_processor[original]",
+        "tests/stock/test_doors.py::test_auto_model[original]",
+        "tests/stock/test_doors.py::test_auto_model_for_causal_lm[original]",
+        "tests/stock/test_doors.py::test_pipeline_of_a_directory[original]",
+        "tests/stock/test_doors.py::test_pipeline_takes_settings_of_a_call",
+        "tests/stock/test_doors.py::test_pipeline_samples_as_generation_config_says",
+        "tests/stock/test_doors.py::test_pipeline_of_a_network",
+        "tests/stock/test_doors.py::test_code_beside_the_weights_is_never_run",
+        "tests/stock/test_doors.py::test_pipeline_of_a_converted_directory",
+        "tests/stock/test_doors.py::test_trainer_predict_with_a_yaml",
+        "tests/stock/test_doors.py::test_trainer_predict_with_a_network",
+        "tests/stock/test_doors.py::test_pipeline_of_a_name",
+    ),
     "PyNative": ("tests/hosts/test_pynative.py",),
-    "run and doctor": ("tests/launch", "tests/doctor"),
+    "run and doctor": (
+        "tests/launch/test_run.py::test_it_is_quiet_and_names_its_log",
+        "tests/launch/test_run.py::test_evaluation_prints_the_loss",
+        "tests/doctor/test_doctor.py::test_this_machine[--no-trial]",
+        "tests/doctor/test_doctor.py::test_every_work_around_has_a_state[--no-trial]",
+        "tests/doctor/test_doctor.py::test_the_names_are_those_that_are_registered",
+    ),
 }
 
 
@@ -103,7 +162,7 @@ class Result:
     """What ran in a row."""
 
     versions: dict[str, str]
-    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    checks: dict[str, dict[str, Any]]
 
 
 # ---- environments
@@ -169,53 +228,63 @@ print(json.dumps({n: m.version(n) for n in ("mindformers", "mindspore")} | {"pyt
 
 
 def run(row: Row, base: Path, checks: list[str], logs: Path) -> Result:
-    """Run `checks` in `row`."""
+    """Run `checks` in `row`, whose Python is that of the environment `base`."""
     with tempfile.TemporaryDirectory(prefix="mindformers-qwenvl-matrix-") as scratch:
         wheel = built_wheel(Path(scratch), base / "bin" / "python")
         python = with_this_package(base, Path(scratch) / "env", wheel)
         told = subprocess.run([str(python), "-c", VERSIONS], check=True, capture_output=True, text=True).stdout
-        result = Result(json.loads(told))
-        for check in checks:
-            result.checks[check] = counted = pytest(python, CHECKS[check], logs / f"{row.name}-{check}.log")
-            said = "ok" if counted["passed"] and not counted["failed"] else "FAILED"
-            print(f"{row.name:7} {check:18} {said:6} {counted['passed']} passed, {counted['failed']} failed, "
-                  f"{counted['skipped']} skipped, {counted['seconds']:.0f} s", flush=True)  # fmt: skip
-    return result
+        return Result(json.loads(told), pytest(python, checks, logs / f"{row.name}.log"))
 
 
-def pytest(python: Path, arguments: tuple[str, ...], log: Path) -> dict[str, Any]:
-    """Counts and seconds; slow tests too. What it prints goes to `log`."""
+def pytest(python: Path, checks: list[str], log: Path) -> dict[str, dict[str, Any]]:
+    """Counts and seconds of each check; slow tests too. What pytest prints goes to `log`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MINDFORMERS_", "PYTHON"))}
     environment = {**kept, "PATH": f"{python.parent}{os.pathsep}{kept.get('PATH', '')}"}
-    began = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, log.open("w") as out:
         xml = Path(folder) / "junit.xml"
-        command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "", f"--junitxml={xml}"]
-        done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
-        counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
-        failed = []
-        if xml.exists():
-            suites = list(ElementTree.parse(xml).getroot().iter("testsuite"))
-            counts = {name: sum(int(suite.get(name, 0)) for suite in suites) for name in counts}
-            for case in (case for suite in suites for case in suite.iter("testcase")):
-                if case.find("failure") is not None or case.find("error") is not None:
-                    failed.append(f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}")
-    bad = counts["failures"] + counts["errors"]
-    return {
-        "passed": counts["tests"] - bad - counts["skipped"],
-        "failed": bad or int(done.returncode != 0),  # a crash leaves no counts
-        "skipped": counts["skipped"],
-        "failures": failed,
-        "seconds": round(time.monotonic() - began),
-    }
+        command = [
+            str(python),
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "",
+            "--durations=0",
+            f"--junitxml={xml}",
+        ]
+        command += [f"--basetemp={folder}/tests", "--durations-min=1"]
+        # Those of a file side by side: they share its fixtures, such as a training.
+        tests = sorted((test for check in checks for test in CHECKS[check]), key=lambda test: test.partition("::")[0])
+        subprocess.run([*command, *tests], cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        cases = list(ElementTree.parse(xml).getroot().iter("testcase")) if xml.exists() else []
+    return {check: counted(CHECKS[check], cases) for check in checks}
+
+
+def counted(tests: tuple[str, ...], cases: list[ElementTree.Element]) -> dict[str, Any]:
+    """What became of `tests`, of all cases that ran. A test of which no case ran, as after a crash, has failed."""
+    found = {test: [case for case in cases if node(case) == test or node(case).startswith((f"{test}[", f"{test}::"))]
+             for test in tests}  # fmt: skip
+    own = [case for some in found.values() for case in some]
+    bad = [node(case) for case in own if case.find("failure") is not None or case.find("error") is not None]
+    bad += [test for test, some in found.items() if not some]
+    skipped = sum(case.find("skipped") is not None for case in own)
+    passed = sum(all(case.find(word) is None for word in ("failure", "error", "skipped")) for case in own)
+    seconds = sum(float(case.get("time", 0)) for case in own)
+    return {"passed": passed, "failed": len(bad), "skipped": skipped, "failures": bad, "seconds": round(seconds)}
+
+
+def node(case: ElementTree.Element) -> str:
+    """`tests/a/test_b.py::test_c[d]`, as pytest takes it on its command line."""
+    return f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
 
 
 # ---- the record and the tables
 
 
-def read_record() -> dict[str, Any]:
-    return json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {"rows": {}}
+def read_record(file: Path = RECORD) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": {}}
 
 
 def add(record: dict[str, Any], row: Row, result: Result) -> None:
@@ -249,8 +318,31 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write(record: dict[str, Any]) -> None:
-    RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def readme_row(page: Path) -> str:
+    """The line of the table of versions with the version of this package."""
+    version = ".".join(__version__.split(".")[:2])
+    return next(line for line in page.read_text(encoding="utf-8").split("\n") if line.startswith(f"| {version} |"))
+
+
+def seen(record: dict[str, Any]) -> str:
+    """What was run, in a few words for README.md."""
+    ran = [found["versions"] for found in record["rows"].values()]
+    hosts = sorted({one["mindformers"] for one in ran})
+    pythons = sorted({one["python"].rpartition(".")[0] for one in ran}, key=lambda python: int(python.split(".")[1]))
+    return f"CPU: MindFormers {', '.join(hosts)}; Python {', '.join(pythons)}"
+
+
+def write(record: dict[str, Any], file: Path = RECORD) -> None:
+    """The record, and what the docs and README.md say of it, if it is theirs."""
+    record["rows"] = {row.name: record["rows"][row.name] for row in ROWS if row.name in record["rows"]}
+    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if file != RECORD:
+        return
+    for page, link in READMES.items() if record["rows"] else ():
+        lines = page.read_text(encoding="utf-8").split("\n")
+        at = lines.index(readme_row(page))
+        lines[at] = f"{lines[at].rpartition(' | ')[0]} | {seen(record)} ({link}) |"
+        page.write_text("\n".join(lines), encoding="utf-8")
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         before, _, rest = text.partition(BEGIN)
@@ -265,26 +357,47 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--use", action="append", default=[], metavar="ROW=DIR", help="take this environment for a row")
     parser.add_argument("--rows", default=",".join(row.name for row in ROWS), help="comma list (default: all)")
     parser.add_argument("--checks", default=",".join(CHECKS), help="comma list (default: all)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows at a time (default: 1)")
     parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()) / "mindformers-qwenvl-matrix-logs")
-    parser.add_argument("--write", action="store_true", help="run nothing, write the tables from docs/hosts.json")
+    parser.add_argument("--record", type=Path, default=RECORD, metavar="FILE", help=f"(default: {RECORD})")
+    parser.add_argument("--write", action="store_true", help="run nothing, write the tables from the record")
     args = parser.parse_args(argv)
-    record = read_record()
-    if args.write:
-        write(record)
-        return 0
+    record = read_record(args.record)
     given = dict(item.split("=", 1) for item in args.use)
     rows, checks = [_named(ROWS, name) for name in args.rows.split(",")], _checks(args.checks)
-    for row in rows:
+
+    def one(row: Row) -> tuple[Row, Result | None]:
         try:
             base = Path(given[row.name]) if row.name in given else environment(row, args.environments)
+            return row, run(row, base, checks, args.logs)
         except (LookupError, subprocess.CalledProcessError) as error:
             print(f"{row.name}: not run: {error}", flush=True)
-            continue
-        add(record, row, run(row, base, checks, args.logs))
-        write(record)
-    failed = [name for name, row in record["rows"].items() for one in row["checks"].values() if one["failed"]]
+            return row, None
+
+    missing = False
+    with ThreadPoolExecutor(max(1, args.jobs)) as pool:
+        for done in as_completed([pool.submit(one, row) for row in rows] if not args.write else []):
+            row, result = done.result()
+            missing |= result is None
+            if result is not None:
+                show(row, result)
+                add(record, row, result)
+                write(record, args.record)
+    if args.write:
+        write(record, args.record)
+        return 0
+    failed = any(one["failed"] for row in record["rows"].values() for one in row["checks"].values())
     print(f"logs: {args.logs}")
-    return int(bool(failed))
+    return int(failed or missing)
+
+
+def show(row: Row, result: Result) -> None:
+    for check, found in result.checks.items():
+        said = "ok" if found["passed"] and not found["failed"] else "FAILED"
+        print(f"{row.name:7} {check:18} {said:6} {found['passed']} passed, {found['failed']} failed, "
+              f"{found['skipped']} skipped, {found['seconds']} s", flush=True)  # fmt: skip
+        for test in found["failures"]:
+            print(f"{'':27}{test}", flush=True)
 
 
 def _named(rows: tuple[Row, ...], name: str) -> Row:

@@ -237,3 +237,36 @@ def test_a_file_that_is_too_large_is_refused():
     Path("a.json").write_bytes(b"[1, 2, 3]")
     with pytest.raises(ValueError, match="larger than 8 bytes"):
         read_text("a.json", most=8)
+
+
+WORKER = """
+import os, sys, time
+from mindformers_qwenvl.files import locked, replacing
+from pathlib import Path
+with locked(Path("lock"), "busy"), replacing("out") as file:
+    file.write(b"half")
+    file.flush()
+    if not os.fork():
+        time.sleep(60)
+        os._exit(0)
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_worker_that_outlives_its_parent_holds_no_lock(tmp_path):
+    """The next command comes at once: what the killed one left is removed, and its lock keeps nobody out."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.kill()
+    process.wait()
+    try:
+        assert len(list(tmp_path.glob("out.*.tmp"))) == 1
+        with locked(tmp_path / "lock", "busy"), replacing(tmp_path / "out") as file:
+            file.write(b"whole")
+        assert [path.name for path in tmp_path.iterdir()] == ["out"] and (tmp_path / "out").read_bytes() == b"whole"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()

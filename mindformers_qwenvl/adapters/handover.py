@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.files import read_json
-from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
+from mindformers_qwenvl.sizes import IMAGE_START_OFFSET, PUBLISHED_IMAGE_START
+from mindformers_qwenvl.text.vocabulary_file import check_file, find_vocabulary
 
 __all__ = ["TrainedModel", "complete", "original_settings", "write_companions"]
 
 MLP_DIGITS = 10_000
-BEHIND_END_OF_TEXT = 214  # <img> is so many special tokens after the end of text
-RANKS = 151643  # of the published vocabulary
 
 
 def original_settings(config: Any) -> dict[str, Any]:
@@ -102,7 +101,7 @@ class TrainedModel:
 
         Raises:
             FileNotFoundError: there is no such file, or no vocabulary.
-            ValueError: it has no model of Qwen-VL.
+            ValueError: it has no model of Qwen-VL, or a vocabulary of another one.
         """
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; expected the YAML of a training")
@@ -122,6 +121,7 @@ class TrainedModel:
         self.yaml = path
         self.output_dir = Path(yaml.get("output_dir") or "./output")
         self.vocabulary = _vocabulary(yaml)
+        check_file(self.vocabulary, self.config["visual"]["image_start_id"], f"the model of {path}")
         self.facts = _facts(yaml)
 
 
@@ -160,7 +160,7 @@ def complete(folder: Path) -> None:
     of generation and tokenizer, and the vocabulary, if that is the published one and installed."""
     try:
         config = read_json(folder / "config.json")
-        end_of_text = config["visual"]["image_start_id"] - BEHIND_END_OF_TEXT
+        end_of_text = config["visual"]["image_start_id"] - IMAGE_START_OFFSET
         length = config.get("max_position_embeddings", 8192)
     except (OSError, ValueError, KeyError, TypeError):
         return
@@ -183,6 +183,6 @@ def complete(folder: Path) -> None:
     for name, content in {"generation_config": generation, "tokenizer_config": tokenizer}.items():
         if not (folder / f"{name}.json").exists():
             (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if not (folder / "qwen.tiktoken").exists() and end_of_text == RANKS:
+    if not (folder / "qwen.tiktoken").exists() and end_of_text + IMAGE_START_OFFSET == PUBLISHED_IMAGE_START:
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(find_vocabulary(), folder / "qwen.tiktoken")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.checks import is_number
 from mindformers_qwenvl.files import read_json
 
 __all__ = [
@@ -274,7 +275,7 @@ def _rank(value: Any, key: str) -> int:
 
 
 def _alpha(value: Any, key: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or not is_number(value):
         raise ValueError(f"{key} is {_shown(value)}, expected a number")
     return value
 

@@ -20,6 +20,7 @@ from mindformers_qwenvl.adapters.network import low_rank_parameters, network_sha
 from mindformers_qwenvl.adapters.reader import Adapter
 from mindformers_qwenvl.adapters.settings import AdapterSettings, from_pet_config
 from mindformers_qwenvl.adapters.tensors import A, B
+from mindformers_qwenvl.weights.finite import FiniteCheck
 from mindformers_qwenvl.weights.names import to_ours
 
 __all__ = ["AdapterSwitch", "named", "room_for"]
@@ -98,6 +99,14 @@ class _State:
     active: str | None = None
 
 
+def _not_finite(path: Any, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """What to say of NaN and infinity in an adapter; nothing if there is none."""
+    check = FiniteCheck()
+    for name, array in arrays.items():
+        check.look(name, array)
+    return [f"{path}: {check.sentence()}"] if check.numbers else []
+
+
 class AdapterSwitch:
     """A base class for networks: loads adapters under names, and switches between them.
 
@@ -141,7 +150,7 @@ class AdapterSwitch:
                 parts = to_ours(tensor)
                 numbers = adapter.read_saved(tensor)
                 loaded.saved |= dict(zip(parts, np.split(numbers, len(parts)), strict=True))
-            warnings = list(adapter.warnings)
+            warnings = [*adapter.warnings, *_not_finite(path, {**loaded.factors, **loaded.saved})]
         state, parameters = self._adapter_state(), self._by_name()
         for warning in warnings:
             logger.warning("%s", warning)

@@ -23,6 +23,7 @@ from mindformers_qwenvl.text.columns import batch_columns
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE, turn_ends
 from mindformers_qwenvl.text.reply import ReplyDecoder, chat_reply
 from mindformers_qwenvl.text.rows import Row
+from mindformers_qwenvl.text.vocabulary_file import check_model
 
 __all__ = ["Answer", "AnswerStreamer", "Chat", "chat", "chat_stream", "generate_answers"]
 
@@ -97,8 +98,10 @@ def generate_answers(
         cancelled: once it is set, by another thread or by the streamer, the answers end.
 
     Raises:
-        ValueError: a prompt is longer than the network takes, or its images have another number of slots.
+        ValueError: a prompt is longer than the network takes, or its images have another number of slots; or the
+            tokenizer has the vocabulary of another model.
     """
+    check_tokenizer(network, tokenizer)
     check_prompts(network, prompts)
     stops = stop_ids(config, turn_ends(tokenizer))
     sequences = stop_sequences(config, stop_words_ids)
@@ -121,6 +124,11 @@ def generate_answers(
     )
     answers = [tuple(map(int, row[len(prompt) :])) for row, prompt in zip(output, prompts, strict=True)]
     return [Answer(ids, bool(ids) and ids[-1] in stops) for ids in answers]
+
+
+def check_tokenizer(network: Any, tokenizer: Any) -> None:
+    """Raise ValueError if the tokenizer has the vocabulary of another model."""
+    check_model(tokenizer.eod_id, getattr(tokenizer, "vocab_file", "given"), network.config.image_start_id)
 
 
 def check_prompts(network: Any, prompts: Sequence[Row]) -> None:
@@ -148,6 +156,7 @@ class Chat:
         generation_config: used instead of the network's own.
         keep_pictures: how many decoded pictures to keep for later turns. Their vectors are kept too, in at most
             VECTORS bytes, so that a picture of an earlier turn is not encoded again.
+        answer_pictures: whether answers of the history open pictures, see `generation.prompt.make_prompt`.
         **changes: see `settings.CHANGEABLE`.
     """
 
@@ -157,11 +166,14 @@ class Chat:
         tokenizer: Any,
         generation_config: GenerationConfig | None = None,
         keep_pictures: int = 0,
+        answer_pictures: bool = False,
         **changes: Any,
     ):
         template = getattr(tokenizer, "template", None)
         self.network = network
+        self.answer_pictures = answer_pictures
         self.tokenizer = tokenizer if template is None else template.tokenizer
+        check_tokenizer(network, self.tokenizer)
         if template is None:
             self.pictures = Pictures(ImageTransform(network.config.vision.image_size), keep=keep_pictures)
         else:
@@ -180,7 +192,15 @@ class Chat:
     def prompt(self, query: Query, history: Sequence[Any] | None = None, system: str = SYSTEM_MESSAGE) -> Row:
         """The prompt of `query`, see `generation.prompt.prompt_that_fits`."""
         seq_length = self.network.config.seq_length
-        return prompt_that_fits(self.tokenizer, query, history, system, config=self.config, seq_length=seq_length)
+        return prompt_that_fits(
+            self.tokenizer,
+            query,
+            history,
+            system,
+            config=self.config,
+            seq_length=seq_length,
+            answer_pictures=self.answer_pictures,
+        )
 
     def answer(
         self,

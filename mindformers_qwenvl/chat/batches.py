@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mindformers.generation import GenerationConfig
 
-from mindformers_qwenvl.chat.answer import Answer, check_prompts, generate_answers
+from mindformers_qwenvl.chat.answer import Answer, AnswerStreamer, check_prompts, generate_answers
 from mindformers_qwenvl.chat.questions import BadQuestion, Question, batches_by_size
 from mindformers_qwenvl.generation.prompt import Pictures, prompt_that_fits
 from mindformers_qwenvl.generation.stopping import stop_ids
@@ -88,6 +88,7 @@ def answer_questions(
     batch_size: int = 1,
     seed: int | None = None,
     skip_special_tokens: bool = False,
+    on_text: Callable[[str], None] | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
     """The records of one batch after another: `id`, `answer`, `finish` ("stop" or "length"), `prompt_tokens` and
     `new_tokens`; or `id` and `error`.
@@ -100,13 +101,15 @@ def answer_questions(
         seed: what is drawn for a question depends on it and on the question's id alone, not on order, batch or earlier
             runs.
         skip_special_tokens: leave the tags of boxes and the like out of the answers.
+        on_text: called with the text so far while an answer is written, see `AnswerStreamer`; for a `batch_size` of 1.
     """
     stops = stop_ids(config, turn_ends(tokenizer))
 
     def run(batch: list[tuple[Prepared, list]]) -> list[Answer]:
         seeds = None if seed is None else [[seed, zlib.crc32(str(one.question.id).encode())] for one, _ in batch]
         prompts, opened = [one.prompt for one, _ in batch], [shown for _, shown in batch]
-        return generate_answers(network, tokenizer, prompts, opened, config, seeds=seeds)
+        streamer = None if on_text is None else AnswerStreamer(tokenizer, on_text)
+        return generate_answers(network, tokenizer, prompts, opened, config, seeds=seeds, streamer=streamer)
 
     for indices in _batches(prepared, batch_size):
         records: list[dict[str, Any]] = []

@@ -15,7 +15,7 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
-from mindformers_qwenvl.chat.answer import check_prompts
+from mindformers_qwenvl.chat.answer import check_prompts, check_tokenizer
 from mindformers_qwenvl.generation.inputs import bucket
 from mindformers_qwenvl.generation.prompt import Pictures, Query, make_prompt, prompt_columns
 from mindformers_qwenvl.pictures.images import ImageTransform
@@ -172,6 +172,8 @@ def score(
         raise ValueError(f"prompts must be a list with at least one prompt, got {prompts!r}")
     template = getattr(tokenizer, "template", None)
     vocabulary = tokenizer if template is None else template.tokenizer
+    if vocabulary is not None:
+        check_tokenizer(network, vocabulary)
     transform = ImageTransform(network.config.vision.image_size) if template is None else template.image_transform
     pictures = Pictures(transform, getattr(template, "dataset_dir", None) or None)
     given = images if images is not None else [None] * len(prompts)

@@ -7,12 +7,14 @@ import ast
 import contextlib
 import importlib
 import os
+import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from mindformers_qwenvl import __version__
-from mindformers_qwenvl.checks import printable
-from mindformers_qwenvl.hosts import HostError, require_host
+from mindformers_qwenvl.checks import nearest, printable
+from mindformers_qwenvl.cli._interrupt import Interrupts, held_back
 
 __all__ = ["main"]
 
@@ -31,11 +33,40 @@ def _summary(path: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; one whose module says NEEDS_HOST = True, only where there is MindFormers with MindSpore.
+    """Run one command; one whose module says NEEDS_HOST = True, only where there is MindFormers with MindSpore. One
+    that says HOLDS_INTERRUPTS = True gets `args.interrupts`, see `Interrupts`.
 
     Returns the exit code: 0 done, 1 failed, 2 bad usage (argparse exits with 2 itself), 130 interrupted by Ctrl-C.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    is_program, argv = argv is None, sys.argv[1:] if argv is None else argv
+    with ExitStack() as held:
+        held.enter_context(held_back())  # while what starts threads is imported, see there
+        try:
+            args = _parse(argv)
+            if args.holds_interrupts:
+                args.interrupts = held.enter_context(Interrupts())
+            else:
+                held.close()
+                if is_program:  # __main__ has held Ctrl-C back already
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            code = _carry_out(args)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            code = 130
+    if is_program and code == 130:
+        _end_at_once(code)
+    return code
+
+
+def _end_at_once(code: int) -> None:
+    """End the process without Python's own end, where a MindSpore that was imported half-way aborts."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
     commands = _commands()
     parser = argparse.ArgumentParser(
         prog="mindformers-qwenvl",
@@ -56,10 +87,23 @@ def main(argv: list[str] | None = None) -> int:
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
             module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run, needs_host=getattr(module, "NEEDS_HOST", False))
+            subparser.set_defaults(
+                run=module.run,
+                needs_host=getattr(module, "NEEDS_HOST", False),
+                holds_interrupts=getattr(module, "HOLDS_INTERRUPTS", False),
+            )
         else:
             subparsers.add_parser(name, help=_summary(path))
-    args = parser.parse_args(argv)
+    if wanted is not None and wanted not in commands:
+        parser.error(
+            f"there is no command {wanted!r}{nearest(wanted, commands)}; the commands are {', '.join(commands)}"
+        )
+    return parser.parse_args(argv)
+
+
+def _carry_out(args: argparse.Namespace) -> int:
+    from mindformers_qwenvl.hosts import HostError, require_host
+
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal or file that is not UTF-8 gets escapes, not an error at the end
             stream.reconfigure(errors="backslashreplace")
@@ -72,12 +116,14 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head -1` has read enough
         _forget_stdout()
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     except (OSError, ValueError, HostError) as error:
         # Expected faults (a missing file, bad input) carry a message written for people; anything else keeps its trace.
-        print(f"mindformers-qwenvl {args.command}: {printable(error, keep=LAYOUT)}", file=sys.stderr)
+        message = printable(error, keep=LAYOUT)
+        if getattr(args, "allow_private", ()) != ():  # a command that has options for what a picture may be
+            from mindformers_qwenvl.cli._inputs import in_options
+
+            message = in_options(message)
+        print(f"mindformers-qwenvl {args.command}: {message}", file=sys.stderr)
         return 1
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mindformers_qwenvl.cli._generation import ModelDirectory
+from mindformers_qwenvl.checks import printable
+from mindformers_qwenvl.cli._generation import ModelDirectory, say
+from mindformers_qwenvl.cli._inputs import in_options
 from mindformers_qwenvl.evaluate.data import Loaded, read_samples
 from mindformers_qwenvl.evaluate.prompts import Asking
 from mindformers_qwenvl.evaluate.report import lines_for_people
@@ -27,16 +28,24 @@ LEFT_ALONE = dict.fromkeys(
 )
 
 
+LAST_WORDS = "interrupted; the same command goes on"
+
+
 def evaluate(args: argparse.Namespace, task: Task, split: str) -> int:
     """Answer the samples and score them; returns 0, or 1 if any could not be answered."""
+    if os.environ.get("MS_ROLE"):  # of msrun: its scheduler has nothing else to do, and the workers wait for it
+        from mindformers_qwenvl.evaluate.evaluation import share_of_process
+
+        share_of_process(args.output)
     loaded = read_samples(task, args.data, args.image_dir, split=split, annotations=args.annotations)
     asking = _asking(args, task, loaded)  # before the model: bad options show at once
     make = _by_server if args.base_url else _by_model
     evaluation = make(args, asking, {"task": task, "split": split, "loaded": loaded, **_common(args)})
+    args.interrupts.last_words = lambda: say(LAST_WORDS)
     try:
         result = evaluation.run()
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on")
+        say(LAST_WORDS)
         return 130
     if result.summary:
         _show(args, result.summary, result.failed)
@@ -64,7 +73,7 @@ def _by_model(args: argparse.Namespace, asking: Asking, common: dict[str, Any]) 
     return Evaluation(
         asking=replace(asking, system=template.layout["system_message"]),
         config=directory.config,
-        network=lambda blocks: directory.network(blocks, _say),
+        network=lambda blocks: directory.network(blocks, say),
         tokenizer=template.tokenizer,
         transform=_allowing(args, template.image_transform),
         **common,
@@ -125,15 +134,11 @@ def _said(args: argparse.Namespace) -> dict[str, Any]:
 
 def _show(args: argparse.Namespace, summary: dict[str, Any], failed: list[dict[str, Any]]) -> None:
     if not args.quiet:
-        print("\n".join(lines_for_people(summary)))
+        print("\n".join(map(printable, lines_for_people(summary))))
         for reason, count in summary["left_out"].items():
-            print(f"  left out: {count}, {reason}")
-        _say(str(args.output / "summary.json"))
+            print(printable(f"  left out: {count}, {reason}"))
+        say(str(args.output / "summary.json"))
     for record in failed[:3]:
-        _say(f"mindformers-qwenvl evaluate: sample {record['id']!r}: {record['error']}")
+        say(f"mindformers-qwenvl evaluate: sample {record['id']!r}: {in_options(record['error'])}")
     if failed:
-        _say(f"{len(failed)} of {summary['asked']} samples failed; the same command tries them again")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+        say(f"{len(failed)} of {summary['asked']} samples failed; the same command tries them again")

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import io
 import logging
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from mindformers_qwenvl.checks import printable
+from mindformers_qwenvl.cli._inputs import check_model_folder
+from mindformers_qwenvl.files import cache_folder, private_folder
 
 DTYPES = {name: name for name in ("float32", "float16", "bfloat16")}
 DTYPES |= {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -118,11 +125,22 @@ def apply_picture_options(args: argparse.Namespace, processor: Any) -> None:
         reader.image_transform = replace(reader.image_transform, policy=policy)
 
 
+def _log_folder() -> Path:
+    """A folder that nobody else can write into: in this user's cache, else a new one that goes at the end."""
+    try:
+        return private_folder(cache_folder() / "logs")
+    except OSError:
+        folder = tempfile.mkdtemp(prefix="mindformers-qwenvl-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
+
+
 def import_host() -> None:
     """Import MindFormers without its messages on standard output, which is for answers, and without a folder ./output
     for its logs; errors go to standard error. Variables that the environment sets already take precedence."""
     os.environ.setdefault("GLOG_v", "3")  # MindSpore: errors
-    os.environ.setdefault("LOCAL_DEFAULT_PATH", str(Path(tempfile.gettempdir()) / f"mindformers-qwenvl-{os.getuid()}"))
+    if "LOCAL_DEFAULT_PATH" not in os.environ:
+        os.environ["LOCAL_DEFAULT_PATH"] = str(_log_folder())
     spoken = io.StringIO()
     try:
         with contextlib.redirect_stdout(spoken):
@@ -139,29 +157,51 @@ def import_host() -> None:
     ms.set_context(mode=ms.GRAPH_MODE)
 
 
+@contextlib.contextmanager
+def _said_on_stderr() -> Iterator[None]:
+    """What a model's folder says and is not followed, a line each."""
+    from mindformers_qwenvl.config.folder import FolderWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FolderWarning)
+        yield
+    for line in dict.fromkeys(str(one.message) for one in caught if one.category is FolderWarning):
+        print(line, file=sys.stderr, flush=True)
+
+
+def say(text: object) -> None:
+    """A line on standard error; what it holds of data cannot fake another one."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def on_screen(text: str) -> str:
+    """An answer as it may go to a terminal, which its control characters could command; to a file it goes as it is."""
+    return printable(text, keep="\n\t") if sys.stdout.isatty() else text
+
+
 class ModelDirectory:
     """What --model names: configuration and processor now, the network later, once everything else has been checked."""
 
     def __init__(self, args: argparse.Namespace):
+        given = getattr(args, "adapter", None)
+        self.adapters = dict(given) if isinstance(given, list) else {} if given is None else {"default": given}
+        if isinstance(given, list) and len(self.adapters) < len(given):
+            raise ValueError(f"--adapter: two have the same name, got {', '.join(name for name, _ in given)}")
+        check_model_folder(args.model, *self.adapters.values())
         import_host()
         from mindformers.generation import GenerationConfig
 
         from mindformers_qwenvl.config import QwenVLConfig
         from mindformers_qwenvl.data.processor import QwenVLProcessor
         from mindformers_qwenvl.generation.settings import generation_config_of
+        from mindformers_qwenvl.text.vocabulary_file import check_model
 
-        if not args.model.is_dir():
-            raise FileNotFoundError(f"--model {args.model}: no such directory")
-        given = getattr(args, "adapter", None)
-        self.adapters = dict(given) if isinstance(given, list) else {} if given is None else {"default": given}
-        if isinstance(given, list) and len(self.adapters) < len(given):
-            raise ValueError(f"--adapter: two have the same name, got {', '.join(name for name, _ in given)}")
-        for path in self.adapters.values():
-            if not path.exists():
-                raise FileNotFoundError(f"--adapter {path}: no such directory")
         self.args = args
-        self.config = QwenVLConfig.from_pretrained(str(args.model))
-        self.processor = QwenVLProcessor.from_pretrained(str(args.model))
+        with _said_on_stderr():
+            self.config = QwenVLConfig.from_pretrained(str(args.model))
+            self.processor = QwenVLProcessor.from_pretrained(str(args.model))
+        tokenizer = self.processor.tokenizer
+        check_model(tokenizer.eod_id, tokenizer.vocab_file, self.config.image_start_id)
         apply_picture_options(args, self.processor)
         self.generation = generation_config_of(args.model) or GenerationConfig.from_model_config(self.config)
 
@@ -189,4 +229,6 @@ class ModelDirectory:
         if self.adapters:
             types["adapter"] = {name: str(path) for name, path in self.adapters.items()}
         network = QwenVL.from_pretrained(str(self.args.model), use_past=True, num_blocks=num_blocks, **types)
+        if network.not_finite:
+            say(f"warning: {network.not_finite}")
         return network.set_train(False)

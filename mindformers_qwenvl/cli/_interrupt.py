@@ -1,14 +1,21 @@
-"""Ctrl-C while a network computes; and SIGTERM, with which job schedulers end a process."""
+"""Ctrl-C in commands that import MindSpore; and SIGTERM, with which job schedulers end a process."""
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-__all__ = ["Interrupts", "unwound_by_sigterm"]
+__all__ = ["Interrupts", "held_back", "unwound_by_sigterm"]
+
+GRACE = 3.0  # seconds that Python has to end by itself; after that it is computing in C++, and the process ends
+POLLED = 0.2  # seconds
+
+SIGINT = {signal.SIGINT}
 
 
 @contextlib.contextmanager
@@ -17,7 +24,7 @@ def unwound_by_sigterm() -> Iterator[None]:
 
     Not for code that computes in MindSpore: Python would react only after the graph has run.
     """
-    if threading.current_thread() is not threading.main_thread():  # other threads cannot set handlers
+    if not _is_main_thread():  # other threads cannot set handlers
         yield
         return
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -27,37 +34,82 @@ def unwound_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class Interrupts:
-    """Holds Ctrl-C back, to be checked between tokens: while it runs a graph, MindSpore would react by ending the
-    process.
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """In this block Ctrl-C waits, and threads that are started here never get it: they inherit the blocked signals of
+    the thread that starts them. (numpy starts some, and a signal goes to any thread that does not block it.)"""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGINT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    Create it before importing anything that starts threads (numpy does). Threads inherit the blocked signals of the
-    thread that starts them, and the signal goes to any thread that does not block it. It has the method of
-    `threading.Event` that `Chat.answer` calls.
+
+class Interrupts:
+    """Takes Ctrl-C away from MindSpore, which would end the process without a word: a thread of its own waits for it.
+
+    Then the block is ended by a KeyboardInterrupt; and if nobody hears that, because C++ is computing or someone has
+    caught it, the process ends after GRACE seconds, with the usual exit code 130. In a block `noted` Ctrl-C does
+    nothing but set what `is_set` tells; it has the method of `threading.Event` that `Chat.answer` calls.
+
+    Use it with `with`, inside `held_back`. Where Ctrl-C is ignored, as in a job in the background, it stays so.
+
+    last_words: called before a process ends that did not hear; it says that it was interrupted, and leaves nothing.
     """
 
     def __init__(self) -> None:
+        self.last_words: Callable[[], None] = lambda: print("interrupted", file=sys.stderr, flush=True)
         self._seen = False
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        self._only_noted = False
+        self._over = threading.Event()
+
+    def __enter__(self) -> Interrupts:
+        if _is_main_thread() and callable(signal.getsignal(signal.SIGINT)):
+            threading.Thread(target=self._watch, name="ctrl-c", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            if signal.sigtimedwait(SIGINT, POLLED) is None:
+                continue
+            self._seen = True
+            if not self._only_noted:
+                _thread.interrupt_main()
+                if not self._over.wait(GRACE):
+                    self.last_words()
+                    os._exit(130)
 
     def is_set(self) -> bool:
         """Whether Ctrl-C was pressed since `clear`."""
-        if signal.SIGINT in signal.sigpending():
-            signal.sigwait({signal.SIGINT})
-            self._seen = True
         return self._seen
 
     def clear(self) -> None:
         """Forget every Ctrl-C so far."""
-        self.is_set()
         self._seen = False
 
     @contextlib.contextmanager
-    def allowed(self) -> Iterator[None]:
-        """In this block Ctrl-C raises KeyboardInterrupt as usual; after a graph, MindSpore's handler may be set."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    def noted(self) -> Iterator[None]:
+        """In this block Ctrl-C is only noted."""
+        self._only_noted = True
         try:
             yield
         finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            self._only_noted = False
+
+    @contextlib.contextmanager
+    def allowed(self) -> Iterator[None]:
+        """In this block Ctrl-C raises KeyboardInterrupt at once, as usual: for `input`. After a graph, MindSpore's
+        handler may be set."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGINT)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGINT)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

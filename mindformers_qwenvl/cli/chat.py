@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.cli._generation import ModelDirectory, add_generation_arguments
+from mindformers_qwenvl.cli._generation import ModelDirectory, add_generation_arguments, on_screen, say
+from mindformers_qwenvl.cli._inputs import in_options
 from mindformers_qwenvl.cli._interrupt import Interrupts
 
 COMMANDS = """/image PATH   add a picture to the next message: a path or a URL; may be repeated
@@ -31,6 +32,8 @@ examples:
 
 PICTURES = 32  # how many decoded ones to keep
 
+HOLDS_INTERRUPTS = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
@@ -45,11 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Talk until the input ends. Returns 0; or 1 if a message could not be answered and the input is not a terminal."""
+    """Talk until the input ends. Returns 0; 130 after Ctrl-C at the prompt; or 1 if a message could not be answered and
+    the input is not a terminal."""
     terminal = sys.stdin.isatty()
     if args.model is None and args.url is None:
         args.usage("give --model DIR, or --url of a server")
-    interrupts = Interrupts() if terminal else None  # before all else, see there
+    interrupts = args.interrupts if terminal else None
     if args.url is not None:
         session, greeting = _remote(args, interrupts)
     else:
@@ -65,7 +69,11 @@ def run(args: argparse.Namespace) -> int:
             return input("> ")
 
     print(f"{greeting}; /help lists the commands.")
-    _converse(session, ask)
+    try:
+        _converse(session, ask)
+    except KeyboardInterrupt:  # at the prompt
+        print()
+        return 130
     print()
     return 0
 
@@ -81,7 +89,7 @@ def _local(args: argparse.Namespace, interrupts: Interrupts | None) -> tuple[Ses
     from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 
     config = directory.config
-    network = directory.network(-(-config.seq_length // config.block_size), lambda text: print(text, file=sys.stderr))
+    network = directory.network(-(-config.seq_length // config.block_size), say)
     talk = Chat(network, directory.processor, settings, keep_pictures=PICTURES)
     system = SYSTEM_MESSAGE if args.system is None else args.system
     session = Session(talk, system, sys.stdout.write, interrupts)
@@ -118,14 +126,14 @@ def _converse(session: Session, ask: Callable[[], str]) -> int:
     while True:
         try:
             line = ask()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return failed
         try:
             if not session.take(line):
                 return failed
         except Exception as error:  # a message that fails leaves the conversation as it was
             failed += 1
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            say(f"{type(error).__name__}: {in_options(str(error))}")
         sys.stdout.flush()
 
 
@@ -190,14 +198,17 @@ class Session:
 
         def show(whole: str) -> None:
             nonlocal shown
-            self.write(whole[len(shown) :])
+            self.write(on_screen(whole[len(shown) :]))
             sys.stdout.flush()
             shown = whole
 
-        if self.interrupts is not None:
-            self.interrupts.clear()
         prompt = self.talk.prompt(query, self.history, self.system)
-        answer = self.talk.answer(prompt, show, cancelled=self.interrupts)
+        if self.interrupts is None:
+            answer = self.talk.answer(prompt, show)
+        else:
+            self.interrupts.clear()
+            with self.interrupts.noted():
+                answer = self.talk.answer(prompt, show, cancelled=self.interrupts)
         self.write("\n")
         if self.interrupts is not None and self.interrupts.is_set():
             self.write("(interrupted; left out of the conversation)\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mindformers_qwenvl import recipes
 from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
+from mindformers_qwenvl.config.yaml_keys import warnings_of
 from mindformers_qwenvl.datasets.check.checker import check_file
 from mindformers_qwenvl.datasets.check.findings import CheckReport, draw_histogram
 from mindformers_qwenvl.datasets.check.fix import fix_file
@@ -28,6 +29,8 @@ EPILOG = """examples:
 
   # hold out one record in fifty, for eval_dataset
   mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml --split 0.02
+
+Keys of the YAML that nothing reads, as when they are misspelt, are named first.
 
 The YAML's train_dataset says what is checked: roles, max_length, modal_content_padding_size, image_overflow,
 image_policy, the tokenizer. Pictures are opened and decoded. MindSpore is not needed. If matplotlib is installed, a
@@ -90,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
     if args.histogram and args.histogram.suffix.lower() != ".png":
         args.usage(f"--histogram {args.histogram}: the name must end with .png")
     settings = read_settings(args.yaml, dataset_dir=args.dataset_dir, vocab_file=args.vocab_file)
+    for line in warnings_of(args.yaml, recipes.read(recipes.find(args.yaml))):
+        print(line, file=sys.stderr)
     inputs = (args.data, *recipes.chain(recipes.find(args.yaml)), settings.vocab_file)
     if args.report:
         check_output(args.report, *inputs)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.checks import byte_count
+from mindformers_qwenvl.checks import byte_count, printable
 from mindformers_qwenvl.cli._interrupt import unwound_by_sigterm
 from mindformers_qwenvl.config.original import read_original
 from mindformers_qwenvl.files import read_json
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     from mindformers_qwenvl.adapters.handover import complete
     from mindformers_qwenvl.adapters.settings import from_pet_config
 
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as made, ExitStack() as bars:
         trained = _trained(args.config, Path(made))
         config = Path(made) if trained else args.config
         settings = from_pet_config(trained.pet_config) if trained and trained.pet_config else None
@@ -121,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
             config=config,
             strategy=args.strategy,
             overlay=merging,
-            progress=_progress_bar,
+            progress=lambda total: _progress_bar(total, bars),
         )
     lines = merging.lines()
     if args.output_path.is_dir():
@@ -189,13 +190,14 @@ def _last_step(output_dir: Path) -> dict[str, str]:
     return facts
 
 
-def _progress_bar(total: int) -> Progress:
+def _progress_bar(total: int, bars: ExitStack) -> Progress:
     from tqdm import tqdm
 
     bar = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1000, desc="converting", mininterval=0.2)
+    bars.callback(bar.close)  # an error has a line of its own
 
     def tick(name: str, count: int) -> None:
-        bar.set_postfix_str(name.rpartition("transformer.")[2][-40:], refresh=False)
+        bar.set_postfix_str(printable(name).rpartition("transformer.")[2][-40:], refresh=False)
         bar.update(count)
         if bar.n >= total:
             bar.close()

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 EPILOG = """examples:
   mindformers-qwenvl doctor
   mindformers-qwenvl doctor --device              # on Ascend: the fused operators against the plain forms
+  mindformers-qwenvl doctor --no-trial --yaml finetune.yaml      # misspelt keys of a YAML
   mindformers-qwenvl doctor --json > doctor.json
 
 states: ok; warning: something is left out or unusual; failed: it will not work; not checked: says why
@@ -32,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--build", action="store_true", help="compile the operators for decoding on a CPU now, not at the first answer"
     )
+    parser.add_argument(
+        "--yaml",
+        type=Path,
+        metavar="FILE",
+        help="also look for keys of this YAML that nothing reads, and for what does not run on this device",
+    )
     parser.add_argument("--no-trial", action="store_true", help="leave out the training and the answer (half a minute)")
 
 
@@ -44,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     def say(what: str) -> None:
         print(f"{what} ...", file=sys.stderr, flush=True)
 
-    found = examine.examine(trial=not args.no_trial, device=args.device, say=say, build=args.build)
+    found = examine.examine(trial=not args.no_trial, device=args.device, say=say, build=args.build, yaml=args.yaml)
     print(
         json.dumps(as_dict(__version__, found), indent=2, ensure_ascii=False)
         if args.json

@@ -11,6 +11,8 @@ import json
 import sys
 from pathlib import Path
 
+from mindformers_qwenvl.checks import printable
+
 EPILOG = """\
 examples:
   mindformers-qwenvl estimate --yaml finetune_qwenvl_9.6b.yaml --device-memory 64GB
@@ -18,6 +20,7 @@ examples:
   mindformers-qwenvl estimate --yaml finetune_qwenvl_9.6b_stage2 --set parallel_config.model_parallel=4
   mindformers-qwenvl estimate --yaml predict_qwenvl_9.6b --json
 
+Keys of the YAML that nothing reads, as when they are misspelt, are named on standard error.
 exit code: 0 it fits (or no limit is given), 1 it does not fit, 2 the YAML or an option is malformed.
 Without --device-memory the limit is context.max_device_memory of the YAML. A GB is 1024**3 bytes.
 """
@@ -47,10 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0: it fits; 1: it does not fit; 2: the YAML or an option is malformed."""
+    from mindformers_qwenvl.config.yaml_keys import warnings_of
     from mindformers_qwenvl.estimate import estimate, read_job
     from mindformers_qwenvl.estimate.section import memory_size
     from mindformers_qwenvl.estimate.table import render
-    from mindformers_qwenvl.recipes import RecipeError, find
+    from mindformers_qwenvl.recipes import RecipeError, find, read
 
     try:
         job = read_job(find(args.yaml), args.changes)
@@ -62,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"mindformers-qwenvl estimate: {args.yaml}: a number in it is too large to compute with", file=sys.stderr)
         return 2
     except (RecipeError, OSError) as error:
-        print(f"mindformers-qwenvl estimate: {error}", file=sys.stderr)
+        print(printable(f"mindformers-qwenvl estimate: {error}"), file=sys.stderr)
         return 2
+    for line in warnings_of(args.yaml, read(find(args.yaml), args.changes)):
+        print(line, file=sys.stderr)
     print(said)
     return 0 if memory is None or found.total <= memory else 1

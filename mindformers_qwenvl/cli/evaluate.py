@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.checks import printable
 from mindformers_qwenvl.evaluate.tasks import TASKS, find_task
 
 EPILOG = f"""tasks: {", ".join(TASKS)}
@@ -45,13 +46,16 @@ exit code: 0; 1 if anything could not be answered; 2 for bad usage
 """
 
 
+HOLDS_INTERRUPTS = True
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     from mindformers_qwenvl.cli._generation import DTYPES
 
     parser.add_argument("--task", required=True, metavar="NAME", help="what to evaluate (see below)")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--data", type=Path, metavar="FILE", help="the questions (of MME: the folder)")
+    what.add_argument("--data", type=Path, metavar="FILE", help="the questions (of MME and AI2D: the folder)")
     what.add_argument(
         "--score", type=Path, metavar="ANSWERS", help="answers that exist already, JSON Lines (see below)"
     )
@@ -145,7 +149,7 @@ def _score(args: argparse.Namespace, task: Any, split: str) -> int:
     if args.output:
         write_scores(args.output, scores.rows, summary)
     if not args.quiet:
-        print("\n".join(lines_for_people(summary)))
+        print("\n".join(map(printable, lines_for_people(summary))))
         if args.output:
             print(f"{args.output / 'summary.json'}", file=sys.stderr)
     return 0

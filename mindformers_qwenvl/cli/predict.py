@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from mindformers_qwenvl.cli._generation import ModelDirectory, add_generation_arguments
+from mindformers_qwenvl.cli._generation import ModelDirectory, add_generation_arguments, on_screen, say
+from mindformers_qwenvl.cli._inputs import check_pictures, in_options
 from mindformers_qwenvl.files import check_output, replacing
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
+from mindformers_qwenvl.text.tags import tag_pairs
 
 EPILOG = """examples:
   mindformers-qwenvl predict --model Qwen-VL-Chat --image a.png --image b.png "Compare them."
@@ -40,10 +42,11 @@ lines of the output, in the order of completion:
   {"id": "a", "answer": "...", "finish": "stop", "prompt_tokens": 539, "new_tokens": 12}
   {"id": "b", "error": "FileNotFoundError: image /data/1.png: no such file"}
 
-exit code: 0; 1 if any question could not be answered; 2 for bad usage.
+exit code: 0; 1 if any question could not be answered; 2 for bad usage; 130 after Ctrl-C.
 """
 
 NEEDS_HOST = True
+HOLDS_INTERRUPTS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,12 +106,14 @@ def _check_usage(args: argparse.Namespace) -> None:
         args.usage("--ground takes one --image, and neither QUESTION nor --input")
     if bool(args.input) != bool(args.output):
         args.usage("--input and --output must be given together")
-    if not args.input and args.question is None and not args.image:
-        args.usage("give a QUESTION or an --image, or --input FILE --output FILE")
+    if not args.input and args.question is None and args.ground is None:
+        args.usage("give a QUESTION (what a base model is to continue, with --raw), or --input FILE --output FILE")
     if not args.input and (args.image_dir or args.allow_outside or args.batch_size != 1):
         args.usage("--image-dir, --allow-outside and --batch-size need --input")
     if args.batch_size < 1:
         args.usage(f"--batch-size must be at least 1, got {args.batch_size}")
+    if args.question is not None and not args.question.strip() and not args.image:
+        args.usage("the QUESTION is empty")
     if args.input and args.output.resolve() == args.input.resolve():
         args.usage(f"--output {args.output} is the same file as --input")
     if args.draw and _format_of(args.draw) not in Image.SAVE:
@@ -118,10 +123,6 @@ def _check_usage(args: argparse.Namespace) -> None:
 def _format_of(path: Path) -> str | None:
     """Pillow's name of the image format that the suffix stands for."""
     return Image.registered_extensions().get(path.suffix.lower())
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 class Prediction:
@@ -155,7 +156,7 @@ class Prediction:
             system=SYSTEM_MESSAGE if args.system is None else args.system,
         )
 
-    def records(self) -> Any:
+    def records(self, on_text: Callable[[str], None] | None = None) -> Any:
         """The records of one batch after another, see `answer_questions`."""
         from mindformers_qwenvl.chat.batches import answer_questions, cache_blocks
 
@@ -171,13 +172,14 @@ class Prediction:
             block_size=config.block_size,
         )
         batches = answer_questions(
-            self.directory.network(blocks, _say),
+            self.directory.network(blocks, say),
             self.tokenizer,
             self.pictures,
             self.prepared,
             self.settings,
             batch_size=self.args.batch_size,
             seed=self.args.seed,
+            on_text=on_text,
         )
         started = time.perf_counter()
         for batch in batches:
@@ -190,22 +192,37 @@ def _answer_one(args: argparse.Namespace) -> int:
     from mindformers_qwenvl.chat.questions import Question
 
     if args.draw:
-        files = [image for image in args.image if "://" not in image and not image.startswith("data:")]
+        tagged = [pair.content for pair in tag_pairs(args.question or "") if pair.kind == "image" and pair.content]
+        files = [image for image in (*args.image, *tagged) if "://" not in image and not image.startswith("data:")]
         check_output(args.draw, *files)
     query = [*({"image": image} for image in args.image), *([] if args.question is None else [{"text": args.question}])]
+    check_pictures(args.image)
     prediction = Prediction(args, [Question("question", query)], None)
-    [record] = [record for batch in prediction.records() for record in batch]
+    shown = ""
+
+    def show(text: str) -> None:
+        nonlocal shown
+        print(on_screen(text[len(shown) :]), end="", flush=True)
+        shown = text
+
+    try:
+        [record] = [record for batch in prediction.records(show) for record in batch]
+    except KeyboardInterrupt:
+        print(flush=True)
+        raise
     if "error" in record:
-        _say(f"mindformers-qwenvl predict: {record['error']}")
+        if shown:
+            print(flush=True)
+        say(f"mindformers-qwenvl predict: {in_options(record['error'])}")
         return 1
-    print(record["answer"])
+    print(on_screen(record["answer"].removeprefix(shown)))
     if args.draw:
         _draw(args, prediction, query, record["answer"])
     return 0
 
 
 def _draw(args: argparse.Namespace, prediction: Prediction, query: list, answer: str) -> None:
-    from mindformers_qwenvl.grounding import draw_on_latest_picture
+    from mindformers_qwenvl.grounding import draw_on_latest_picture, latest_picture
 
     transform = prediction.pictures.transform
     picture = draw_on_latest_picture(
@@ -216,12 +233,22 @@ def _draw(args: argparse.Namespace, prediction: Prediction, query: list, answer:
         exif_rotation=transform.exif_rotation,
     )
     if picture is None:
-        reason = "the answer has no box" if args.image else "there is no picture to draw on"
-        _say(f"{args.draw}: not written, because {reason}")
+        seen = latest_picture(answer, [(query, answer)], prediction.tokenizer.tags)
+        reason = "there is no picture to draw on" if seen is None else "the answer has no box"
+        say(f"{args.draw}: not written, because {reason}")
         return
     with replacing(args.draw) as file:
         picture.save(file, _format_of(args.draw))
-    _say(f"boxes drawn: {args.draw}")
+    say(f"boxes drawn: {args.draw}")
+
+
+def _interrupted(left: int) -> str:
+    return f"interrupted with {left} questions left; the same command resumes"
+
+
+def _last_words(journal: Any, left: int) -> None:
+    say(_interrupted(left))
+    journal.release()
 
 
 def _answer_file(args: argparse.Namespace) -> int:
@@ -245,9 +272,12 @@ def _answer_file(args: argparse.Namespace) -> int:
             mininterval=0.5,
         )
         try:
+            args.interrupts.last_words = lambda: _last_words(journal, len(left) - done)
             prediction = Prediction(args, left, args.image_dir or args.input.parent) if left else None
             for batch in prediction.records() if prediction else ():
                 for record in batch:
+                    if "error" in record:
+                        record["error"] = in_options(record["error"])
                     journal.write(record)
                 done += len(batch)
                 failed += sum("error" in record for record in batch)
@@ -257,11 +287,11 @@ def _answer_file(args: argparse.Namespace) -> int:
                 bar.update(len(batch))
         except KeyboardInterrupt:
             bar.close()
-            _say(f"interrupted with {len(left) - done} questions left; the same command resumes")
-            return 1
+            say(_interrupted(len(left) - done))
+            return 130
         finally:
             bar.close()
     if not args.quiet:
         resumed = f", {before} already there" if before else ""
-        _say(f"{done - failed} answered, {failed} failed{resumed}; {tokens} tokens, {rate}: {args.output}")
+        say(f"{done - failed} answered, {failed} failed{resumed}; {tokens} tokens, {rate}: {args.output}")
     return 1 if failed else 0

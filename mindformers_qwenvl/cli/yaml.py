@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from mindformers_qwenvl import recipes
+from mindformers_qwenvl.checks import nearest
 from mindformers_qwenvl.files import replacing
 
 EPILOG = """examples:
@@ -77,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
 def _find(name: str) -> Path:
     stem = name.removesuffix(".yaml")
     if stem not in recipes.shipped():
-        raise ValueError(f"no YAML {name!r}; there are {', '.join(recipes.shipped())}")
+        near = nearest(stem, recipes.shipped())
+        raise ValueError(f"no YAML {name!r}{near}; there are {', '.join(recipes.shipped())}")
     return recipes.yaml_dir() / f"{stem}.yaml"
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from mindformers.core.parallel_config import default_parallel_config
 from mindformers.models.configuration_utils import PretrainedConfig
 from mindformers.models.utils import convert_mstype
 from mindformers.modules.transformer import TransformerOpParallelConfig
 
+from mindformers_qwenvl.config.folder import followed_settings
+from mindformers_qwenvl.config.keys import refuse_unknown_keys
 from mindformers_qwenvl.config.parallel import as_parallel_config
 from mindformers_qwenvl.sizes import SPELLINGS, check_language, check_split, language_split
 from mindformers_qwenvl.sizes import LanguageSettings as Default
@@ -64,6 +69,7 @@ class QwenConfig(PretrainedConfig):
         do_sample: bool = False,
         **kwargs,
     ):
+        refuse_unknown_keys("QwenConfig", kwargs.keys() - SPELLINGS.keys(), _ARGUMENTS)
         renamed = {SPELLINGS[name]: kwargs.pop(name) for name in SPELLINGS if name in kwargs}
         super().__init__(eos_token_id=eos_token_id, pad_token_id=pad_token_id, bos_token_id=bos_token_id, **kwargs)
         self.batch_size = batch_size
@@ -113,3 +119,11 @@ class QwenConfig(PretrainedConfig):
             )
         except ValueError as error:
             raise ValueError(f"QwenConfig: {error}") from None
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the host's, which calls it with a config.json, but without keys that name other files."""
+        return super().from_dict(followed_settings("config.json", config_dict), **kwargs)
+
+
+_ARGUMENTS = (*(name for name in inspect.signature(QwenConfig).parameters if name != "kwargs"), *SPELLINGS)

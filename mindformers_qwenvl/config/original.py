@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl import files
-from mindformers_qwenvl.sizes import VisionSettings
+from mindformers_qwenvl.sizes import IMAGE_START_OFFSET, VisionSettings
 
-__all__ = ["IMAGE_START_OFFSET", "is_original", "is_original_directory", "our_settings", "read_json", "read_original"]
+__all__ = ["is_original", "is_original_directory", "our_settings", "read_json", "read_original"]
 
-# The special ids follow the ranks in a fixed order: end of text, then <|im_start|>, <|im_end|>, ..., <img>.
-IMAGE_START_OFFSET = 214
+
+ADAPTER = "adapter_config.json"  # of an adapter in peft's format
 
 
 def is_original(settings: Any) -> bool:
@@ -44,6 +44,11 @@ def read_original(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} does not exist; expected the original folder, or its config.json")
     if path.suffix != ".json":
         path = (path if path.is_dir() else path.parent) / "config.json"
+    if not path.is_file() and (path.parent / ADAPTER).is_file():
+        raise ValueError(
+            f"{path.parent} is a LoRA adapter, not a model: give the model that it was trained on as the input, and "
+            f"`--adapter {path.parent}` to merge the two"
+        )
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist: the original config.json says which shapes the weights must have"

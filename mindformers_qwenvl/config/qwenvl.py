@@ -13,12 +13,16 @@ from mindformers.modules.transformer import TransformerOpParallelConfig
 from mindformers.tools.register.config import DictConfig
 from mindformers.tools.utils import calculate_pipeline_stage
 
+from mindformers_qwenvl.config.folder import followed_settings
+from mindformers_qwenvl.config.keys import HUB, OUTER, refuse_unknown_keys, without_hub
 from mindformers_qwenvl.config.language import QwenConfig
-from mindformers_qwenvl.config.original import IMAGE_START_OFFSET, is_original, our_settings, read_json
+from mindformers_qwenvl.config.original import is_original, our_settings, read_json
 from mindformers_qwenvl.config.parallel import as_parallel_config
 from mindformers_qwenvl.config.vision import QwenVLVisionConfig
 from mindformers_qwenvl.sizes import (
+    IMAGE_START_OFFSET,
     LANGUAGE_MODEL,
+    PUBLISHED_IMAGE_START,
     VisionSettings,
     check_layers_per_stage,
     check_order,
@@ -59,7 +63,7 @@ class QwenVLConfig(PretrainedConfig):
         llm_model: dict | QwenConfig | None = None,
         num_queries: int = VisionSettings.num_queries,
         proj_output_dim: int | None = None,
-        image_start_id: int = 151857,
+        image_start_id: int = PUBLISHED_IMAGE_START,
         image_pad_id: int | None = None,
         freeze_vision: bool = False,
         freeze_resampler: bool = False,
@@ -78,6 +82,8 @@ class QwenVLConfig(PretrainedConfig):
     ):
         named = {"use_past": use_past, "is_dynamic": is_dynamic, "block_size": block_size, "num_blocks": num_blocks}
         language = {name: kwargs.pop(name, named.get(name)) for name in LANGUAGE_MODEL}
+        refuse_unknown_keys("QwenVLConfig", kwargs, (*_ARGUMENTS, *OUTER))
+        kwargs.setdefault("pet_config", None)  # in MindFormers 1.7 and 1.8 it is an attribute only where it is given
         super().__init__(checkpoint_name_or_path=checkpoint_name_or_path, **kwargs)
         self.parallel_config = as_parallel_config(parallel_config)
         both = {
@@ -172,9 +178,11 @@ class QwenVLConfig(PretrainedConfig):
         As the host's, but settings in kwargs (use_past, seq_length, compute_dtype, ...) reach the part they are for.
         The host would set them on the finished outer configuration, where neither part sees them.
         """
-        settings = our_settings(config_dict) if is_original(config_dict) else dict(config_dict)
-        names = {*inspect.signature(cls.__init__).parameters, *LANGUAGE_MODEL} - {"self", "kwargs"}
-        settings |= {name: kwargs.pop(name) for name in names & kwargs.keys()}
+        original = is_original(config_dict)
+        settings = our_settings(config_dict) if original else followed_settings("config.json", config_dict)
+        settings |= {name: kwargs.pop(name) for name in kwargs.keys() & set(_ARGUMENTS)}
+        if not kwargs.get("return_unused_kwargs"):
+            refuse_unknown_keys("QwenVLConfig", kwargs.keys() - set(HUB), _ARGUMENTS)
         return super().from_dict(settings, **kwargs)
 
     @classmethod
@@ -187,9 +195,10 @@ class QwenVLConfig(PretrainedConfig):
 
         Raises:
             FileNotFoundError: the path does not exist, or the directory holds no configuration.
-            ValueError: config.json is not one of Qwen-VL.
+            ValueError: config.json is not one of Qwen-VL; or a key does not exist.
         """
         path = Path(kwargs.pop("pretrained_model_name_or_path", None) or yaml_name_or_path)
+        kwargs = without_hub(kwargs)
         if not path.exists():
             raise FileNotFoundError(
                 f"{path}: no such file or directory; a directory with config.json or a YAML is expected"
@@ -210,7 +219,11 @@ class QwenVLConfig(PretrainedConfig):
                 f"{path} is not the config.json of a Qwen-VL: expected the original's, with a section `visual`, or one "
                 f"of ours, with model_type {cls.model_type}"
             )
+        settings = followed_settings(path, settings)
         return cls(**{**settings, "name_or_path": str(path.parent), **kwargs})
+
+
+_ARGUMENTS = (*(name for name in inspect.signature(QwenVLConfig).parameters if name != "kwargs"), *LANGUAGE_MODEL)
 
 
 def _part(given: Any, config_class: type, overrides: dict[str, Any]) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 from mindformers.core.parallel_config import default_parallel_config
 from mindformers.models.configuration_utils import PretrainedConfig
 from mindformers.models.utils import convert_mstype
 from mindformers.modules.transformer import TransformerOpParallelConfig
 
+from mindformers_qwenvl.config.keys import refuse_unknown_keys
 from mindformers_qwenvl.config.parallel import as_parallel_config
 from mindformers_qwenvl.sizes import VisionSettings as Default
 from mindformers_qwenvl.sizes import check_split, check_vision, vision_split, vit_mlp_width
@@ -49,6 +52,7 @@ class QwenVLVisionConfig(PretrainedConfig):
         offset: int | list = Default.offset,
         **kwargs,
     ):
+        refuse_unknown_keys("QwenVLVisionConfig", kwargs, _ARGUMENTS)
         super().__init__(**kwargs)
         self.hidden_size = hidden_size
         self.intermediate_size = vit_mlp_width(hidden_size) if intermediate_size is None else intermediate_size
@@ -84,3 +88,6 @@ class QwenVLVisionConfig(PretrainedConfig):
     @property
     def num_patches(self) -> int:
         return (self.image_size // self.patch_size) ** 2
+
+
+_ARGUMENTS = tuple(name for name in inspect.signature(QwenVLVisionConfig).parameters if name != "kwargs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,9 @@ from mindformers.models.image_processing_utils import BaseImageProcessor
 from mindspore import Tensor
 from PIL import Image
 
+from mindformers_qwenvl.checks import refuse_unknown
+from mindformers_qwenvl.config.keys import HUB
+from mindformers_qwenvl.data.model_folder import PREPROCESSOR, followed_policy
 from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform
 
 __all__ = ["QwenVLImageProcessor", "image_settings"]
@@ -50,12 +54,26 @@ class QwenVLImageProcessor(BaseImageProcessor):
         image_policy: ImagePolicy | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        refuse_unknown("QwenVLImageProcessor", kwargs, (*_ARGUMENTS, *HUB, *FILES))
         if is_hwc:
             raise ValueError(f"is_hwc must be False, for the network takes images as [3, H, W]; got {is_hwc!r}")
         super().__init__()
         mean, std = tuple(mean or CLIP_MEAN), tuple(std or CLIP_STD)
         policy = ImagePolicy.of(image_policy)
         self.image_transform = ImageTransform(image_size, interpolation, mean, std, exif_rotation, policy)
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As the host's, which calls it with a preprocessor_config.json: its `image_policy` may tighten, not loosen. Of
+        the caller's keywords those that are arguments are used, and unknown ones are an error."""
+        settings = dict(image_processor_dict)
+        if settings.get("image_policy"):
+            settings["image_policy"] = followed_policy(PREPROCESSOR, settings["image_policy"])
+        if not kwargs.get("return_unused_kwargs"):
+            refuse_unknown("QwenVLImageProcessor.from_pretrained", kwargs, (*_ARGUMENTS, *HUB))
+        settings = {name: value for name, value in settings.items() if name in (*_ARGUMENTS, *FILES)}
+        settings |= {name: kwargs.pop(name) for name in kwargs.keys() & set(_ARGUMENTS)}
+        return super().from_dict(settings, **kwargs)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -80,3 +98,8 @@ class QwenVLImageProcessor(BaseImageProcessor):
         one = isinstance(images, str | os.PathLike | bytes | bytearray | Image.Image) or getattr(images, "ndim", 4) < 4
         pixels = self.image_transform.stack([images] if one else list(images), root=kwargs.get("root"))
         return Tensor(self.image_transform.normalise(pixels))
+
+
+_ARGUMENTS = tuple(name for name in inspect.signature(QwenVLImageProcessor).parameters if name != "kwargs")
+# What a preprocessor_config.json, and a YAML, have beside the arguments.
+FILES = ("image_processor_type", "feature_extractor_type", "processor_class", "processor", "type", "auto_register")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,18 +13,21 @@ from typing import Any
 import numpy as np
 from mindformers.models.build_processor import build_processor
 from mindformers.models.multi_modal import BaseXModalToTextProcessor
-from mindformers.models.utils import IMAGE_PROCESSOR_NAME
 from mindformers.tools.register import MindFormerConfig
 
+from mindformers_qwenvl.checks import refuse_unknown
 from mindformers_qwenvl.config import QwenVLConfig
+from mindformers_qwenvl.config.keys import without_hub
 from mindformers_qwenvl.data.image_processor import QwenVLImageProcessor, image_settings
+from mindformers_qwenvl.data.model_folder import PREPROCESSOR, processor_section
 from mindformers_qwenvl.data.template import QwenVLContentTransformTemplate
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
-from mindformers_qwenvl.files import read_json, replacing
+from mindformers_qwenvl.files import replacing
 from mindformers_qwenvl.generation.settings import generation_config_of
 from mindformers_qwenvl.pictures.images import ImagePolicy
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.text.rows import Row
+from mindformers_qwenvl.text.vocabulary_file import check_model
 
 __all__ = ["QwenVLProcessor"]
 
@@ -67,7 +71,9 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         prompt: str | None = None,
         return_tensors: str = "ms",
         image_policy: ImagePolicy | Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown("QwenVLProcessor", unknown, _ARGUMENTS)
         if tokenizer is None:
             raise ValueError("QwenVLProcessor needs a tokenizer (in a YAML: processor.tokenizer)")
         if padding not in ("longest", "max_length") or (padding == "max_length" and not max_length):
@@ -174,7 +180,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         if (folder / "config.json").is_file():
             settings = self._inverse_parse_config(self.config)
             content = {**self.image_processor.to_dict(), "processor": settings}
-            with replacing(folder / IMAGE_PROCESSOR_NAME, "w") as file:
+            with replacing(folder / PREPROCESSOR, "w") as file:
                 file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         else:
             super().save_pretrained(str(folder), save_name)
@@ -193,7 +199,12 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
 
     @classmethod
     def for_network(
-        cls, config: QwenVLConfig, tokenizer: Any, image_processor: Any = None, generation_config: Any = None
+        cls,
+        config: QwenVLConfig,
+        tokenizer: Any,
+        image_processor: Any = None,
+        generation_config: Any = None,
+        **given: Any,
     ) -> QwenVLProcessor:
         """The processor that fits a network: its image size and its slots per image.
 
@@ -202,55 +213,80 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
             tokenizer: a `QwenVLTokenizer`.
             image_processor: None: one with the network's image size.
             generation_config: if its `chat_format` is "chatml", prompts get the frame of a chat model.
+            **given: other arguments of the class, which take precedence.
+
+        Raises:
+            ValueError: the tokenizer has the vocabulary of another model.
         """
+        check_model(tokenizer.eod_id, tokenizer.vocab_file, config.image_start_id)
         if image_processor is None:
             image_processor = QwenVLImageProcessor(image_size=config.vision.image_size)
         chat_format = getattr(generation_config, "chat_format", None) or "raw"
-        return cls(
-            image_processor=image_processor,
-            tokenizer=tokenizer,
-            chat_format=chat_format,
-            num_queries=config.num_queries,
-        )
+        fitting = {"chat_format": chat_format, "num_queries": config.num_queries}
+        return cls(image_processor=image_processor, tokenizer=tokenizer, **{**fitting, **given})
 
     @classmethod
     def from_pretrained(cls, yaml_name_or_path: str | os.PathLike[str], **kwargs: Any) -> QwenVLProcessor:
         """The processor of a folder (from `save_pretrained`, or a model's, ours or the original) or of a YAML file with
-        a section `processor`.
+        a section `processor`. A YAML file is the user's own; what a folder may not say is left out, see
+        model_folder.py.
 
         Args:
             yaml_name_or_path: the folder or the file.
-            **kwargs: `tokenizer` is used instead of the folder's; the host's others have no effect.
+            **kwargs: arguments of the class (`tokenizer`, `max_length`, `chat_format`, `system_message`,
+                `image_policy`, ...), used instead of the folder's or the YAML's. Those that are for a hub have no
+                effect.
 
         Raises:
             FileNotFoundError: there is no processor to read.
+            ValueError: an argument does not exist; or the folder's vocabulary is that of another model than its
+                config.json.
         """
         path = Path(kwargs.pop("pretrained_model_name_or_path", None) or yaml_name_or_path)
-        tokenizer = kwargs.pop("tokenizer", None)
+        given = without_hub(kwargs)
+        refuse_unknown("QwenVLProcessor.from_pretrained", given, _ARGUMENTS)
+        if path.is_dir():
+            return cls._of_folder(path, given)
+        section = MindFormerConfig(str(path)).get("processor")
+        if not section:
+            return cls._of_folder(path.parent, given)
+        built = {name: value for name, value in given.items() if name in PARTS}
+        section = _changed(section, {name: value for name, value in given.items() if name not in PARTS})
+        section = {key: value for key, value in section.items() if key not in built}
+        return build_processor(section, default_args=built or None, lib_path=str(path.parent))
 
-        def build(section: Mapping[str, Any]) -> QwenVLProcessor:
-            if tokenizer is None:
-                return build_processor(section, lib_path=str(folder))
-            section = {key: value for key, value in section.items() if key != "tokenizer"}
-            return build_processor(section, default_args={"tokenizer": tokenizer})
-
-        folder = path if path.is_dir() else path.parent
-        for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
-            section = MindFormerConfig(str(file)).get("processor")
-            if section:
-                return build(section)
-        if (file := folder / IMAGE_PROCESSOR_NAME).is_file():
-            section = read_json(file).get("processor")
-            if section:
-                return build(section)
-        if not (folder / "config.json").is_file():
+    @classmethod
+    def _of_folder(cls, folder: Path, given: Mapping[str, Any]) -> QwenVLProcessor:
+        found = processor_section(folder)
+        has_config = (folder / "config.json").is_file()
+        if found is None and not has_config:
             raise FileNotFoundError(
-                f"{path}: found no YAML with a section `processor`, no {IMAGE_PROCESSOR_NAME} and no config.json"
+                f"{folder}: found no YAML with a section `processor`, no {PREPROCESSOR} and no config.json"
             )
+        tokenizer = given.get("tokenizer") or QwenVLTokenizer.from_pretrained(str(folder))
+        config = QwenVLConfig.from_pretrained(str(folder)) if has_config else None
+        if found is None:
+            others = {name: value for name, value in given.items() if name not in PARTS}
+            generation = generation_config_of(folder)
+            return cls.for_network(config, tokenizer, given.get("image_processor"), generation, **others)
+        if config is not None:
+            check_model(tokenizer.eod_id, tokenizer.vocab_file, config.image_start_id, f"the model of {folder}")
+        section = _changed(found[1], {**given, "tokenizer": tokenizer})
+        if isinstance(section.get("image_processor"), Mapping):
+            section["image_processor"] = QwenVLImageProcessor(**section["image_processor"])
+        return cls(**section)
 
-        tokenizer = tokenizer or QwenVLTokenizer.from_pretrained(str(folder))
-        config = QwenVLConfig.from_pretrained(str(folder))
-        return cls.for_network(config, tokenizer, generation_config=generation_config_of(folder))
+
+_ARGUMENTS = tuple(name for name in inspect.signature(QwenVLProcessor).parameters if name != "unknown")
+PARTS = ("tokenizer", "image_processor")  # objects, which a YAML builds
+
+
+def _changed(section: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A section `processor` with other arguments, which take precedence over those of its template too."""
+    template = section.get("model_transform_template")
+    if isinstance(template, Mapping):
+        section = {**section, "model_transform_template": {k: v for k, v in template.items() if k not in given}}
+    return {**section, **given}
 
 
 # Settings of the template that only matter in training, so `save_pretrained` does not keep them.

@@ -7,6 +7,7 @@ sample.py), and the later ones hand out its parts.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,12 +21,12 @@ from mindformers.models.multi_modal.modal_content import (
 from mindformers.models.multi_modal.utils import DataRecord
 from mindspore import Tensor
 
-from mindformers_qwenvl.checks import whole
+from mindformers_qwenvl.checks import refuse_unknown, whole
 from mindformers_qwenvl.data.image_processor import image_settings
 from mindformers_qwenvl.data.sample import TrainingSamples
 from mindformers_qwenvl.generation.prompt import make_prompt
 from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform
-from mindformers_qwenvl.text.columns import batch_columns, image_positions
+from mindformers_qwenvl.text.columns import NO_POSITION, batch_columns, image_positions
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.text.reply import row_text
 from mindformers_qwenvl.text.rows import Row
@@ -94,7 +95,9 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         std: Sequence[float] = CLIP_STD,
         exif_rotation: bool = False,
         image_policy: ImagePolicy | Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> None:
+        refuse_unknown(type(self).__name__, unknown, _ARGUMENTS)
         _one_of("mode", mode, ("train", "predict"))
         _one_of("image_overflow", image_overflow, ("error", "skip_sample"))
         _one_of("chat_format", chat_format, ("raw", "chatml"))
@@ -184,8 +187,19 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         Raises:
             BadSampleError: names the sample (file, number and id with `QwenVLDataLoader`) and the reason.
         """
-        result_recorder.put("columns", self.training.make(conversation_list))
+        columns = self.training.make(conversation_list)
+        self._check_columns((columns["image_context_pos"][..., 1] != NO_POSITION).any())
+        result_recorder.put("columns", columns)
         return [""]
+
+    def _check_columns(self, has_images: bool) -> None:
+        """Raise ValueError if pictures would be left out of the columns: their slots would be read without them."""
+        missing = [name for name in ("images", "image_context_pos") if name not in self.output_columns]
+        if has_images and missing:
+            raise ValueError(
+                f"model_transform_template: output_columns lacks {' and '.join(missing)}, and there are pictures, "
+                "which would be left out"
+            )
 
     def build_labels(self, text_id_list: Any, result_recorder: DataRecord, **kwargs: Any) -> np.ndarray:
         """Labels int32 [S + 1] of the current sample."""
@@ -220,6 +234,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         """Columns of a batch: input_ids int32 [B, S], padded on the right, and as Tensors images float32
         [B, N, 3, H, W] and image_context_pos int32 [B, N, Q, 2]; N is the largest number of images in a row, at least
         1."""
+        self._check_columns(any(len(row.get("images", ())) for row in data_list))
         columns: dict[str, Any] = batch_columns(
             data_list,
             self.tokenizer.pad_token_id,
@@ -276,3 +291,6 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
 def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+_ARGUMENTS = tuple(name for name in inspect.signature(QwenVLContentTransformTemplate).parameters if name != "unknown")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
@@ -12,7 +13,9 @@ from mindformers.models.tokenization_utils import PreTrainedTokenizer
 from mindformers.models.tokenization_utils_base import AddedToken, BatchEncoding
 from mindformers.tools.logger import logger
 
-from mindformers_qwenvl.data.tokenizer_files import TokenizerFiles
+from mindformers_qwenvl.checks import refuse_unknown
+from mindformers_qwenvl.config.keys import TOKENIZER
+from mindformers_qwenvl.data.tokenizer_files import NOT_ARGUMENTS, TokenizerFiles
 from mindformers_qwenvl.text import list_format
 from mindformers_qwenvl.text.rows import Encoded
 from mindformers_qwenvl.text.tags import Tags
@@ -45,7 +48,7 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
         image_start_tag, image_end_tag, image_pad_tag, ref_start_tag, ref_end_tag, box_start_tag, box_end_tag,
             quad_start_tag, quad_end_tag: spelling of the tags.
         **kwargs: those of the host's tokenizer (`model_max_length`, `padding_side`, ...). Others in old YAMLs, such as
-            `max_length`, are accepted without effect.
+            `max_length`, are accepted without effect; unknown ones are an error.
 
     Raises:
         FileNotFoundError: there is no vocabulary file; says how to get one.
@@ -68,7 +71,8 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
         max_path_bytes: int | None = MAX_PATH_BYTES,
         **kwargs,
     ):
-        kwargs.pop("auto_map", None)  # names code of the original repository, which is not here
+        refuse_unknown("QwenVLTokenizer", kwargs, KNOWN, shown=_ARGUMENTS)
+        kwargs = {name: value for name, value in kwargs.items() if name not in WITHOUT_EFFECT}
         spelled = {f.name: kwargs.pop(f"{f.name}_tag") for f in fields(Tags) if f"{f.name}_tag" in kwargs}
         slots = {name: kwargs.pop(name, None) for name in SLOT_NAMES[1:]} | {"image_slots": image_slots}
         given = {name: value for name, value in slots.items() if value is not None}
@@ -94,6 +98,11 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
             **{f"{name}_tag": tag for name, tag in spelled.items()},
             **kwargs,
         )
+
+    @classmethod
+    def known_arguments(cls) -> Collection[str]:
+        """Names of all arguments."""
+        return KNOWN
 
     @property
     def image_slots(self) -> int:
@@ -286,6 +295,12 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
             why = "the response has no box" if has_picture else "the conversation has no picture"
             logger.warning("draw_bbox_on_latest_picture returns None: %s", why)
         return picture
+
+
+_ARGUMENTS = tuple(name for name in inspect.signature(QwenVLTokenizer).parameters if name != "kwargs")
+# `max_length` is in old YAMLs; auto_map names code of the original repository.
+WITHOUT_EFFECT = ("max_length", "auto_map", "type", "auto_register")
+KNOWN = frozenset((*_ARGUMENTS, *TOKENIZER, *WITHOUT_EFFECT, *NOT_ARGUMENTS))
 
 
 def _take_specials(kwargs: dict[str, Any]) -> dict[str, Any]:

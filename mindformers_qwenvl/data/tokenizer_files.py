@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.config.keys import HUB
 from mindformers_qwenvl.config.original import read_json
+from mindformers_qwenvl.data.model_folder import own_vocabulary, tokenizer_section
 from mindformers_qwenvl.files import replacing
 from mindformers_qwenvl.text.vocabulary import SLOT_NAMES
-from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, find_vocabulary
+from mindformers_qwenvl.text.vocabulary_file import FILE_NAME
 
 __all__ = ["TokenizerFiles"]
 
@@ -21,6 +23,7 @@ NOT_ARGUMENTS = frozenset(
         *("tokenizer_class", "auto_map", "added_tokens_decoder", "tokenizer_file", "name_or_path", "_from_auto"),
         *("_from_pipeline", "_commit_hash", "trust_remote_code", "cache_dir", "force_download", "resume_download"),
         *("proxies", "token", "use_auth_token", "revision", "subfolder", "local_files_only", "use_fast"),
+        *HUB,
     )
 )
 
@@ -33,16 +36,15 @@ class TokenizerFiles:
         """A tokenizer from a folder: one of ours (`save_pretrained`), or an original HuggingFace one.
 
         Unless something else says how many slots an image has, the model's config.json does (`visual.n_queries`).
+        A file of the folder that names a vocabulary elsewhere is not followed, see model_folder.py.
 
         Raises:
             FileNotFoundError: the folder has no qwen.tiktoken, and no `vocab_file` is given.
         """
         folder = Path(kwargs.pop("pretrained_model_name_or_path", None) or name_or_path)
         if folder.is_dir():
-            kwargs = {**_slots_of_folder(folder, kwargs), **kwargs}
-            if not any(folder.glob("*.yaml")):  # a YAML may have arguments, and the path of a vocabulary elsewhere
-                settings = _arguments_of_folder(folder, kwargs)
-                return cls(settings.pop("vocab_file"), *args, **settings)
+            settings = _arguments_of_folder(folder, kwargs, cls.known_arguments())
+            return cls(settings.pop("vocab_file"), *args, **settings)
         return super().from_pretrained(str(folder), *args, **kwargs)
 
     @classmethod
@@ -84,36 +86,28 @@ class TokenizerFiles:
         return (str(path),)
 
 
-def _slots_of_folder(folder: Path, given: Collection[str]) -> dict[str, int]:
-    """`image_slots` from the model's config.json, unless `given` or tokenizer_config.json has one of SLOT_NAMES.
-
-    Raises:
-        ValueError: one of these files is not JSON.
-    """
-    if {*given, *_read_json(folder / "tokenizer_config.json")} & set(SLOT_NAMES):
-        return {}
-    slots = _slots_of_model(_read_json(folder / "config.json"))
-    return {} if slots is None else {"image_slots": slots}
-
-
-def _arguments_of_folder(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the tokenizer from tokenizer_config.json, and `vocab_file`; those in `given` take precedence.
+def _arguments_of_folder(folder: Path, given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Arguments of the tokenizer from tokenizer_config.json or a YAML of the folder, and `vocab_file`; those in `given`
+    take precedence.
 
     The host's own reader would ask a hub for each file that is missing.
 
     Raises:
         FileNotFoundError: the folder has no qwen.tiktoken, and no `vocab_file` is given.
-        ValueError: tokenizer_config.json is not JSON.
+        ValueError: tokenizer_config.json, config.json or a YAML cannot be read.
     """
-    config = _read_json(folder / "tokenizer_config.json")
+    config = {**_read_json(folder / "tokenizer_config.json"), **tokenizer_section(folder)}
     if given.keys() & set(SLOT_NAMES):
         config = {name: value for name, value in config.items() if name not in SLOT_NAMES}
+    elif not config.keys() & set(SLOT_NAMES) and (slots := _slots_of_model(_read_json(folder / "config.json"))):
+        config["image_slots"] = slots
+    config = {name: value for name, value in config.items() if name in known}  # JSON of other programs has more
+    named = config.pop("vocab_file", None)
     config = {name: value for name, value in {**config, **given}.items() if name not in NOT_ARGUMENTS}
     for name, value in config.items():
         if isinstance(value, dict) and "content" in value:  # an AddedToken in JSON
             config[name] = value["content"]
-    # If the folder has no vocabulary, do not fall back to the published one: a small model has other ids.
-    return {**config, "vocab_file": config.get("vocab_file") or find_vocabulary(folder)}
+    return {**config, "vocab_file": config.get("vocab_file") or own_vocabulary(folder, named)}
 
 
 def _slots_of_model(config: dict[str, Any]) -> int | None:

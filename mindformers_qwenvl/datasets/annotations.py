@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.datasets.json_stream import JsonStream, StreamError
+from mindformers_qwenvl.datasets.json_stream import MAX_RECORD, JsonStream, StreamError
 from mindformers_qwenvl.datasets.record_index import BrokenFileError, open_index
+from mindformers_qwenvl.files import open_regular
 
 # The role of the turn that carries a SampleNote before a conversation. MindFormers' dataset passes a transform nothing
 # but the conversation, so what error messages need travels inside it.
@@ -73,7 +74,10 @@ class AnnotationFile:
             raise FileNotFoundError(
                 f"annotation file {self.path}: {'a folder' if self.path.is_dir() else 'no such file'}"
             )
-        first = self._first_character()
+        try:
+            first = self._first_character()
+        except ValueError as error:
+            raise AnnotationError(f"annotation file {error}") from None
         if first not in (b"[", b"{"):
             found = f"starts with {first!r}, not a JSON list or one JSON object per line" if first else "empty"
             raise AnnotationError(f"annotation file {self.path}: {found}")
@@ -105,11 +109,16 @@ class AnnotationFile:
         if not 0 <= index < len(self):
             raise IndexError(f"annotation file {self.path}: sample {index} of {len(self)}")
         start, length = self.index.place(index)
+        if length > MAX_RECORD:
+            raise AnnotationError(f"{self._place(index)}: {length:,} bytes, more than the {MAX_RECORD:,} that are read")
         data = os.pread(self._file.fileno(), length, start)  # threads and processes would share the position of `read`
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            reason = error
+            if isinstance(error, json.JSONDecodeError):
+                line = f"line {error.lineno} of it, " if error.lineno > 1 else ""
+                reason = f"{error.msg.removesuffix(' at')} at {line}column {error.colno}"
             raise AnnotationError(f"{self._place(index)}: not valid JSON: {reason}") from error
 
     def sample(self, index: int) -> tuple[str, list[tuple[str, str]]]:
@@ -146,7 +155,7 @@ class AnnotationFile:
         return place if line is None else f"{place} (line {line})"
 
     def _first_character(self) -> bytes:
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             while block := file.read(4096):
                 if rest := block.removeprefix(b"\xef\xbb\xbf").strip():
                     return rest[:1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -10,10 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-__all__ = ["BadLine", "JsonStream", "StreamError"]
+from mindformers_qwenvl.files import open_regular
+
+__all__ = ["MAX_RECORD", "BadLine", "JsonStream", "StreamError"]
 
 BLOCK = 1 << 20  # bytes read at a time
-MAX_VALUE = 256 << 20  # characters of one value: a bracket that is never closed must not fill the memory
+# Bytes or characters of one record or value: a bracket that is never closed must not fill the memory. JSON that is made
+# to be large there, such as a list of empty dicts, becomes 0.8 GB.
+MAX_RECORD = 32 << 20
 # An error this near the end of the text may only mean that more text is needed ("-Infinity" is the longest word that
 # can be split). Strings are the exception: they can be split anywhere.
 MARGIN = 16
@@ -53,7 +58,7 @@ class JsonStream:
         self._block = block
         self._progress = progress
         self._decoder = json.JSONDecoder()
-        self._file: BinaryIO = self.path.open("rb")
+        self._file: BinaryIO = _open(self.path)
         self._rewind()
 
     def __enter__(self) -> JsonStream:
@@ -100,10 +105,16 @@ class JsonStream:
     def lines(self) -> Iterator[Any]:
         """The values of JSON Lines, with a `BadLine` for each line that is not JSON. Empty lines are skipped."""
         self._rewind()
-        for number, line in enumerate(self._file, 1):
-            self._count += len(line)
+        for number in itertools.count(1):
+            line, length = self._next_line()
+            if not length:
+                break
+            self._count += length
             if self._progress is not None and self._count - self._told >= self._block:
                 self._tell()
+            if length > len(line):
+                yield BadLine(f"line {number}: {length:,} bytes, more than the {MAX_RECORD:,} that are read")
+                continue
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.isspace() or not line:
@@ -150,6 +161,17 @@ class JsonStream:
                 break
             self._expect(",")
         self._expect_end()
+
+    def _next_line(self) -> tuple[bytes, int]:
+        """The next line and its length; of a line that is too long, only the beginning."""
+        line = self._file.readline(MAX_RECORD)
+        length = len(line)
+        while length >= MAX_RECORD and not line.endswith(b"\n"):
+            more = self._file.readline(MAX_RECORD)
+            if not more:
+                break
+            length, line = length + len(more), line[:1] if not more.endswith(b"\n") else b"\n"
+        return line, length
 
     # ---- the text at hand: self._text from self._at on
 
@@ -217,8 +239,8 @@ class JsonStream:
                 torn = error.msg.startswith("Unterminated string") or error.pos > len(self._text) - MARGIN
                 if self._ended or not torn:
                     self._fail(error.msg, error.pos, error)
-                if len(self._text) - self._at > MAX_VALUE:
-                    self._fail(f"a value longer than {MAX_VALUE} characters", self._at, error)
+                if len(self._text) - self._at > MAX_RECORD:
+                    self._fail(f"a value longer than {MAX_RECORD} characters", self._at, error)
             except RecursionError as error:
                 self._fail("nested too deeply", self._at, error)
             except ValueError as error:  # a number with more digits than Python reads
@@ -251,6 +273,13 @@ class JsonStream:
         raise StreamError(
             f"{self.path}: not valid JSON: {reason.removesuffix(' at')} at line {line} column {column}"
         ) from error
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return open_regular(path)
+    except ValueError as error:
+        raise StreamError(str(error)) from None
 
 
 def _ends_at(line: str) -> int | None:

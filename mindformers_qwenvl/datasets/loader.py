@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mindspore.dataset import GeneratorDataset, config
 
-from mindformers_qwenvl.checks import whole
+from mindformers_qwenvl.checks import refuse_unknown, whole
 from mindformers_qwenvl.datasets.ahead import PreparedSamples
 from mindformers_qwenvl.datasets.annotations import AnnotationFile, SampleNote, encode_sample
 from mindformers_qwenvl.datasets.order import OrderedDataset, SampleOrder
+from mindformers_qwenvl.datasets.split import held_out_records
 
 # With more workers the loader does not prepare samples: it takes 0.6 ms for one, and each worker asks every 5 ms.
 WORKERS_SERVED = 4
@@ -38,7 +41,11 @@ class QwenVLDataLoader:
             `dataset_dir`.
         shuffle: whether each epoch has another order.
         seed: of the shuffle, the same on every rank. None: MindSpore's dataset seed (`train_dataset.seed`).
-        num_samples: use only that many samples from the start of the file.
+        num_samples: use only that many samples from the start of the file, or of its part.
+        split: a share of the file, such as 0.02, that is held out: no picture is in both parts. Every record is read
+            for that before the first step; `mindformers-qwenvl check-data --split` does it once for all runs.
+        held_out: with `split`, whether this is the held-out part (of `eval_dataset`) or the other one.
+        split_seed: another one, another choice of what is held out.
         dataset_dir: folder of the pictures, which they may not leave; it takes precedence over the template's
             `dataset_dir`. `run_mindformer.py --train_dataset_dir` sets it, so it may also be the annotation file
             itself: then relative paths start from its folder, and absolute ones may lead anywhere.
@@ -61,6 +68,9 @@ class QwenVLDataLoader:
         shuffle: bool = True,
         seed: int | None = None,
         num_samples: int | None = None,
+        split: float | None = None,
+        held_out: bool = False,
+        split_seed: int = 0,
         dataset_dir: str | os.PathLike[str] | None = None,
         data_field: str = "conversations",
         from_keyword: str = "from",
@@ -70,8 +80,12 @@ class QwenVLDataLoader:
         shard_id: int | None = None,
         **kwargs: Any,
     ) -> GeneratorDataset:
+        refuse_unknown("QwenVLDataLoader", kwargs, (*_OF_THE_HOST, *inspect.signature(cls.__new__).parameters))
         whole("seed", seed, 0, optional=True)
         whole("num_samples", num_samples, optional=True)
+        whole("split_seed", split_seed, 0)
+        if held_out and split is None:
+            raise ValueError("held_out: True needs split, the share of the file that is held out")
         path, root = _find(annotation_file, dataset_dir)
         file = AnnotationFile(
             path,
@@ -81,7 +95,7 @@ class QwenVLDataLoader:
             index_dir=index_dir or None,
         )
         confined = not (dataset_dir and Path(dataset_dir).is_file())
-        source = _SampleSource(file, root, num_samples, confined)
+        source = _SampleSource(file, root, _part(file, split, held_out, split_seed, num_samples), confined)
         if shuffle:
             seed = config.get_seed() if seed is None else int(seed)
         sampler = SampleOrder(len(source), seed if shuffle else None, num_shards, shard_id)
@@ -91,26 +105,35 @@ class QwenVLDataLoader:
 class _SampleSource:
     """Random access to the samples, as `GeneratorDataset` wants it."""
 
-    def __init__(self, file: AnnotationFile, root: str | None, num_samples: int | None, confined: bool = True) -> None:
+    def __init__(self, file: AnnotationFile, root: str | None, records: Sequence[int], confined: bool = True) -> None:
         self.file = file
         self.root = root
         self.confined = confined
-        self.size = len(file) if num_samples is None else min(len(file), num_samples)
+        self.records = records
         # One thread reads for all workers: with many of them it would be the bottleneck.
         workers = config.get_num_parallel_workers()
         in_flight = 8 + 2 * config.get_prefetch_size() * (workers + 2)  # more than the dataset's queues hold
         self.prepared = PreparedSamples(in_flight) if workers <= WORKERS_SERVED else None
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray]:
-        index = int(index)
-        where, turns = self.file.sample(index)
+        where, turns = self.file.sample(self.records[int(index)])
         note = SampleNote(where, self.root, self.confined)
         if self.prepared is not None:
             note = self.prepared.offer(turns, note)
         return (np.array(encode_sample(turns, note)),)
+
+
+def _part(
+    file: AnnotationFile, share: float | None, held_out: bool, seed: int, num_samples: int | None
+) -> Sequence[int]:
+    """Numbers of the records that are used, in the order of the file."""
+    if share is None:
+        return range(len(file))[:num_samples]
+    chosen = held_out_records(file, share, seed)
+    return [number for number in range(len(file)) if (number in chosen) == held_out][:num_samples]
 
 
 def _find(
@@ -128,3 +151,6 @@ def _find(
     if root is not None and not path.is_absolute() and not path.is_file():
         path = root / path
     return path, None if root is None else str(root)
+
+
+_OF_THE_HOST = tuple(name for name in inspect.signature(GeneratorDataset.__init__).parameters if name != "self")

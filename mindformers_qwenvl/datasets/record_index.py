@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mindformers_qwenvl.files import replacing
+from mindformers_qwenvl.files import open_regular, replacing
 
 __all__ = ["BrokenFileError", "RecordIndex", "index_file", "open_index"]
 
@@ -70,7 +70,7 @@ def index_file(path: str | os.PathLike[str], is_list: bool) -> RecordIndex:
         OSError: it cannot be read.
         BrokenFileError: see there. Inside a record, only brackets are checked.
     """
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
         return _index_list(file) if is_list else _index_lines(file)
 
 
@@ -105,7 +105,12 @@ def _index_lines(file: BinaryIO) -> RecordIndex:
 
 def _is_blank(file: BinaryIO, start: int) -> bool:
     file.seek(start)
-    return not file.readline().strip()
+    while part := file.readline(BLOCK):
+        if not part.isspace():
+            return False
+        if part.endswith(b"\n"):
+            break
+    return True
 
 
 def _bom(file: BinaryIO) -> int:
@@ -248,7 +253,7 @@ def open_index(path: str | os.PathLike[str], is_list: bool, folder: str | os.Pat
 
 def _fingerprint(path: Path) -> dict[str, object]:
     status = path.stat()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         ends = hashlib.sha256(file.read(1 << 16))
         file.seek(max(0, status.st_size - (1 << 16)))
         ends.update(file.read())

@@ -13,7 +13,7 @@ from mindformers_qwenvl.datasets.annotations import AnnotationFile
 from mindformers_qwenvl.files import Inputs, check_output, replacing
 from mindformers_qwenvl.text.tags import tag_pairs
 
-__all__ = ["Split", "split_file"]
+__all__ = ["Split", "held_out_records", "split_file"]
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,13 @@ def split_file(path: str | os.PathLike[str], share: float, seed: int = 0) -> Spl
         ValueError: the share is out of range, one of the parts would be empty, or the file changed meanwhile.
         OSError: a file cannot be read or written.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"the share to hold out must be above 0 and below 1, got {share!r}")
     path = Path(path)
     training, held_out = (path.with_name(f"{path.stem}.{part}.jsonl") for part in ("train", "held_out"))
     for output in (training, held_out):
         check_output(output, path)
     inputs = Inputs(path)
     file = AnnotationFile(path)
-    groups = _groups(file)
-    chosen = _chosen(groups, share * len(file), seed)
-    if not chosen or len(chosen) == len(file):
-        raise ValueError(
-            f"{path}: its {len(file)} records are in {len(groups)} groups that share pictures, and {share:.3g} of them "
-            "cannot be held out"
-        )
+    chosen = held_out_records(file, share, seed)
     with ExitStack() as files:
         parts = [files.enter_context(replacing(output, "w")) for output in (training, held_out)]
         for number in range(len(file)):
@@ -70,6 +62,24 @@ def split_file(path: str | os.PathLike[str], share: float, seed: int = 0) -> Spl
             parts[number in chosen].write(line.encode("utf-8", "replace").decode() + "\n")
         inputs.check()
     return Split(training, held_out, len(file) - len(chosen), len(chosen))
+
+
+def held_out_records(file: AnnotationFile, share: float, seed: int = 0) -> set[int]:
+    """The numbers of the records of a file that `split_file` would hold out; reads every record.
+
+    Raises:
+        ValueError: the share is out of range, or one of the parts would be empty.
+    """
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        raise ValueError(f"the share to hold out must be above 0 and below 1, got {share!r}")
+    groups = _groups(file)
+    chosen = _chosen(groups, share * len(file), seed)
+    if not chosen or len(chosen) == len(file):
+        raise ValueError(
+            f"{file.path}: its {len(file)} records are in {len(groups)} groups that share pictures, and {share:.3g} of "
+            "them cannot be held out"
+        )
+    return chosen
 
 
 def _groups(file: AnnotationFile) -> dict[str, list[int]]:

@@ -120,7 +120,7 @@ def _score(records: list[dict[str, Any]], answers: list[str]) -> Score:
 
 def checkpoints(workdir: Path) -> list[Path]:
     """Those of the demo in `workdir`, the latest last."""
-    files = (workdir / "output").rglob("*.ckpt") if (workdir / "output").is_dir() else []
+    files = (workdir / "output/checkpoint").rglob("*.safetensors") if (workdir / "output").is_dir() else []
     return sorted(files, key=lambda path: path.stat().st_mtime)
 
 

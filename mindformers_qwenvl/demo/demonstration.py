@@ -42,7 +42,7 @@ def run(workdir: Path, pictures_to_train: int = TRAINING_PICTURES) -> Score:
 
     print("2. Fine-tuning a Qwen-VL of 0.9 million parameters, with yaml/finetune_qwenvl_tiny.yaml")
     losses = _train(_yaml("finetune_qwenvl_tiny", workdir), workdir)
-    checkpoint = max((workdir / "output").rglob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    checkpoint = max((workdir / "output/checkpoint").rglob("*.safetensors"), key=lambda path: path.stat().st_mtime)
 
     print("3. Asking it about pictures it has not seen, with yaml/predict_qwenvl_tiny.yaml")
     answers = _predict(_yaml("predict_qwenvl_tiny", workdir), workdir, checkpoint, held_out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from mindformers_qwenvl.doctor import machine
 from mindformers_qwenvl.doctor.findings import NOT_CHECKED, Finding, failed
@@ -10,11 +11,14 @@ from mindformers_qwenvl.doctor.kernels import kernels
 from mindformers_qwenvl.doctor.operators import operators
 from mindformers_qwenvl.doctor.plugin import plugin
 from mindformers_qwenvl.doctor.trial import trial as run_trial
+from mindformers_qwenvl.doctor.yaml_file import look_through
 
 __all__ = ["examine"]
 
 
-def examine(trial: bool, device: bool, say: Callable[[str], None], build: bool = False) -> list[Finding]:
+def examine(
+    trial: bool, device: bool, say: Callable[[str], None], build: bool = False, yaml: Path | None = None
+) -> list[Finding]:
     """All findings, in the order of the report.
 
     Args:
@@ -22,8 +26,9 @@ def examine(trial: bool, device: bool, say: Callable[[str], None], build: bool =
         device: compare the operators of the device.
         say: told what is done next, for those parts that take a while.
         build: compile the operators for decoding on a CPU.
+        yaml: a YAML, or the name of a shipped one, to look through.
     """
-    found = [*machine.machine(), *machine.host(), *machine.optional()]
+    found = [*machine.machine(), *machine.host(), *machine.optional(), *(look_through(yaml) if yaml else ())]
     if any(finding.section == "Host" and failed([finding]) for finding in found):
         why = "there is no MindFormers with MindSpore to try"
         return [*found, *(Finding("Not tried", name, NOT_CHECKED, why) for name in ("plugin", "trial", "operators"))]

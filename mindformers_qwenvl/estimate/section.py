@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.checks import byte_count, is_whole
+from mindformers_qwenvl.checks import byte_count, is_whole, nearest
 from mindformers_qwenvl.recipes import RecipeError, has_key, key_of, read
 
 __all__ = ["DTYPE_BYTES", "GB", "Section", "SettingsError", "memory_size", "read_yaml"]
@@ -55,12 +55,22 @@ def refuse_unknown(top: Section, changes: Sequence[str]) -> None:
     Raises:
         SettingsError: a change is of a key that the YAML does not have and that the estimate did not ask for.
     """
+    own = set(map(key_of, changes))
     for key, change in zip(map(key_of, changes), changes, strict=True):
         if top.name_of(key) not in top.known:
+            known = {*_keys(top.content), *(name.removeprefix(top.name_of("")) for name in top.known)} - own
             raise SettingsError(
                 f"--set {change}: {key} is neither a key of {top.where} nor one that the estimate depends on; check "
-                "its spelling and its sections"
+                f"its spelling and its sections{nearest(key, known)}"
             )
+
+
+def _keys(content: Mapping[str, Any]) -> Iterator[str]:
+    """All keys of a YAML, as `--set` writes them."""
+    for key, value in content.items():
+        yield str(key)
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{inner}" for inner in _keys(value))
 
 
 class Section:

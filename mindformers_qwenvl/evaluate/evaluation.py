@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from mindformers_qwenvl.evaluate.samples import Sample
 from mindformers_qwenvl.evaluate.scoring import Answered, score_answers
 from mindformers_qwenvl.evaluate.sheet import write_sheet
 from mindformers_qwenvl.evaluate.tasks import Task
-from mindformers_qwenvl.files import replacing
+from mindformers_qwenvl.files import read_json, replacing
 from mindformers_qwenvl.generation.prompt import Pictures
 from mindformers_qwenvl.generation.settings import settings_for
 from mindformers_qwenvl.pictures.images import ImageTransform
@@ -31,6 +32,7 @@ from mindformers_qwenvl.pictures.images import ImageTransform
 __all__ = ["Evaluation", "Result", "share_of_process"]
 
 SETTINGS = "settings.json"
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # the rate is in the postfix
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class Evaluation:
             total=len(share.mine(prepared)),
             unit="sample",
             desc=self.task.name,
+            bar_format=BAR,
             disable=self.quiet or share.rank > 0,
             mininterval=0.5,
         )
@@ -209,7 +212,10 @@ class _Running:
             self.total, self.count = self.total + sum(row["score"] for row in rows), self.count + len(rows)
 
     def text(self) -> str:
-        parts = [f"{self.new / (time.perf_counter() - self.began):.1f} samples/s"] if self.new else []
+        parts = []
+        if self.new:
+            rate = self.new / (time.perf_counter() - self.began)
+            parts.append(f"{rate:.1f} samples/s" if rate >= 1 else f"{1 / rate:.1f} s/sample")
         if self.count:
             parts.append(f"score {self.total / self.count:.3f}")
         if self.failed:
@@ -220,7 +226,7 @@ class _Running:
 def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
     """Write the settings, or refuse to mix answers with those of other settings."""
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         differs = sorted(key for key in {*settings, *before} if settings.get(key) != before.get(key))
         if differs:
             shown = "; ".join(f"{key} was {before.get(key)!r}, now {settings.get(key)!r}" for key in differs)
@@ -230,12 +236,17 @@ def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
 
 
 def share_of_process(output: Path) -> Share:
-    """This process's share of the samples: all, unless msrun has started several processes."""
-    if os.environ.get("MS_ROLE") != "MS_WORKER" or int(os.environ.get("MS_WORKER_NUM", "1")) < 2:
+    """This process's share of the samples: all, unless msrun has started several processes. Its scheduler, which runs
+    the command as well, stays here until the others have ended, and ends too."""
+    role = os.environ.get("MS_ROLE")
+    if role not in ("MS_WORKER", "MS_SCHED") or int(os.environ.get("MS_WORKER_NUM", "1")) < 2:
         return Share(output)
-    from mindspore.communication import get_group_size, get_rank, init
+    from mindspore.communication import GlobalComm, get_group_size, get_rank, init
 
-    init()
+    if not GlobalComm.INITED:
+        init()
+    if role == "MS_SCHED":
+        sys.exit(0)
     return Share(output, get_rank(), get_group_size())
 
 

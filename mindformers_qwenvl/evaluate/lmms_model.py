@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import mindspore as ms
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from mindformers.generation import GenerationConfig
 from tqdm import tqdm
@@ -106,12 +106,14 @@ class QwenVLMindFormers(lmms):
         bar.close()
         return [answers[number] for number in range(len(requests))]
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
         """Of each request the mean of -log p over the tokens of its continuation, and whether all are the likeliest.
 
         lmms-eval's multiple choice takes the smallest (api/task.py), so it is a loss here, as with its own Qwen-VL.
+        The pair is in a `GenerationResult` because lmms-eval 0.7 makes a text of a bare one (api/instance.py,
+        `unwrap_generation_output`), which no task can score.
         """
-        found: list[tuple[float, bool]] = []
+        found: list[GenerationResult] = []
         network = self._network([], 1)
         for start in tqdm(range(0, len(requests), self.batch_size), desc="comparing"):
             rows, options = [], []
@@ -123,7 +125,7 @@ class QwenVLMindFormers(lmms):
                 options.append([self.tokenizer.encode_with_images(target).ids])
             pictures = [self.pictures.of(row) for row in rows]
             tokens = option_tokens(network, rows, pictures, options)
-            found += [(option.loss, option.greedy) for [option] in tokens]
+            found += [GenerationResult((option.loss, option.greedy)) for [option] in tokens]
         return found
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 __all__ = ["CHAT_NOTE", "TASKS", "Published", "Task", "find_task"]
 
 README, PAPER = "README of QwenLM/Qwen-VL", "arXiv:2308.12966"
-LLAVA = "arXiv:2310.03744, table 4; not confirmed by the original's authors"
+LLAVA = "arXiv:2310.03744, table 4"  # of LLaVA-1.5; the original's authors give none
+SEED_PAGE = "eval_mm/seed_bench/EVAL_SEED.md of QwenLM/Qwen-VL: the leaderboard's average over pictures"
 MME_PAGE = "eval_mm/mme/EVAL_MME.md of QwenLM/Qwen-VL"
 CHAT_NOTE = (
     "published numbers of Qwen-VL-Chat are of its first weights (v1.0); the weights that can be downloaded are newer "
@@ -110,7 +111,7 @@ _TABLE = (
     ),
     Task(
         *("seed_bench", "SEED-Bench, pictures", SEED, "choice", 0, 0),
-        {"": Published(62.3, 65.4, f"{PAPER}, table 7; not confirmed by the original's repository")},
+        {"": Published(62.3, 65.4, SEED_PAGE)},
         submission=("question_id", "prediction"),
     ),
     Task("mme", "MME, 14 subtasks", CHAT, "mme", 512, 1, {"": Published(None, 1848.29, MME_PAGE)}, chat=True),

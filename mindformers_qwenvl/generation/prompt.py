@@ -34,6 +34,7 @@ def prompt_that_fits(
     *,
     config: Any,
     seq_length: int,
+    answer_pictures: bool = False,
 ) -> Row:
     """The prompt of a query for a network of `seq_length`, with room for an answer.
 
@@ -41,7 +42,7 @@ def prompt_that_fits(
     `max_new_tokens` of answer, or a quarter of `seq_length`, find room.
 
     Args:
-        tokenizer, query, history, system: see `make_prompt`.
+        tokenizer, query, history, system, answer_pictures: see `make_prompt`.
         config: a generation configuration of `settings_for`: max_new_tokens, max_window_size and chat_format.
         seq_length: tokens of prompt and answer together, at most.
 
@@ -56,6 +57,7 @@ def prompt_that_fits(
         max_window_size=config.max_window_size,
         chat_format=config.chat_format,
         longest=seq_length - min(config.max_new_tokens, seq_length // 4),
+        answer_pictures=answer_pictures,
     )
 
 
@@ -68,6 +70,7 @@ def make_prompt(
     max_window_size: int = 6144,
     chat_format: str = "chatml",
     longest: int | None = None,
+    answer_pictures: bool = False,
 ) -> Row:
     """The prompt of a query after what was said before (original: `make_context`). Opens no picture.
 
@@ -80,6 +83,8 @@ def make_prompt(
         chat_format: "chatml"; or "raw", the query alone, for the base model.
         longest: the oldest exchanges are left out until the whole prompt has at most this many tokens; the original
             would exceed what the network takes. None: no limit.
+        answer_pictures: `<img>path</img>` in an answer of the history opens that picture, as in the original. A model
+            can write any path, so it is off by default.
 
     Raises:
         ValueError: an image tag is unclosed or nested, an element or exchange has another form, there is no such chat
@@ -88,7 +93,7 @@ def make_prompt(
     in_memory: dict[str, Any] = {}
     past = [_exchange(exchange, number, tokenizer.tags, in_memory) for number, exchange in enumerate(history or ())]
     asked = _as_text(query, tokenizer.tags, in_memory)
-    _, encoded = make_context(tokenizer, asked, past, system, max_window_size, chat_format, longest)
+    _, encoded = make_context(tokenizer, asked, past, system, max_window_size, chat_format, longest, answer_pictures)
     if not len(encoded):
         raise ValueError(f"the query {query!r} has neither text nor images")
     return Row(np.array(encoded.ids, np.int32), encoded.images, encoded.spans, in_memory=in_memory)

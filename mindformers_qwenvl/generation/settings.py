@@ -13,9 +13,10 @@ from typing import Any
 
 from mindformers.generation import GenerationConfig
 
-from mindformers_qwenvl.checks import whole
-from mindformers_qwenvl.files import replacing
+from mindformers_qwenvl.checks import nearest, whole
+from mindformers_qwenvl.files import read_json, replacing
 from mindformers_qwenvl.generation.sampling import check_sampling
+from mindformers_qwenvl.generation.stopping import end_ids
 
 __all__ = ["generation_config_of", "save_generation_config", "settings_for"]
 
@@ -32,10 +33,11 @@ def generation_config_of(directory: str | os.PathLike[str]) -> GenerationConfig 
     """The generation_config.json of a model's directory; None if there is none.
 
     Raises:
-        OSError: it is not JSON.
+        ValueError: it is not JSON; gives line and column.
     """
     if not (Path(directory) / FILE).is_file():
         return None
+    read_json(Path(directory) / FILE)  # the host's message does not say where the fault is
     return GenerationConfig.from_pretrained(str(directory))
 
 
@@ -65,8 +67,12 @@ def settings_for(network: Any, given: GenerationConfig | None = None, **changes:
     """
     unknown = sorted(set(changes) - set(CHANGEABLE))
     if unknown:
-        hint = "; chat_stream gives an answer while it is written" if "stream" in unknown else ""
-        raise TypeError(f"unknown arguments {', '.join(unknown)}; expected some of {', '.join(CHANGEABLE)}{hint}")
+        hint = (
+            "; chat_stream gives an answer while it is written"
+            if "stream" in unknown
+            else nearest(unknown[0], CHANGEABLE)
+        )
+        raise TypeError(f"unknown arguments {', '.join(unknown)}{hint}; expected some of {', '.join(CHANGEABLE)}")
     config = copy.deepcopy(network.generation_config if given is None else given)
     for name, value in {**DEFAULTS, "seed": None}.items():
         if getattr(config, name, None) is None:
@@ -78,7 +84,8 @@ def settings_for(network: Any, given: GenerationConfig | None = None, **changes:
     if config.pad_token_id is None:
         config.pad_token_id = network.config.pad_token_id
     eos = config.eos_token_id if config.eos_token_id not in (None, []) else network.config.eos_token_id
-    config.eos_token_id = [eos] if isinstance(eos, int) else list(eos)
+    config.eos_token_id = end_ids(eos)
+    config.num_return_sequences = 1  # a conversation has one answer, whatever a generation_config.json says
     whole("max_new_tokens", config.max_new_tokens)
     whole("max_window_size", config.max_window_size, 0)
     whole("min_new_tokens", getattr(config, "min_new_tokens", None), 0, optional=True)

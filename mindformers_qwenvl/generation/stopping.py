@@ -8,9 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.checks import is_whole, whole
 
-__all__ = ["EndAnswer", "NotYet", "stop_ids", "stop_sequences"]
+__all__ = ["EndAnswer", "NotYet", "end_ids", "stop_ids", "stop_sequences"]
+
+
+def end_ids(given: Any) -> list[int]:
+    """`eos_token_id` as a list: one id, or several.
+
+    Raises:
+        ValueError: an item is not a whole number of -1 or more; -1 is no token, so that no token ends an answer.
+    """
+    ids = [given] if is_whole(given) else given
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise ValueError(f"eos_token_id must be the id of a token, or a list of ids, got {given!r}")
+    return [int(whole("eos_token_id", i, -1)) for i in ids]
 
 
 def stop_ids(config: Any, turn_ends: Iterable[int]) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image, ImageColor, ImageDraw
@@ -99,23 +99,31 @@ def _bright(colour: str) -> tuple[int, int, int]:
 
 
 def latest_picture(response: Any, history: Sequence[Sequence[Any]] | None = None, tags: Tags | None = None) -> Any:
-    """The last image of a conversation, or None: that of `response`, else of the last query, else of the one before it.
+    """The last image of a conversation, or None: that of the last query, else of the one before it.
 
-    Answers in the history are ignored.
+    What the model wrote opens no picture. Without a history, `response` is a whole text with its prompt, as a base
+    model continues it, and the picture is the last in it.
 
     Args:
-        response: a text or a list of elements, `[{"image": ...}, {"text": ...}]`.
+        response: a text or a list of elements, `[{"image": ...}, {"text": ...}]`; not looked at if there is a history.
         history: exchanges (query, answer), oldest first; a query is a text or a list of elements.
         tags: spelling of the tags in texts.
     """
-    for query in [response, *(exchange[0] for exchange in reversed(history or ()))]:
-        if isinstance(query, str):
-            images = [pair.content for pair in tag_pairs(query, tags) if pair.kind == "image" and pair.content]
-        else:
-            images = [element["image"] for element in query or () if "image" in element]
+    for query in [exchange[0] for exchange in reversed(history)] if history else [response]:
+        elements = [{"text": query}] if isinstance(query, str) else query or ()
+        images = [image for element in elements for image in _images(element, tags)]
         if images:
             return images[-1]
     return None
+
+
+def _images(element: Mapping[str, Any], tags: Tags | None) -> list[Any]:
+    """Those of an element of a query: itself, or those in the tags of its text."""
+    if "image" in element:
+        return [element["image"]]
+    text = element.get("text")
+    pairs = tag_pairs(text, tags) if isinstance(text, str) else ()
+    return [pair.content for pair in pairs if pair.kind == "image" and pair.content]
 
 
 def draw_on_latest_picture(

@@ -149,6 +149,16 @@ WORK_AROUNDS = (
         touches=("mindformers.trainer:MultiModalToTextGenerationTrainer.set_config",),
     ),
     WorkAround(
+        name="the format of a checkpoint's file",
+        kind=Kind.CLASS,
+        where="host.trainer:FullConfigTrainer.set_config",
+        host=("mindformers/utils/load_checkpoint_utils.py", "mindformers/trainer/utils.py"),
+        reason="load_ckpt_format decides how a file is read, whatever its name ends with",
+        seen="1.7-2.1",
+        tests=(f"{_RESUME}test_stock_reads_a_file_as_the_yaml_says",),
+        touches=("mindformers.trainer:MultiModalToTextGenerationTrainer.set_config",),
+    ),
+    WorkAround(
         name="a data set without a batch",
         kind=Kind.CLASS,
         where="host.trainer:FullConfigTrainer.set_train_dataset",

@@ -7,6 +7,8 @@ from typing import Any
 
 from mindspore.dataset.engine.datasets import TakeDataset
 
+from mindformers_qwenvl.host.moved import load_path, set_load_path
+
 __all__ = ["every_batch", "network_and_processor", "take_checkpoint"]
 
 
@@ -58,7 +60,7 @@ def network_and_processor(trainer: Any, config: Any, network: Any = None) -> tup
         sections = {"parallel_config": config.parallel_config, "moe_config": config.moe_config}
         network = trainer.create_network(default_args=sections)
         trainer.set_network(network, is_train=False)
-        config.checkpoint.load_path = base_trainer.get_load_path_after_hf_convert(config, network)
-        if config.checkpoint.load_path:
+        set_load_path(config, base_trainer.get_load_path_after_hf_convert(config, network))
+        if load_path(config):
             base_trainer.transform_and_load_checkpoint(config, Model(network), network, None, do_predict=True)
     return network.set_train(False), processor

@@ -5,14 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mindformers.generation import GenerationConfig
 from mindformers.pipeline import MultiModalToTextPipeline
+from mindformers.tools.logger import logger
 
 from mindformers_qwenvl.adapters.switch import AdapterSwitch
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.data.processor import QwenVLProcessor
+from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
+from mindformers_qwenvl.generation.arguments import check_names
+from mindformers_qwenvl.host.context import device_target
+from mindformers_qwenvl.text.vocabulary_file import check_model
+from mindformers_qwenvl.weights.finite import checked
 
 __all__ = ["ProcessorPipeline"]
+
+# Arguments of the host's Pipeline and of post-processing, beside those of `generate()`, and what its trainer hands on.
+OF_PIPELINE = (
+    *("batch_size", "skip_special_tokens", "processor", "audio_processor", "feature_extractor"),
+    *("is_full_config", "save_file"),
+)
+
+
+def check_processor(network: Any, processor: Any) -> None:
+    """Raise ValueError if the processor has the vocabulary of another model."""
+    config, tokenizer = getattr(network, "config", None), getattr(processor, "tokenizer", None)
+    if isinstance(config, QwenVLConfig) and isinstance(tokenizer, QwenVLTokenizer):
+        check_model(tokenizer.eod_id, tokenizer.vocab_file, config.image_start_id)
 
 
 class ProcessorPipeline(MultiModalToTextPipeline):
@@ -32,12 +50,23 @@ class ProcessorPipeline(MultiModalToTextPipeline):
     def __init__(self, model: Any, processor: Any = None, tokenizer: Any = None, image_processor: Any = None, **kwargs):
         network = getattr(model, "predict_network", model)
         if isinstance(network, AdapterSwitch):
+            self._warn_of_nan(network)
             network.load_configured_adapters()  # after the weights, of which some adapters replace a part
         if processor is None:
             processor = self._processor_of(network, tokenizer, image_processor)
         if processor is not None:
+            check_processor(network, processor)
             tokenizer, image_processor = tokenizer or processor.tokenizer, image_processor or processor.image_processor
         super().__init__(model, processor=processor, tokenizer=tokenizer, image_processor=image_processor, **kwargs)
+
+    @staticmethod
+    def _warn_of_nan(network: Any) -> None:
+        """Of weights that the host has loaded by itself, as run_mode predict does. Off a CPU, gigabytes would have to
+        come back from the device."""
+        if not network.__dict__.get("not_finite") and device_target() == "CPU":
+            network.not_finite = checked(network).sentence()
+            if network.not_finite:
+                logger.warning("%s", network.not_finite)
 
     @staticmethod
     def _processor_of(network: Any, tokenizer: Any, image_processor: Any) -> Any:
@@ -53,8 +82,10 @@ class ProcessorPipeline(MultiModalToTextPipeline):
 
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict, dict, dict]:
         before, _, after = super()._sanitize_parameters(**parameters)
-        usual = (*GenerationConfig().to_dict(), "generation_config", "logits_processor", "streamer", "seed")
-        about_the_answer = {name: value for name, value in parameters.items() if name in usual}
+        check_names(parameters, "pipeline()", OF_PIPELINE)
+        about_the_answer = {name: value for name, value in parameters.items() if name not in OF_PIPELINE}
+        if about_the_answer.get("num_return_sequences") not in (None, 1):
+            raise ValueError("pipeline(): num_return_sequences is not supported, a pipeline gives one answer each")
         if "skip_special_tokens" in parameters:
             after["skip_special_tokens"] = parameters["skip_special_tokens"]
         return before, about_the_answer, after

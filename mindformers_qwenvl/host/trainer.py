@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 from mindformers.models.build_processor import build_processor
@@ -14,6 +15,9 @@ from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
 from mindformers_qwenvl.host.adapters import prepare_adapters
 from mindformers_qwenvl.host.context import device_target, parallel_mode
+from mindformers_qwenvl.host.mistakes import refuse_on_cpu, say_unused_flags
+from mindformers_qwenvl.sizes import PUBLISHED_IMAGE_START
+from mindformers_qwenvl.text.vocabulary_file import check_file, find_vocabulary
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 
@@ -42,6 +46,10 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
     With `sink_mode: True`, training_process multiplies the epochs by their steps, so that each sinks `sink_size` steps.
     MindSpore sinks nothing on a CPU, and runs that many whole epochs. Here sink_mode is off there. Seen in 1.7-2.1. Can
     go when the stock Trainer takes `epochs` epochs on a CPU with `sink_mode: True`.
+
+    A file is read as `load_ckpt_format` says (mindformers/utils/load_checkpoint_utils.py), whatever its name ends with.
+    Here the name decides. Seen in 1.7-2.1. Can go when the host loads a .ckpt file with `load_ckpt_format:
+    safetensors`.
     """
 
     def set_config(self, config: Any = None, is_full_config: bool = False) -> Any:
@@ -50,8 +58,13 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
             if path and isinstance(path, str):
                 refuse_in_tree(path)
         path = config.get("load_checkpoint")
+        _take_format_of_file(config)
         if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
             refuse_incomplete(path)
+        say_unused_flags(config)
+        if device_target() == "CPU":
+            refuse_on_cpu(config, training=config.get("run_mode") in ("train", "finetune"))
+        check_vocabularies(config)
         prepare_adapters(config)
         runner = config.get("runner_config")
         if runner and runner.get("sink_mode") and device_target() == "CPU":
@@ -96,6 +109,34 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         if kwargs.get("top_k") is None and isinstance(config, MindFormerConfig):
             kwargs["top_k"] = _yaml_top_k(config)
         return super().predict(config, input_data, network, processor, **kwargs)
+
+
+def check_vocabularies(config: Any) -> None:
+    """Raise ValueError if a tokenizer that this run uses has the vocabulary of another model than `model.model_config`.
+    Of a vocabulary that is not there the tokenizer complains."""
+    model = (config.get("model") or {}).get("model_config")
+    if not isinstance(model, dict) or model.get("type") != "QwenVLConfig":
+        return
+    training = config.get("run_mode") in ("train", "finetune")
+    for name in ("train_dataset",) if training else ("processor",):
+        section = config.get(name)
+        tokenizer = section.get("tokenizer") if isinstance(section, dict) else None  # what has been built is no section
+        if isinstance(tokenizer, dict) and tokenizer.get("type") == "QwenVLTokenizer":
+            try:
+                vocabulary = find_vocabulary(tokenizer.get("vocab_file"))
+                check_file(vocabulary, model.get("image_start_id", PUBLISHED_IMAGE_START))
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                raise ValueError(f"{name}.tokenizer: {error}") from None
+
+
+def _take_format_of_file(config: MindFormerConfig) -> None:
+    for path in (config.get("load_checkpoint"), (config.get("checkpoint") or {}).get("load_path")):
+        ending = Path(path).suffix.removeprefix(".") if path and isinstance(path, str) else ""
+        if ending in ("ckpt", "safetensors") and config.get("load_ckpt_format") != ending:
+            logger.info("load_checkpoint is a file .%s, so load_ckpt_format is %s.", ending, ending)
+            config.load_ckpt_format = ending
 
 
 def _yaml_top_k(config: MindFormerConfig) -> int:

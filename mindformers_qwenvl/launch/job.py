@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl import recipes
+from mindformers_qwenvl.checks import printable
+from mindformers_qwenvl.config.yaml_keys import warnings_of
 from mindformers_qwenvl.launch.cause import explain
 from mindformers_qwenvl.launch.options import RUN_MODES, input_data, settings
 from mindformers_qwenvl.launch.quiet import Screen
 
 __all__ = ["Job", "read", "work"]
 
+LAYOUT = "\n\t"  # of messages in several lines
 TRAINING = ("train", "finetune")
 PREDICTION = ("predict", "predict_with_train_model")
 
@@ -29,6 +32,7 @@ class Job:
     run_mode: str
     output_dir: str
     changes: Mapping[str, Any]  # key -> value: options, then --set
+    content: Mapping[str, Any] = field(repr=False)  # of the YAML, with --set
     given: Mapping[str, Any] = field(repr=False)  # the options
     input_data: Any = None
 
@@ -61,7 +65,7 @@ def read(yaml: Path, given: Mapping[str, Any], changes: Sequence[str] = ()) -> J
     elif given.get("predict_data") is not None:
         raise ValueError(f"--predict_data is for a prediction, and run_mode is {run_mode}; add --run_mode predict")
     output_dir = found.get("output_dir", content.get("output_dir")) or "./output"
-    return Job(path, run_mode, str(output_dir), found, dict(given), questions)
+    return Job(path, run_mode, str(output_dir), found, content, dict(given), questions)
 
 
 def _value(content: Any, key: str) -> Any:
@@ -73,6 +77,8 @@ def _value(content: Any, key: str) -> Any:
 def work(job: Job, screen: Screen) -> int:
     """Do it; 0, or 1 after an error, whose cause is shown first."""
     try:
+        for line in warnings_of(job.yaml, job.content):
+            screen.say(line)
         screen.say(f"{job.run_mode}: {job.yaml}" + (f"; the log of MindFormers: {screen.log}" if screen.log else ""))
         _carry_out(job, _config(job), screen)
     except Exception as error:
@@ -106,9 +112,11 @@ def _carry_out(job: Job, config: Any, screen: Screen) -> None:
     if job.run_mode in TRAINING:
         _train(Trainer, config, screen)
     elif job.run_mode == "eval":
-        found = Trainer(config).evaluate(eval_checkpoint=config.load_checkpoint)
-        if found is not None and screen.shows:
-            print(found, file=screen.out, flush=True)
+        trainer = Trainer(config)
+        trainer.evaluate(eval_checkpoint=config.load_checkpoint)
+        if screen.shows:  # the host's Trainer does not hand on what its task's trainer returns
+            for line in getattr(trainer.trainer, "findings", ()):
+                print(line, file=screen.out, flush=True)
     else:
         answers = Trainer(config).predict(
             predict_checkpoint=config.load_checkpoint,
@@ -138,9 +146,9 @@ def _train(trainer: Any, config: Any, screen: Screen) -> None:
 def _report(error: BaseException, screen: Screen) -> None:
     """Of every process: under msrun each has a file of its own, and the others fail when one has."""
     first, *rest = explain(error)
-    print(f"mindformers-qwenvl run: {first}", file=screen.err)
+    print(f"mindformers-qwenvl run: {printable(first, keep=LAYOUT)}", file=screen.err)
     for line in rest:
-        print(f"  {line}", file=screen.err)
+        print(f"  {printable(line, keep=LAYOUT)}", file=screen.err)
     if screen.log:
         print(f"  the whole trace is at the end of {screen.log} (--verbose shows everything)", file=screen.err)
     screen.err.flush()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -12,7 +13,10 @@ from mindformers_qwenvl.training.monitor import QwenVLMonitor
 
 __all__ = ["Progress"]
 
+COLUMNS = 80
 SECONDS = 10.0  # between two lines where there is no terminal, as in the logs of msrun
+# What the lines say, behind a bar: with long numbers it still fits into 80 columns.
+BAR = "{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}, {remaining} left"
 
 
 class Progress(QwenVLMonitor):
@@ -57,7 +61,11 @@ class Progress(QwenVLMonitor):
         if self.bar is None:
             # It begins after the first step: that one compiles, and says nothing about the time of the others.
             self.bar = tqdm(
-                total=self.total, initial=row["step"], unit="step", file=self.screen.err, dynamic_ncols=True
+                total=self.total,
+                initial=row["step"],
+                file=self.screen.err,
+                bar_format=BAR,
+                **_width(self.screen.err),
             )
         self.bar.set_postfix_str(_numbers(row), refresh=False)
         self.bar.update(row["step"] - self.bar.n)
@@ -81,6 +89,15 @@ def _total(params: Any, step: int) -> int:
     epochs_left = params.epoch_num - params.cur_epoch_num
     in_this = (step - 1) % params.batch_num + 1  # params.cur_step_num counts from where a run was resumed
     return step + epochs_left * params.batch_num + params.batch_num - in_this
+
+
+def _width(terminal: TextIO) -> dict[str, Any]:
+    """Columns of the bar. A terminal that nobody has told its size says 0, at which tqdm shows nothing at all."""
+    try:
+        columns = os.get_terminal_size(terminal.fileno()).columns
+    except OSError:
+        columns = 0
+    return {"dynamic_ncols": True} if columns else {"ncols": COLUMNS}
 
 
 def _numbers(row: dict[str, Any]) -> str:

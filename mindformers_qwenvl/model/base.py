@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from mindformers.models.modeling_utils import PreTrainedModel
 
+from mindformers_qwenvl.generation.arguments import GenerateArguments
 from mindformers_qwenvl.generation.inputs import GenerationInputs
 from mindformers_qwenvl.generation.sampling import Sampling
 from mindformers_qwenvl.host.network import (
@@ -22,6 +23,7 @@ __all__ = ["QwenPreTrainedModel"]
 
 class QwenPreTrainedModel(
     SaveParameters,
+    GenerateArguments,
     OwnGenerationConfig,
     FreeBlocks,
     GenerationInputs,

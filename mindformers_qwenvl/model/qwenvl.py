@@ -8,23 +8,29 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
+from mindformers.tools.logger import logger
 from mindspore import Tensor, nn
 from mindspore import ops as P
 
 from mindformers_qwenvl.adapters.handover import original_settings
 from mindformers_qwenvl.adapters.network import freeze_base
-from mindformers_qwenvl.adapters.settings import from_pet_config
+from mindformers_qwenvl.adapters.settings import CONFIG_FILE, from_pet_config
 from mindformers_qwenvl.adapters.switch import AdapterSwitch, named, room_for
+from mindformers_qwenvl.checks import refuse_unknown
 from mindformers_qwenvl.config import QwenVLConfig
+from mindformers_qwenvl.config.keys import HINTS, without_hub
 from mindformers_qwenvl.config.original import is_original_directory
 from mindformers_qwenvl.generation.settings import generation_config_of
+from mindformers_qwenvl.generation.slots import check_covered, find_slots, opened_columns
 from mindformers_qwenvl.model.base import QwenPreTrainedModel
 from mindformers_qwenvl.model.language import QwenForCausalLM
 from mindformers_qwenvl.model.ops import LabelLoss, LabelTokens
 from mindformers_qwenvl.model.ops.device import on_ascend
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
+from mindformers_qwenvl.pictures.images import ImageTransform
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.weights import hooks
+from mindformers_qwenvl.weights.finite import FiniteCheck, checked
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 from mindformers_qwenvl.weights.load import load_original
 from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, part_of
@@ -78,7 +84,8 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
     Inputs:
         input_ids: int32 [B, S], right-padded; in training [B, S + 1] with `labels` of the same shape.
         images: float [B, N, 3, H, W], normalised pixels; or [B, N, Q, H], what `image_vectors` made of them. None: text
-            only.
+            only; but if it is called by itself, images in input_ids are opened by the paths in their slots, as
+            `tokenizer(text)` writes them, or are an error.
         image_context_pos: int32 [B, N, Q, 2] of (row, position) where each of the Q vectors of an image goes; a
             negative position marks a filler.
         labels: int32 [B, S + 1], -100 where nothing is trained. If given, the loss is returned.
@@ -94,6 +101,7 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
 
     config_class = QwenVLConfig
     base_model_prefix = "qwenvl"
+    not_finite = ""  # what `from_pretrained` has to say of NaN and infinity among the weights
 
     def __init__(self, config: QwenVLConfig, **kwargs):
         super().__init__(config, **kwargs)
@@ -157,6 +165,60 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
         """Whether decoding reads of the cache what a row has, not all that its block table could hold."""
         return on_ascend() or self.llm_model.transformer.layers[0].kernel is not None
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Called by itself, outside a graph: images in the ids are opened by the paths in their slots, or are an error,
+        if there are no `images`. `attention_mask` is accepted for ids that are padded on the right."""
+        if "attention_mask" in kwargs:
+            kwargs = self._without_mask(args, kwargs)
+        input_ids = args[0] if args else kwargs.get("input_ids")
+        images = args[1] if len(args) > 1 else kwargs.get("images")
+        if images is None and isinstance(input_ids, Tensor | np.ndarray) and input_ids.ndim == 2:
+            ids = self._ids_with_slots(input_ids)
+            if ids is not None:
+                found = self._with_pictures(ids, None, None)
+                pictures = {"images": found[1], "image_context_pos": found[2]}
+                given = dict(zip(("input_ids", "images", "image_context_pos", "labels"), args, strict=False))
+                if found[1] is not None and len(args) <= len(given):
+                    tensors = {name: Tensor(array) for name, array in pictures.items()}
+                    return super().__call__(**{**given, **kwargs, **tensors})
+        return super().__call__(*args, **kwargs)
+
+    def _ids_with_slots(self, input_ids: Any) -> np.ndarray | None:
+        """The ids, if there may be an image in them: a single column, as in decoding, has none."""
+        if input_ids.shape[1] < self.config.num_queries + 2:
+            return None
+        return input_ids.asnumpy() if isinstance(input_ids, Tensor) else input_ids
+
+    def _without_mask(self, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        kwargs = dict(kwargs)
+        mask = np.array(kwargs.pop("attention_mask"))
+        if mask.ndim != 2 or (mask[:, 0] == 0).any() or (np.diff(mask, axis=1) > 0).any():
+            raise ValueError(
+                "attention_mask: rows must be padded on the right (ones, then zeros); generate() takes both"
+            )
+        return kwargs
+
+    def _with_pictures(self, ids: np.ndarray, images: Any, positions: Any) -> tuple[Any, Any, Any]:
+        found = find_slots(ids, self.config.image_start_id, self.config.num_queries)
+        if images is None:
+            if positions is not None:
+                raise ValueError("image_context_pos is given without images")
+            if not found:
+                return ids, None, None
+            transform = ImageTransform(self.config.vision.image_size)
+            return ids, *opened_columns(found, len(ids), transform, self.config.pad_token_id)
+        images = np.array(images)
+        if images.ndim not in (4, 5) or len(images) != len(ids):
+            raise ValueError(
+                f"images must be [B, N, 3, H, W], or vectors [B, N, Q, H], with B={len(ids)}, the rows of input_ids, "
+                f"got {list(images.shape)}"
+            )
+        if positions is None:
+            raise ValueError("images are given without image_context_pos, their places in input_ids")
+        positions = np.array(positions)
+        check_covered(found, positions)
+        return ids, images, positions
+
     def prepare_inputs_for_predict_layout(self, input_ids: Any, **kwargs: Any) -> tuple[Any, ...]:
         """See `GenerationInputs.layout_inputs`; with an image in each row, so that the vision tower is laid out too."""
         ids, *generation = self.layout_inputs(input_ids)
@@ -179,15 +241,24 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
 
         Raises:
             FileNotFoundError, ValueError: there is nothing to load, or tensors are missing, unknown or of a wrong
-                shape; all of them are listed.
+                shape; all of them are listed. NaN and infinity among the weights are a warning, kept in `not_finite`.
         """
         directory = Path(kwargs.pop("pretrained_model_name_or_path", None) or pretrained_model_name_or_dir)
         adapter = kwargs.pop("adapter", None)
         if not (directory / "config.json").is_file():
+            if (directory / CONFIG_FILE).is_file():
+                raise ValueError(
+                    f"{directory} is a LoRA adapter, not a model: call QwenVL.from_pretrained(BASE, "
+                    f"adapter={str(directory)!r}) with the model that it was trained on"
+                )
             if adapter is not None:
                 raise ValueError(f"adapter={adapter!r}: expected a model directory with config.json, got {directory}")
             return super().from_pretrained(str(pretrained_model_name_or_dir), *args, **kwargs)
-        config = kwargs.pop("config", None) or QwenVLConfig.from_pretrained(str(directory), **kwargs)
+        config = kwargs.pop("config", None)
+        if config is None:
+            config = QwenVLConfig.from_pretrained(str(directory), **kwargs)
+        else:
+            refuse_unknown("QwenVL.from_pretrained with config=", without_hub(kwargs), (), HINTS)
         if adapter is not None:
             config.adapter = named(adapter)
             if not config.pet_config:
@@ -196,12 +267,18 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
         if not is_original_directory(directory):
             # Not the original's config.json, but the one of `save_pretrained(directory, save_json=True)`.
             network = super().from_pretrained_experimental_mode(str(directory), *args, config=config)
+            check = checked(network)
         else:
             weights = load_original(directory)
             network = cls(config)
             parameters = {parameter.name: parameter for parameter in network.get_parameters()}
+            check = FiniteCheck()
             for name, array in weights:
+                check.look(name, array)
                 parameters[name].set_data(Tensor(array, parameters[name].dtype))
+        network.not_finite = check.sentence()
+        if network.not_finite:
+            logger.warning("%s: %s", directory, network.not_finite)
         network.generation_config = generation_config_of(directory) or network.generation_config
         network.load_configured_adapters()
         return network
@@ -210,7 +287,8 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
     def from_pretrained_experimental_mode(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> QwenVL:
         """`AutoModel.from_pretrained(directory)` calls this, with the configuration it has read."""
         if (Path(pretrained_model_name_or_path) / "config.json").is_file():
-            given = {name: kwargs[name] for name in ("config", "adapter") if name in kwargs}
+            given = {name: kwargs.pop(name) for name in ("config", "adapter") if name in kwargs}
+            refuse_unknown("QwenVL.from_pretrained", without_hub(kwargs), ("config", "adapter"), HINTS)
             return cls.from_pretrained(pretrained_model_name_or_path, **given)
         return super().from_pretrained_experimental_mode(pretrained_model_name_or_path, *args, **kwargs)
 
@@ -236,7 +314,9 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
             stop_words_ids: more sequences of ids that end the answer.
             generation_config: used instead of `self.generation_config`, the generation_config.json of the model.
             **changes: settings that differ from it: max_new_tokens, max_window_size, do_sample, temperature, top_k,
-                top_p, repetition_penalty, chat_format; and `seed`, which makes sampling reproducible.
+                top_p, repetition_penalty, chat_format; and `seed`, which makes sampling reproducible. With
+                `answer_pictures=True`, `<img>path</img>` in an answer of the history opens that picture, as in the
+                original; a model can write any path.
 
         Returns:
             The answer and the history. As in the original, an answer that `max_new_tokens` cuts loses its last token.

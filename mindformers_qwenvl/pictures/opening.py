@@ -19,6 +19,8 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import Image, ImageOps
 
+from mindformers_qwenvl.checks import printable
+from mindformers_qwenvl.files import read_bytes
 from mindformers_qwenvl.pictures.fetch import fetch
 from mindformers_qwenvl.pictures.policy import ImageError, ImagePolicy, ImageRefusedError
 from mindformers_qwenvl.pictures.sources import decode_data_uri, is_data_uri, is_web_address, shorten
@@ -27,8 +29,12 @@ __all__ = ["ImageSource", "StartedImage", "image_name", "open_image", "source_na
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | StartedImage"
 
+LONGEST_NAME = 255  # characters of a file name on most disks
+# How the content of a picture begins in base64.
+BASE64 = {"/9j/": "jpeg", "iVBORw0KGgo": "png", "R0lGOD": "gif", "UklGR": "webp", "Qk": "bmp"}
 READ_WHOLE = 2**24  # bytes; larger files are read while they are decoded
 
+GIT_LFS = "a pointer of git-lfs"
 # How files of other formats begin, so that a message can say what the file is.
 SIGNATURES = (
     (rb"II\*\x00|MM\x00\*", "TIFF"),
@@ -42,6 +48,7 @@ SIGNATURES = (
     (rb"%PDF", "PDF"),
     (rb"(?i:\s*<(?:\?xml|svg))", "SVG"),
     (rb"(?i:\s*<(?:!doctype html|html))", "HTML"),
+    (rb"version https://git-lfs\.", GIT_LFS),
 )
 
 
@@ -167,6 +174,7 @@ def _file(source: Any, root: str | os.PathLike[str] | None, policy: ImagePolicy)
         if parts.netloc.lower() not in ("", "localhost"):
             raise ImageError(f"image {name}: the file:// address is on another machine ({parts.netloc})")
         text = unquote(parts.path)
+    _refuse_base64(text)
     path = Path(root, text) if root else Path(text)  # an absolute path ignores the root
     try:
         path = policy.check_path(path, root, name)
@@ -176,7 +184,7 @@ def _file(source: Any, root: str | os.PathLike[str] | None, policy: ImagePolicy)
             found = None
         if found is None or not stat.S_ISREG(found.st_mode):
             what = "a folder, not a file" if found and stat.S_ISDIR(found.st_mode) else "no such file"
-            raise FileNotFoundError(f"image {path}: {what}")
+            raise FileNotFoundError(printable(f"image {path}: {what}"))
         return path, found.st_size
     except FileNotFoundError:
         raise
@@ -184,11 +192,21 @@ def _file(source: Any, root: str | os.PathLike[str] | None, policy: ImagePolicy)
         raise error if isinstance(error, ImageError) else ImageError(f"image {name}: {error}") from error
 
 
+def _refuse_base64(text: str) -> None:
+    """Name what was meant: a picture's content in base64, as some APIs have it, is not a path."""
+    kind = next((kind for beginning, kind in BASE64.items() if text.startswith(beginning)), None)
+    if len(text) > LONGEST_NAME and (kind or re.fullmatch(r"[A-Za-z0-9+/\s]+=*\s*", text[:4096])):
+        kind = kind or "png"
+        raise ImageError(
+            f"image {shorten(text, 40)}: this is the content of a picture in base64, not a path: put "
+            f"`data:image/{kind};base64,` before it"
+        )
+
+
 def _read(path: Path, name: str) -> bytes:
     try:
-        with path.open("rb", buffering=0) as file:
-            return file.readall()
-    except OSError as error:
+        return read_bytes(path, READ_WHOLE)
+    except (OSError, ValueError) as error:
         raise ImageError(f"image {name}: {_reason(error, name)}") from error
 
 
@@ -219,6 +237,8 @@ def _refuse_format(file: io.BytesIO | Path, name: str, formats: Sequence[str], c
     except OSError:
         return  # unreadable, as the caller is about to say
     what = next((what for signature, what in SIGNATURES if re.match(signature, head, re.DOTALL)), None)
+    if what == GIT_LFS:
+        raise ImageError(f"image {name}: it is {what}, not the picture: run `git lfs pull` where it was cloned")
     if what and what not in formats:
         Image.init()
         how = f"convert it, or add {what} to image_policy: {{formats: [...]}}" if what in Image.OPEN else "convert it"

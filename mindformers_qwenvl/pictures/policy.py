@@ -10,14 +10,17 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.checks import number, switch, whole
+from mindformers_qwenvl.checks import nearest, number, printable, switch, whole
 from mindformers_qwenvl.pictures.addresses import NEVER, kind, network, real_address
 
 __all__ = ["ImageError", "ImagePolicy", "ImageRefusedError"]
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used. The message names it and says why."""
+    """A picture that cannot be used. The message names it and says why, in one line whatever its name is."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class ImageRefusedError(ImageError):
@@ -112,7 +115,8 @@ class ImagePolicy:
         unknown = [name for name in value or () if name not in known]
         if unknown:
             raise ValueError(
-                f"image_policy: unknown field {', '.join(map(str, unknown))}; the fields are {', '.join(known)}"
+                f"image_policy: unknown field {', '.join(map(str, unknown))}{nearest(unknown[0], known)}; "
+                f"the fields are {', '.join(known)}"
             )
         return cls(**dict(value or {}))
 
@@ -124,6 +128,28 @@ class ImagePolicy:
             for name, value in values.items()
             if value != getattr(_DEFAULT, name)
         }
+
+    def tightened(self, by: ImagePolicy) -> ImagePolicy:
+        """This policy, made stricter where `by` is, and nowhere laxer. What `by` allows beyond it is left out.
+
+        `allow_folders` of `by` counts if it is empty only: with a `dataset_dir` any folder in it would be one more.
+        """
+        hosts, folders = self.allow_hosts, self.allow_folders
+        if by.allow_hosts is not None:
+            hosts = by.allow_hosts if hosts is None else tuple(h for h in by.allow_hosts if _covers(hosts, h))
+        if by.allow_folders == ():
+            folders = ()
+        formats = tuple(name for name in self.formats if name in by.formats)
+        least = ("max_bytes", "max_pixels", "max_side", "max_redirects")
+        times = ("connect_timeout", "read_timeout", "total_timeout")
+        return ImagePolicy(
+            allow_hosts=hosts,
+            allow_private=_private_in_both(self.allow_private, by.allow_private),
+            allow_folders=folders,
+            allow_outside=self.allow_outside and by.allow_outside,
+            formats=formats or self.formats,
+            **{name: min(getattr(self, name), getattr(by, name)) for name in (*least, *times)},
+        )
 
     # ---- rules
 
@@ -196,6 +222,22 @@ def _is_inside(real: str, place: str) -> bool:
 def _real_folder(place: str, start: Path | None) -> str:
     """`place` with links followed and a separator at the end. `start`, the current folder, is part of the cache key."""
     return f"{Path(place).expanduser().resolve()}{os.sep}".replace(os.sep * 2, os.sep)
+
+
+def _covers(allowed: tuple[str, ...], host: str) -> bool:
+    """Whether all that `host`, a name or a pattern, stands for is among `allowed`."""
+    name = host.lower().rstrip(".")
+    patterns = [one.lower().rstrip(".") for one in allowed]
+    return name in patterns or any(one.startswith("*.") and name.endswith(one[1:]) for one in patterns)
+
+
+def _private_in_both(one: bool | tuple[str, ...], other: bool | tuple[str, ...]) -> bool | tuple[str, ...]:
+    if isinstance(one, bool) or isinstance(other, bool):
+        return other if one is True else one if other is True else False
+    pairs = [(first, second) for first in one for second in other if network(first).version == network(second).version]
+    inner = [first for first, second in pairs if network(first).subnet_of(network(second))]
+    inner += [second for first, second in pairs if network(second).subnet_of(network(first))]
+    return tuple(dict.fromkeys(inner))
 
 
 def _is_address(text: str) -> bool:

@@ -8,6 +8,10 @@ from typing import Any
 
 import yaml
 
+from mindformers_qwenvl.checks import nearest
+from mindformers_qwenvl.files import open_regular
+from mindformers_qwenvl.recipes.shipped import shipped
+
 __all__ = ["MAX_BYTES", "MAX_VALUES", "RecipeError", "dump", "parse", "read_file"]
 
 MAX_BYTES = 128 * 1024  # of one file; the longest shipped YAML has 20 kB, and 1 MB takes PyYAML a minute
@@ -31,11 +35,15 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; the path of a YAML file is expected")
     if not Path(path).exists():
-        raise FileNotFoundError(f"{path}: no such file; the path of a YAML file is expected")
-    if not Path(path).is_file():
-        raise RecipeError(f"{path} is not a regular file; the path of a YAML file is expected")
-    with Path(path).open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
+        near = nearest(Path(path).stem, shipped()) if Path(path).parent == Path() else ""
+        raise FileNotFoundError(
+            f"{path}: no such file{near}; the path of a YAML file is expected, or the name of a shipped one"
+        )
+    try:
+        with open_regular(path) as file:
+            content = file.read(MAX_BYTES + 1)
+    except ValueError as error:
+        raise RecipeError(f"{error}; the path of a YAML file is expected") from None
     if len(content) > MAX_BYTES:
         raise RecipeError(f"{path} is larger than {MAX_BYTES:,} bytes; that is not a training or prediction YAML")
     try:

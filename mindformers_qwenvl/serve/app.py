@@ -222,6 +222,24 @@ async def _completion(request: Request) -> Response:
     return await _answer(request, completion_request)
 
 
+async def _picture(request: Request) -> Response:
+    """The picture at an address, for the page: its policy lets the browser fetch nothing from other servers."""
+    service: Service = request.app.state.service
+    if service.in_flight >= service.most_in_flight:
+        raise overloaded(service.engine.waiting)
+    service.in_flight += 1
+    try:
+        body = await _body(request, service)
+        service.reading -= len(body)
+        address = read_json(body).get("url")
+        loop = asyncio.get_running_loop()
+        data, kind = await loop.run_in_executor(service.fetching, service.prompts.download, address, "url")
+    finally:
+        service.in_flight -= 1
+    headers = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'; sandbox"}
+    return Response(data, media_type=kind, headers=headers)
+
+
 async def _models(request: Request) -> Response:
     service: Service = request.app.state.service
     return JSONResponse(model_list(service.names, service.created, service.prompts.longest))
@@ -272,7 +290,7 @@ def make_app(service: Service, page: bool = False) -> Starlette:
         Route("/v1/models/{name:path}", _model, methods=["GET"]),
         Route("/health", _health, methods=["GET"]),
         Route("/metrics", _metrics, methods=["GET"]),
-        *(page_routes() if page else ()),
+        *([*page_routes(), Route("/v1/pictures", _picture, methods=["POST"])] if page else ()),
     ]
     middleware = [Middleware(Guard, service=service)]
     if service.limits.origins:

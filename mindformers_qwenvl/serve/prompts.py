@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from mindformers_qwenvl.chat.vectors import digest_of
 from mindformers_qwenvl.generation.prompt import make_prompt
+from mindformers_qwenvl.pictures.fetch import fetch
 from mindformers_qwenvl.pictures.images import INTERPOLATIONS, ImageTransform, resize_square
 from mindformers_qwenvl.pictures.opening import open_image
 from mindformers_qwenvl.pictures.policy import ImageError, ImageRefusedError
 from mindformers_qwenvl.pictures.sources import is_data_uri, is_web_address
 from mindformers_qwenvl.serve.engine import Picture
-from mindformers_qwenvl.serve.errors import bad_request, too_long
+from mindformers_qwenvl.serve.errors import ApiError, bad_request, too_long
 from mindformers_qwenvl.serve.schema import Asked, Part, Turn
 from mindformers_qwenvl.text.rows import Row
 
 __all__ = ["Prompts"]
 
+KINDS = {name: f"image/{name.lower()}" for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF")}
 EVERYTHING = 2**31  # tokens of history: a server leaves nothing out, it refuses
 
 
@@ -123,11 +127,37 @@ class Prompts:
         try:
             image = open_image(source, exif_rotation=transform.exif_rotation, policy=transform.policy)
             pixels = np.asarray(resize_square(image, transform.size, INTERPOLATIONS[transform.interpolation]))
-        except ImageRefusedError as error:
-            # What an address inside this network is, or where a file leads to, is no business of the asker.
-            hidden = error.rule in ("allow_private", "allow_hosts", "allow_folders", "allow_outside", "")
-            message = "this server does not take pictures from there" if hidden else str(error)
-            raise bad_request(where, message, "invalid_image_url") from None
         except (ImageError, OSError) as error:
-            raise bad_request(where, str(error)[:500], "invalid_image") from None
+            raise _fault(error, where) from None
         return Picture(digest_of(pixels), pixels, image.width, image.height)
+
+    def download(self, address: Any, where: str) -> tuple[bytes, str]:
+        """The file of a picture at an http(s) address, which can be decoded under the policy, and its media type.
+
+        Raises:
+            ApiError: it is not such an address, or the picture cannot be used.
+        """
+        if not is_web_address(address):
+            raise bad_request(where, "expected an address, http://... or https://...", "invalid_image_url")
+        policy = self.transform.policy
+        try:
+            data = fetch(address, policy).data
+            image = open_image(data, policy=policy)
+            with Image.open(io.BytesIO(data), formats=policy.formats) as opened:
+                kind = KINDS.get(opened.format or "")
+            if kind is None:  # a format that the operator allows and that browsers may not know
+                image.save(file := io.BytesIO(), "PNG")
+                return file.getvalue(), "image/png"
+        except (ImageError, OSError) as error:
+            raise _fault(error, where) from None
+        return data, kind
+
+
+def _fault(error: Exception, where: str) -> ApiError:
+    """What the asker is told of a picture that cannot be used."""
+    if not isinstance(error, ImageRefusedError):
+        return bad_request(where, str(error)[:500], "invalid_image")
+    # What an address inside this network is, or where a file leads to, is no business of the asker.
+    hidden = error.rule in ("allow_private", "allow_hosts", "allow_folders", "allow_outside", "")
+    message = "this server does not take pictures from there" if hidden else str(error)
+    return bad_request(where, message, "invalid_image_url")

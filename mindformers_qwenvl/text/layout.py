@@ -134,10 +134,12 @@ def make_context(
     max_window_size: int = 6144,
     chat_format: str = "chatml",
     longest: int | None = None,
+    answer_pictures: bool = False,
 ) -> tuple[str, Encoded]:
     """Prompt of a chat: system turn, as many of the latest exchanges as fit, the query, the opening of the answer.
 
-    In what people wrote only image and grounding tags are recognised, so `<|im_start|>` in a query stays text.
+    In what people wrote only image and grounding tags are recognised, so `<|im_start|>` in a query stays text. In what
+    the model wrote, grounding tags alone: `<img>path</img>` in an answer stays text, and opens no picture.
 
     Args:
         tokenizer: see the module.
@@ -148,6 +150,7 @@ def make_context(
             the query is always taken.
         chat_format: "chatml", or "raw": the query alone, where the tokenizer's `allowed_special` holds.
         longest: the oldest exchanges are left out until the whole prompt has at most this many tokens. None: no limit.
+        answer_pictures: `<img>path</img>` in an answer is a picture, as in the original.
 
     Returns:
         The prompt as text and as tokens.
@@ -162,8 +165,11 @@ def make_context(
     start, end = Encoded([tokenizer.im_start_id]), Encoded([tokenizer.im_end_id])
     newline = tokenizer.encode_with_images("\n")
 
-    def said(role: str, text: str) -> tuple[str, list[Encoded]]:
-        parts = [start, tokenizer.encode_with_images(role), newline, tokenizer.encode_with_images(text, "image"), end]
+    tags = tokenizer.tags
+    grounding = [tag for tag in tags if tag not in (tags.image_start, tags.image_end, tags.image_pad)]
+
+    def said(role: str, text: str, allowed: str | list[str] = "image") -> tuple[str, list[Encoded]]:
+        parts = [start, tokenizer.encode_with_images(role), newline, tokenizer.encode_with_images(text, allowed), end]
         return f"<|im_start|>{role}\n{text}<|im_end|>", parts
 
     system_text, system_parts = said("system", system)
@@ -176,7 +182,7 @@ def make_context(
         text, parts = said("user", asked)
         text, parts = f"\n{text}\n", [newline, *parts, newline]
         if answered is not None:
-            answer_text, answer_parts = said("assistant", answered)
+            answer_text, answer_parts = said("assistant", answered, "image" if answer_pictures else grounding)
             text, parts = text + answer_text, parts + answer_parts
         size += sum(map(len, parts))
         if size >= max_window_size or (longest is not None and size + behind > longest):

@@ -1,22 +1,25 @@
 """The Qwen-VL vocabulary over tiktoken: special ids, text to ids and back. Needs neither MindSpore nor MindFormers.
 
-Follows `tokenization_qwen.py` of the original Qwen-VL, with one difference: the slots of an image hold image pads here,
-where the original writes the bytes of the image's path. The network overwrites them either way, so here a path may be
-longer than the number of slots.
+Follows `tokenization_qwen.py` of the original Qwen-VL. The slots of an image, which the network overwrites, hold the
+bytes of the image's path where ids are all that is handed on (`encode_text`), as in the original. Where the path goes
+its own way (`encode_with_images`) they hold image pads, and a path may have any length.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import lru_cache
 
 from mindformers_qwenvl.checks import whole
+from mindformers_qwenvl.files import read_bytes
 from mindformers_qwenvl.text.limits import normalised
 from mindformers_qwenvl.text.rows import Encoded, ImageSpan
+from mindformers_qwenvl.text.slot_paths import path_from_slots, path_to_slots
 from mindformers_qwenvl.text.tags import Tags
-from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, find_vocabulary, parse_ranks
+from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, MAX_BYTES, find_vocabulary, parse_ranks
 
 __all__ = ["SLOT_NAMES", "Vocabulary"]
 
@@ -87,7 +90,7 @@ class Vocabulary:
     def from_file(cls, vocab_file: str | os.PathLike | None = None, **kwargs) -> Vocabulary:
         """Read `vocab_file` (see `find_vocabulary`); further arguments go to the class."""
         path = find_vocabulary(vocab_file)
-        return cls(path.read_bytes(), str(path), **kwargs)
+        return cls(read_bytes(path, MAX_BYTES), str(path), **kwargs)
 
     def with_image_slots(self, image_slots: int) -> Vocabulary:
         """The same vocabulary with images of another size."""
@@ -146,8 +149,10 @@ class Vocabulary:
         text = normalised(text)
         recognised = self.allowed(allowed_special)
         if not any(head in text for head in self._heads):  # tiktoken takes 20 us to look for 217 special tokens
-            return Encoded(self.encoding.encode_ordinary(text))
-        ids = self.encoding.encode(text, allowed_special=recognised, disallowed_special=disallowed_special)
+            with _panics_as_errors():
+                return Encoded(self.encoding.encode_ordinary(text))
+        with _panics_as_errors():
+            ids = self.encoding.encode(text, allowed_special=recognised, disallowed_special=disallowed_special)
         if self.img_start_id not in ids:
             return Encoded(ids)
         output: list[int] = []
@@ -182,8 +187,14 @@ class Vocabulary:
         disallowed_special: str | Collection[str] = (),
         max_path_bytes: int | None = MAX_PATH_BYTES,
     ) -> list[int]:
-        """The ids of `encode_with_images` as a list; by default with the original's limit on paths."""
-        return self.encode_with_images(text, allowed_special, disallowed_special, max_path_bytes).ids
+        """The ids of `encode_with_images` as a list, with the paths of images in their slots (see slot_paths.py); by
+        default with the original's limit on paths."""
+        encoded = self.encode_with_images(text, allowed_special, disallowed_special, max_path_bytes)
+        ids = encoded.ids
+        for path, span in zip(encoded.images, encoded.spans, strict=True):
+            written = path_to_slots(path, self.image_slots)
+            ids[span.start : span.start + len(written)] = written
+        return ids
 
     def _image_tags(self, ids: list[int]) -> Iterator[tuple[int, int]]:
         """Positions of each image start tag and of the first end tag after it; a lone end tag is text."""
@@ -287,15 +298,18 @@ class Vocabulary:
     def _path_from_slots(self, slots: list[int]) -> bytes:
         if self.img_pad_id not in slots:
             raise ValueError(f"none of the {len(slots)} slots of an image is {self.tags.image_pad}: {slots[:8]}…")
-        values = slots[: slots.index(self.img_pad_id)]
-        try:
-            path = bytes(values)
-            path.decode("utf-8")
-        except ValueError as error:
-            raise ValueError(
-                f"the slots of an image begin with {values[:8]}…, which are not the bytes of a path: {error}"
-            ) from error
-        return path
+        return (path_from_slots(slots, self.img_pad_id) or "").encode()
+
+
+@contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """A panic of tiktoken's Rust is a BaseException, which would end a process that could go on with the next text."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the text cannot be tokenised: {error}") from None
 
 
 def _rebuild(source: bytes, name: str, image_slots: int, tags: Tags) -> Vocabulary:

@@ -10,10 +10,16 @@ import importlib.util
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-__all__ = ["FILE_NAME", "find_vocabulary", "parse_ranks"]
+from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.sizes import IMAGE_START_OFFSET
+
+__all__ = ["FILE_NAME", "MAX_BYTES", "check_file", "check_model", "find_vocabulary", "parse_ranks"]
 
 FILE_NAME = "qwen.tiktoken"
+NOT_IN_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))  # a pruned vocabulary may lack these bytes
+MAX_BYTES = 16 << 20  # of the file; the published one has 2.6 MB
 
 
 def find_vocabulary(vocab_file: str | os.PathLike | None = None) -> Path:
@@ -45,6 +51,30 @@ def find_vocabulary(vocab_file: str | os.PathLike | None = None) -> Path:
     raise FileNotFoundError(f"no vocab_file was given, and the package dashscope, which has one, is missing. {how}")
 
 
+def check_model(ranks: int, name: object, image_start_id: Any, model: str = "the model") -> None:
+    """Raise ValueError, with both numbers, unless a vocabulary of that many ranks is that of a model.
+
+    Args:
+        ranks: of the vocabulary.
+        name: what the message calls the vocabulary.
+        image_start_id: of the model, the id of <img>; it follows the ranks at a fixed distance. Other values than a
+            whole number are left to those who read the configuration.
+        model: what the message calls the model.
+    """
+    if is_whole(image_start_id) and ranks != image_start_id - IMAGE_START_OFFSET:
+        raise ValueError(
+            f"the vocabulary {str(name)!r} has {ranks} ranks, but "
+            f"{model} has {image_start_id - IMAGE_START_OFFSET} (image_start_id {image_start_id} minus "
+            f"{IMAGE_START_OFFSET}), so all special tokens would be other ones: use the {FILE_NAME} that belongs to "
+            "the model, or set image_start_id to that of the vocabulary"
+        )
+
+
+def check_file(path: Path, image_start_id: Any, model: str = "the model") -> None:
+    """`check_model` for the vocabulary file `path`."""
+    check_model(len(parse_ranks(path.read_bytes(), str(path))), str(path), image_start_id, model)
+
+
 @lru_cache(maxsize=8)
 def parse_ranks(source: bytes, name: str) -> dict[bytes, int]:
     """Token bytes -> rank from the content of a tiktoken file: lines `base64 rank`, ranks 0, 1, 2, … in order.
@@ -61,9 +91,11 @@ def parse_ranks(source: bytes, name: str) -> dict[bytes, int]:
         try:
             text, rank = line.split()
             token, rank = base64.b64decode(text, validate=True), int(rank)
-        except ValueError as error:  # binascii.Error is one
+        except ValueError:  # binascii.Error is one
             hint = " (a git-lfs pointer: run `git lfs pull`)" if source.startswith(b"version https://git-lfs") else ""
-            raise ValueError(f"{where}: expected `base64 rank`, got {line[:60]!r}{hint}") from error
+            # The line itself is not shown: a file of another kind, which a link leads to, may hold anything.
+            reason = f"expected `base64 rank`, found {len(line):,} bytes of another form{hint}"
+            raise ValueError(f"{where}: {reason}") from None
         if not token:
             raise ValueError(f"{where}: the token is empty")
         if rank != len(ranks):
@@ -71,10 +103,10 @@ def parse_ranks(source: bytes, name: str) -> dict[bytes, int]:
         if token in ranks:
             raise ValueError(f"{where}: token {token!r} is repeated; it already has rank {ranks[token]}")
         ranks[token] = rank
-    missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    missing = [byte for byte in range(256) if bytes([byte]) not in ranks and byte not in NOT_IN_UTF8]
     if missing:
         raise ValueError(
-            f"vocabulary file {name!r}: {len(missing)} of the 256 single bytes have no token "
+            f"vocabulary file {name!r}: {len(missing)} of the single bytes that UTF-8 uses have no token "
             f"(the first is 0x{missing[0]:02x}); the file is empty or cut short"
         )
     return ranks

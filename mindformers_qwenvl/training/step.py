@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import mindspore as ms
@@ -11,7 +12,7 @@ from mindspore import dtype as mstype
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
-from mindformers_qwenvl.checks import switch, whole
+from mindformers_qwenvl.checks import refuse_unknown, switch, whole
 from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
 from mindformers_qwenvl.model.ops import NotFinite, count_not_finite, has_overflow_register, square_sum
 
@@ -77,6 +78,7 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         weigh_cards: bool = True,
         **kwargs: Any,
     ):
+        refuse_unknown("runner_wrapper (QwenVLTrainOneStepCell)", kwargs, _ARGUMENTS)
         super().__init__(network, optimizer, **kwargs)
         if isinstance(self.learning_rate, Parameter):
             # A constant rate. The host copies it; where two parameters have one name MindSpore renames all in the cell
@@ -172,3 +174,11 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         if self.is_distributed:
             count = self.allreduce(count)
         return self.less_equal(self.base, count)
+
+
+# Of the host's step, which drops what it does not know; the trainer adds the last ones.
+_ARGUMENTS = (
+    *(name for cls in (MFTrainOneStepCell, QwenVLTrainOneStepCell) for name in inspect.signature(cls).parameters),
+    *HOST_ONLY,
+    *("parallel_config", "global_norm_spike_threshold", "grouped_lr_scheduler", "lr_scheduler", "model"),
+)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
-from mindformers_qwenvl.files import replacing
+from mindformers_qwenvl.files import read_bytes, replacing
 
 __all__ = ["COLUMNS", "StepsFile", "find_steps_files", "read_steps", "rewind_other_ranks", "steps_file_name"]
 
@@ -93,7 +93,7 @@ def read_steps(path: str | os.PathLike[str]) -> list[Row]:
     """
     path = Path(path)
     try:
-        *lines, cut = path.read_text(encoding="utf-8").split("\n")
+        *lines, cut = read_bytes(path).decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}: expected the CSV file that QwenVLMonitor writes, got bytes that are not text (the first one is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from mindformers.tools.logger import logger
 from mindformers.tools.register import MindFormerConfig
 from mindformers.tools.utils import get_output_root_path
 
-from mindformers_qwenvl.checks import whole
+from mindformers_qwenvl.checks import nearest, whole
 from mindformers_qwenvl.evaluate.data import read_samples
 from mindformers_qwenvl.evaluate.evaluation import Evaluation
 from mindformers_qwenvl.evaluate.prompts import Asking
 from mindformers_qwenvl.evaluate.report import lines_for_people
 from mindformers_qwenvl.evaluate.tasks import find_task
 from mindformers_qwenvl.host.evaluate import every_batch, network_and_processor, take_checkpoint
+from mindformers_qwenvl.host.moved import load_path
 from mindformers_qwenvl.host.trainer import FullConfigTrainer
 from mindformers_qwenvl.training.validation import HeldOutLoss, Validation, full_batches
 
@@ -41,7 +43,12 @@ class QwenVLTrainer(FullConfigTrainer):
     - `run_mode: eval`, `Trainer.evaluate`: the loss over `eval_dataset`; with a section `eval_task:`, a benchmark of
       `mindformers_qwenvl.evaluate` (its keys are the options of `mindformers-qwenvl evaluate`).
     - `do_eval: True`, `eval_step_interval`: see `Validation`.
+
+    Attributes:
+        findings: of the last evaluation, a few lines to show.
     """
+
+    findings: Sequence[str] = ()
 
     def set_config(self, config: Any = None, is_full_config: bool = False) -> Any:
         config = super().set_config(config, is_full_config)
@@ -113,7 +120,8 @@ class QwenVLTrainer(FullConfigTrainer):
         self.evaluate_process(
             config=config, network=network, dataset=dataset, callbacks=found, compute_metrics={"loss": loss}, **kwargs
         )
-        logger.info("evaluation: loss %.5f over %d label tokens", value := loss.eval(), loss.tokens)
+        self.findings = [f"evaluation: loss {(value := loss.eval()):.5f} over {loss.tokens} label tokens"]
+        logger.info("%s", self.findings[0])
         return value
 
     def _task(self, config: Any, network: Any) -> dict[str, Any]:
@@ -121,7 +129,8 @@ class QwenVLTrainer(FullConfigTrainer):
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown or not options.get("task") or not options.get("data"):
             raise ValueError(
-                f"eval_task: {f'no such key: {unknown[0]}' if unknown else 'needs task and data'}; "
+                f"eval_task: {f'no such key: {unknown[0]}' if unknown else 'needs task and data'}"
+                f"{nearest(unknown[0], OPTIONS) if unknown else ''}; "
                 f"the keys are {', '.join(OPTIONS)}"
             )
         task, split = find_task(options["task"])
@@ -145,23 +154,33 @@ class QwenVLTrainer(FullConfigTrainer):
             network=lambda blocks: network,
             tokenizer=template.tokenizer,
             transform=template.image_transform,
-            said={"data": str(paths["data"].resolve()), "model": str(config.checkpoint.load_path)},
+            said={"data": str(paths["data"].resolve()), "model": load_path(config)},
             **{
                 name: options[name]
                 for name in ("batch_size", "limit", "max_new_tokens", "as_published")
                 if name in options
             },
         ).run()
-        for line in lines_for_people(result.summary) if result.summary else ():
+        self.findings = lines_for_people(result.summary) if result.summary else []
+        for line in self.findings:
             logger.info("%s", line)
         return result.summary
 
 
 def _complete(config: Any) -> None:
-    """Let `eval_dataset` say only what differs from `train_dataset`, such as the file; its order never changes."""
+    """Let `eval_dataset` say only what differs from `train_dataset`, such as the file; its order never changes.
+
+    Where `train_dataset` holds out a part of its file (`split`), that part is evaluated, unless there is another file.
+    """
     if config.get("train_dataset") and not config.eval_dataset.get("modal_to_text_transform"):
+        own = config.eval_dataset.get("data_loader") or {}
         config.eval_dataset = _merged(config.train_dataset, config.eval_dataset)
-        config.eval_dataset.data_loader.shuffle = False
+        loader = config.eval_dataset.data_loader
+        loader.shuffle = False
+        if loader.get("split") and "split" not in own:
+            other_file = own.get("annotation_file") not in (None, "", config.train_dataset.data_loader.annotation_file)
+            loader.held_out = not other_file
+            loader.split = None if other_file else loader.split
     task = config.get("eval_dataset_task") or {"type": config.train_dataset_task.type}
     config.eval_dataset_task = MindFormerConfig(**{**task, "dataset_config": config.eval_dataset})
 

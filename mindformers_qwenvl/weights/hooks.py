@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.config.original import read_original
+from mindformers_qwenvl.config.original import ADAPTER, read_original
 from mindformers_qwenvl.weights.formats.reader import SAFETENSORS_INDEX, Checkpoint
 from mindformers_qwenvl.weights.names import is_dropped, layout, to_ours
 from mindformers_qwenvl.weights.shapes import check_shapes, listed, original_shapes
@@ -100,6 +100,11 @@ def refuse_incomplete(path: str, key: str = "load_checkpoint") -> None:
     folder = Path(path)
     if not folder.is_dir() or folder.name.startswith("rank_") or any(folder.glob("rank_*")):
         return
+    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{key}: {path} is a LoRA adapter, not a model: give the weights of the model, and name the adapter in "
+            "model_config.pet_config"
+        )
     if not any(folder.rglob("*.safetensors")) and any(folder.glob("pytorch_model*.bin")):
         raise ValueError(
             f"{key}: {path} holds PyTorch's .bin files, but load_ckpt_format: safetensors expects .safetensors; "

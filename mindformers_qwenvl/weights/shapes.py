@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mindformers_qwenvl.checks import is_number, is_whole
+from mindformers_qwenvl.checks import is_number, is_whole, printable
 from mindformers_qwenvl.sizes import VIT_POSITIONS, VisionSettings
 from mindformers_qwenvl.weights.names import to_ours
 
@@ -163,8 +163,8 @@ def check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape], wher
 
 
 def listed(items: Iterable[str], separator: str = ", ", limit: int = 40) -> str:
-    """The items in one line, shortened in the middle when there are more than `limit`."""
-    items = list(items)
+    """The items in one line, control characters escaped, shortened in the middle when there are more than `limit`."""
+    items = [printable(item) for item in items]
     if len(items) <= limit:
         return separator.join(items)
     head, tail = items[: limit - 10], items[-10:]

@@ -63,6 +63,7 @@ def test_patterns(tmp_path):
         ({"r": 10**9}, "r is 1000000000"),
         ({"lora_alpha": "16"}, "lora_alpha"),
         ({"lora_alpha": float("nan")}, "lora_alpha"),
+        ({"lora_alpha": 10**400}, "lora_alpha"),
         ({"lora_dropout": 1}, "lora_dropout"),
         ({"use_rslora": "yes"}, "use_rslora"),
         ({"init_lora_weights": "pissa_niter_16"}, "pissa"),

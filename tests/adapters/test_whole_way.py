@@ -91,6 +91,7 @@ def test_written_beside_each_checkpoint_and_at_the_end(trained):
     assert (said["r"], said["lora_alpha"], said["peft_type"]) == (8, 16, "LORA")
 
 
+@pytest.mark.slow
 def test_resumed(trained, checkpoint_dir, tmp_path):
     """From the checkpoint of step 5; `adapter:` is of the beginning, and has no part in it."""
     folder, rows = trained
@@ -129,6 +130,7 @@ def answers(trained, checkpoint_dir):
     return changes, queries, with_adapter
 
 
+@pytest.mark.slow
 def test_merged_it_answers_the_same(trained, answers, checkpoint_dir):
     folder, _ = trained
     changes, queries, with_adapter = answers

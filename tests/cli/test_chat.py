@@ -46,33 +46,3 @@ def test_bad_usage_and_a_missing_model(checkpoint_dir, usage_error, capsys):
 def test_help_lists_what_can_be_typed(help_text):
     out = help_text("chat")
     assert "/image PATH" in out and "/reset" in out and "mindformers-qwenvl chat --model Qwen-VL-Chat" in out
-
-
-CTRL_C = """
-import os, signal, sys
-from mindformers_qwenvl.cli._interrupt import Interrupts
-interrupts = Interrupts()
-assert "numpy" not in sys.modules and not interrupts.is_set()
-os.kill(os.getpid(), signal.SIGINT)
-assert interrupts.is_set() and interrupts.is_set()
-interrupts.clear()
-assert not interrupts.is_set()
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # as MindSpore's, it would end the process
-try:
-    with interrupts.allowed():
-        os.kill(os.getpid(), signal.SIGINT)
-        signal.pause()
-except KeyboardInterrupt:
-    os.kill(os.getpid(), signal.SIGINT)  # held back again
-    print("seen", interrupts.is_set())
-"""
-
-
-def test_ctrl_c_is_held_back_while_the_network_computes():
-    done = python("-c", CTRL_C)
-    assert (done.stdout, done.returncode) == ("seen True\n", 0), done.stderr
-
-
-def test_the_command_imports_nothing_with_threads_before_it_holds_ctrl_c_back():
-    done = python("-c", "import sys, mindformers_qwenvl.cli.chat; print('numpy' in sys.modules)")
-    assert done.stdout == "False\n", done.stderr

@@ -57,7 +57,7 @@ def test_a_picture_from_an_address(checkpoint_dir, capsys):
         assert main(words) == 1
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("mindformers-qwenvl predict: ImageRefusedError: image http://127.0.0.1:")
-        assert "rule allow_private; image_policy: {allow_private: ['127.0.0.1']} allows it" in err
+        assert "rule allow_private; --allow-private 127.0.0.1 allows it" in err
         assert main([*words, "--allow-private", "127.0.0.1", "--allow-host", "pictures.example"]) == 1
         assert "the host 127.0.0.1 is not allowed; allowed are: pictures.example" in capsys.readouterr().err
         assert served.seen == []
@@ -139,61 +139,29 @@ def test_a_drawing_that_cannot_be_saved_leaves_nothing_behind(checkpoint_dir):
     assert sorted(Path().iterdir()) == before
 
 
-def teach(source, folder, image, question, answer):
-    """Train the network of `source` on one conversation until it knows the answer, and save it in `folder`."""
-    import mindspore as ms
-    from mindformers.core.optim import AdamW
-
-    from mindformers_qwenvl import QwenVL, QwenVLTokenizer
-    from mindformers_qwenvl.pictures.images import ImageTransform
-    from mindformers_qwenvl.text.layout import training_sample
-
-    ms.set_context(mode=ms.GRAPH_MODE)
-    tokenizer = QwenVLTokenizer.from_pretrained(source)
-    said = [("user", f"Picture 1: <img>{image}</img>\n{question}"), ("assistant", answer)]
-    sample = training_sample(said, tokenizer, max_length=127)
-    (span,) = sample.spans
-    positions = [[(0, position) for position in range(span.start, span.stop)]]
-    transform = ImageTransform(56)
-    batch = [
-        ms.Tensor(sample.input_ids[None]),
-        ms.Tensor(transform.normalise(transform.pixels(image))[None, None]),
-        ms.Tensor([positions], ms.int32),
-        ms.Tensor(sample.labels[None]),
-    ]
-    network = QwenVL.from_pretrained(str(source), freeze_vision=True, freeze_resampler=True)
-    step = ms.nn.TrainOneStepCell(network, AdamW(network.trainable_params(), learning_rate=1e-3)).set_train()
-    losses = [step(*batch).asnumpy().item() for _ in range(40)]
-    assert losses[-1] < 0.05 < losses[0], losses
-    network.save_pretrained(str(folder), save_json=True)
-    tokenizer.save_pretrained(str(folder))
-
-
-def test_boxes_that_a_network_has_learnt(checkpoint_dir, capsys):
-    """From weights to PNG: the box is in what the network writes, by itself."""
-    Image.new("RGB", (200, 100), "white").save("white.png")
-    answer = "<ref>it</ref><box>(100,200),(499,799)</box>"
-    teach(checkpoint_dir("a56"), Path("taught"), Path("white.png").resolve(), "Where is it?", answer)
+def test_boxes_that_a_network_has_learnt(taught, capsys):
+    """From weights to PNG: the boxes are in what the network writes, by itself."""
     capsys.readouterr()
-    words = ["predict", "--model", "taught", "--image", str(Path("white.png").resolve()), "--draw", "boxes.png"]
-    assert main([*words, "--greedy", "Where is it?"]) == 0
+    words = ["predict", "--model", str(taught.directory), "--image", str(taught.picture), "--draw", "boxes.png"]
+    assert main([*words, "--greedy", taught.question]) == 0
     out, err = capsys.readouterr()
-    assert out == answer + "\n"
+    assert out == taught.answer + "\n"
     assert err == "boxes drawn: boxes.png\n"
-    drawn = Image.open("boxes.png").convert("RGB")
-    assert drawn.size == (200, 100)
-    white = (255, 255, 255)
-    # (100, 200) to (499, 799) of a thousand: x from 20 to 99, y from 20 to 79, and the label at the upper left corner.
-    for edge in ((20, 60), (99, 60), (60, 79)):
-        assert drawn.getpixel(edge) != white, edge
-    for elsewhere in ((60, 60), (150, 60), (10, 60), (60, 90)):
-        assert drawn.getpixel(elsewhere) == white, elsewhere
+    drawn, plain = Image.open("boxes.png").convert("RGB"), Image.open(taught.picture).convert("RGB")
+    assert drawn.size == plain.size == (640, 400)
+    # Thousandths (100,200),(400,680) are x from 64 to 256, y from 80 to 272; the other box is (352,120),(576,344).
+    for edge in ((64, 200), (256, 200), (200, 272), (352, 300), (576, 300), (500, 344)):
+        assert drawn.getpixel(edge) != plain.getpixel(edge), edge
+    for elsewhere in ((200, 200), (300, 200), (30, 200), (500, 250), (600, 300), (460, 380)):
+        assert drawn.getpixel(elsewhere) == plain.getpixel(elsewhere), elsewhere
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give a QUESTION or an --image"),
+        ([], "give a QUESTION"),
+        (["--image", "a.png"], "give a QUESTION"),
+        ([" "], "the QUESTION is empty"),
         (["q", "--input", "i", "--output", "o"], "leave out QUESTION, --image and --draw"),
         (["--input", "i"], "must be given together"),
         (["--input", "i", "--output", "i"], "is the same file as --input"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mindformers_qwenvl.config.folder import FolderWarning
 from mindformers_qwenvl.pictures.policy import ImagePolicy
 from tests.support.golden import golden_set
 from tests.support.pictures import draw
@@ -90,9 +91,13 @@ def test_the_policy_in_a_yaml(tokenizer, tmp_path):
         file.write_text(json.dumps({"processor": {**section, **place}}))  # JSON is YAML
         made = processor.QwenVLProcessor.from_pretrained(file)
         made.save_pretrained(str(tmp_path / f"saved{number}"))
-        again = processor.QwenVLProcessor.from_pretrained(tmp_path / f"saved{number}")
+        saved = tmp_path / f"saved{number}"
+        again = processor.QwenVLProcessor.from_pretrained(saved / "mindspore_model.yaml")  # named by the user
         for one in (made, again):
             assert one.template.image_transform.policy == ImagePolicy.of(LOCAL)
+        with pytest.warns(FolderWarning, match="allow_private is left out"):
+            found = processor.QwenVLProcessor.from_pretrained(saved)
+        assert found.template.image_transform.policy == ImagePolicy()
 
 
 def transform(tokenizer, **template):
@@ -123,6 +128,22 @@ def test_training_samples_follow_the_policy(tokenizer, tmp_path):
         transform(tokenizer, dataset_dir=str(path.parent))(conversation("../b.png"))
     allowed = {"allow_folders": [str(tmp_path)]}
     transform(tokenizer, dataset_dir=str(path.parent), image_policy=allowed)(conversation(outside))
+
+
+def test_a_picture_that_vanishes_while_training_runs_is_named(tokenizer, tmp_path):
+    """And the other samples are as they were; when it is back, so is its sample."""
+    from mindformers_qwenvl.text.layout import BadSampleError
+
+    one, other = draw(tmp_path / "one.png"), draw(tmp_path / "other.png")
+    made = transform(tokenizer)
+    before = made(conversation(one))[1]
+    content = one.read_bytes()
+    one.unlink()
+    with pytest.raises(BadSampleError, match=r"begins with user: .*one\.png: no such file"):
+        made(conversation(one))
+    assert made(conversation(other))[1].any()
+    one.write_bytes(content)
+    np.testing.assert_array_equal(made(conversation(one))[1], before)
 
 
 @pytest.mark.parametrize("own_folder", [True, False])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mindformers_qwenvl.text.layout import BadSampleError
+from tests.support.golden import golden_set
 from tests.support.layouts import failed, golden_lines, pads_in_images
 from tests.support.pictures import draw
 from tests.support.transforms import conversation, stock_transform
@@ -173,3 +174,21 @@ def test_num_queries_sets_the_tokenizer(small):
 def test_bad_arguments_are_named(small, bad):
     with pytest.raises(ValueError, match=next(iter(bad)) if "num_queries" not in bad else "image_slots"):
         stock_transform(small, 60, **bad)
+
+
+def test_pictures_are_not_left_out_of_the_columns(tmp_path):
+    """`output_columns` without them would train and answer on empty slots."""
+    from mindformers_qwenvl import QwenVLContentTransformTemplate, QwenVLProcessor, QwenVLTokenizer
+
+    golden = golden_set("a56")
+    tokenizer = QwenVLTokenizer(golden.vocab_file, image_slots=16)
+    settings = {"tokenizer": tokenizer, "image_size": 56, "max_length": 100}
+    train = QwenVLContentTransformTemplate(["input_ids", "labels"], mode="train", **settings)
+    conversation = [["user", f"<img>{golden.image(0)}</img>?"], ["assistant", "r"]]
+    with pytest.raises(ValueError, match="output_columns lacks images and image_context_pos, and there are pictures"):
+        train.process_train_item(conversation, {})
+    predict = QwenVLContentTransformTemplate(["input_ids", "image_context_pos"], **settings)
+    processor = QwenVLProcessor(tokenizer=tokenizer, model_transform_template=predict)
+    with pytest.raises(ValueError, match="output_columns lacks images, and"):
+        processor([{"image": str(golden.image(0))}])
+    assert list(processor("Hello")) == ["input_ids", "image_context_pos"]

@@ -184,7 +184,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 
 def test_a_value_without_an_end_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_stream, "MAX_VALUE", 1000)
+    monkeypatch.setattr(json_stream, "MAX_RECORD", 1000)
     path = write(tmp_path / "a.json", '["' + "x" * 100_000)
     with JsonStream(path, block=100) as stream, pytest.raises(StreamError, match="longer than 1000 characters"):
         list(stream.items())

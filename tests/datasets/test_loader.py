@@ -57,6 +57,26 @@ def test_order(ten):
     assert len(epochs(loader(ten, num_samples=40))[0]) == 10
 
 
+def test_a_part_is_held_out_without_overlap(tmp_path):
+    """Neighbours share a picture, so they are on one side; every record is on one side."""
+    records = [record(number) for number in range(40)]
+    for number, one in enumerate(records):
+        one["conversations"][0]["value"] += f"<img>{number // 2}.png</img>"
+    path = write_list(tmp_path / "all.json", records)
+    [trained], [held_out], [other] = (
+        epochs(loader(path, shuffle=False, split=0.2, **more)) for more in ({}, {"held_out": True}, {"split_seed": 1})
+    )
+    assert sorted(trained + held_out) == list(range(40))
+    assert len(held_out) == 8 and trained == sorted(trained)
+    assert not {number // 2 for number in trained} & {number // 2 for number in held_out}
+    assert other != trained
+    assert epochs(loader(path, shuffle=False, split=0.2, held_out=True, num_samples=3)) == [held_out[:3]]
+    with pytest.raises(ValueError, match="held_out: True needs split"):
+        loader(path, held_out=True)
+    with pytest.raises(ValueError, match="above 0 and below 1, got 2"):
+        loader(path, split=2)
+
+
 @pytest.mark.parametrize("seed", [None, 5])
 def test_shards_of_the_host_cover_everything_once(ten, seed):
     import mindspore.dataset as ds

@@ -22,7 +22,7 @@ def test_demo_with_few_steps(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "mean IoU of the boxes" in done.stdout and "run_mindformer.py" in done.stdout
     assert len(json.loads((workdir / "test.json").read_text())) == 12
-    assert list((workdir / "output").rglob("*.ckpt"))
+    assert list((workdir / "output").rglob("*.safetensors"))
     for picture in ("loss.png", "answers.png"):
         assert min(Image.open(workdir / picture).size) > 400
         assert str(workdir / picture) in done.stdout

@@ -34,7 +34,7 @@ def test_the_demos_own_scores(tmp_path):
     printed = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=900).stdout
     right = float(re.search(r"both together +([\d.]+)%", printed)[1])
     box_iou = float(re.search(r"mean IoU of the boxes +([\d.]+)", printed)[1])
-    checkpoint = max((folder / "output").rglob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    checkpoint = max((folder / "output").rglob("*.safetensors"), key=lambda path: path.stat().st_mtime)
     questions, boxes = (evaluated(folder, task, checkpoint) for task in ("vqa", "refcoco"))
     assert (questions["samples"], boxes["samples"]) == (100, 50)
     assert (questions["left_out"], boxes["left_out"]) == (

@@ -17,17 +17,20 @@ from mindformers_qwenvl.doctor.findings import FAILED, NOT_CHECKED, OK, WARNING,
 from mindformers_qwenvl.host import WORK_AROUNDS
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory) -> dict:
-    """Of the whole examination."""
+@pytest.fixture(scope="module", params=["--no-trial", pytest.param("--device", marks=pytest.mark.slow)])
+def report(request, tmp_path_factory) -> dict:
+    """Of the examination without its trials, and of the whole."""
     folder = tmp_path_factory.mktemp("doctor")
-    command = [sys.executable, "-m", "mindformers_qwenvl", "doctor", "--json", "--device"]
+    command = [sys.executable, "-m", "mindformers_qwenvl", "doctor", "--json", request.param]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MINDFORMERS_")}
     environment = {**kept, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not list(folder.iterdir())  # nothing is left behind
     return json.loads(done.stdout)
+
+
+WHOLE = pytest.mark.parametrize("report", [pytest.param("--device", marks=pytest.mark.slow)], indirect=True)
 
 
 def states(report: dict, section: str) -> dict[str, str]:
@@ -37,8 +40,12 @@ def states(report: dict, section: str) -> dict[str, str]:
 def test_this_machine(report):
     assert report["passed"] is True
     assert states(report, "Host") == {"MindFormers": OK, "MindSpore": OK, "pair": OK}
-    assert states(report, "Trial, at tiny size") == {"train step": OK, "generation": OK}
     assert states(report, "Registered names") == dict.fromkeys(plugin.NAMES, OK)
+
+
+@WHOLE
+def test_a_trial(report):
+    assert states(report, "Trial, at tiny size") == {"train step": OK, "generation": OK}
 
 
 def test_every_work_around_has_a_state(report):
@@ -46,6 +53,7 @@ def test_every_work_around_has_a_state(report):
     assert list(found) == [row.name for row in WORK_AROUNDS]
 
 
+@WHOLE
 def test_a_cpu_says_what_it_could_not_check(report):
     assert states(report, operators.SECTION) == dict.fromkeys(operators.OPERATORS, NOT_CHECKED)
 
@@ -74,6 +82,7 @@ def computed(tmp_path_factory) -> dict[str, np.ndarray]:
         return dict(saved)
 
 
+@pytest.mark.slow
 def test_every_operator_is_computed(computed):
     assert {name.partition(":")[0] for name in computed} == set(operators.OPERATORS)
     assert {name for name in computed if name.startswith("Attention")} == {
@@ -82,6 +91,7 @@ def test_every_operator_is_computed(computed):
     }
 
 
+@pytest.mark.slow
 def test_the_plain_forms_are_right(computed):
     """Against numpy: attention over the cache, which no gradient checks, and the causal one."""
     random = [np.random.RandomState(seed).randn(2, 2, 64, 128).astype(np.float32) for seed in (3, 4, 5)]
@@ -103,23 +113,30 @@ def test_the_plain_forms_are_right(computed):
             np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_differences(computed):
-    assert all(finding.state == OK for finding in operators.compare(computed, computed, "float16"))
+@pytest.fixture(scope="module")
+def some() -> dict[str, np.ndarray]:
+    """As `compute` writes it."""
+    random = np.random.RandomState(0)
+    return {f"{name}: forward": random.randn(2, 64).astype(np.float32) for name in ("Rotary", "Gelu")}
+
+
+def test_differences(some):
+    assert all(finding.state == OK for finding in operators.compare(some, some, "float16"))
     name = "Rotary: forward"
-    off = {**computed, name: computed[name] + 0.02 * np.abs(computed[name]).max()}
-    (bad,) = [one for one in operators.compare(off, computed, "float16") if one.state != OK]
+    off = {**some, name: some[name] + 0.02 * np.abs(some[name]).max()}
+    (bad,) = [one for one in operators.compare(off, some, "float16") if one.state != OK]
     assert bad.name == "Rotary forward, float16" and bad.state == FAILED
     assert bad.data["difference"] == pytest.approx(0.02, rel=1e-3)
     assert "2.0e-02 of the largest number" in bad.detail
-    assert all(finding.state == OK for finding in operators.compare(off, computed, "bfloat16"))
+    assert all(finding.state == OK for finding in operators.compare(off, some, "bfloat16"))
 
 
-def test_what_is_missing_or_not_finite_is_a_fault(computed):
+def test_what_is_missing_or_not_finite_is_a_fault(some):
     name = "Gelu: forward"
-    less = {key: value for key, value in computed.items() if key != name}
-    assert [one.state for one in operators.compare(less, {name: computed[name]}, "float16")] == [FAILED]
-    broken = {name: np.full_like(computed[name], np.nan)}
-    assert [one.state for one in operators.compare(broken, {name: computed[name]}, "float16")] == [FAILED]
+    less = {key: value for key, value in some.items() if key != name}
+    assert [one.state for one in operators.compare(less, {name: some[name]}, "float16")] == [FAILED]
+    broken = {name: np.full_like(some[name], np.nan)}
+    assert [one.state for one in operators.compare(broken, {name: some[name]}, "float16")] == [FAILED]
 
 
 def test_rounding():

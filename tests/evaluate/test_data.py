@@ -50,6 +50,24 @@ def test_every_form(benchmark, tmp_path):
     assert loaded.left_out == benchmark.left_out
 
 
+def test_the_splits_of_ai2d_need_their_list(tmp_path):
+    picture(tmp_path, "images/3.png")
+    (tmp_path / "ai2d/questions").mkdir(parents=True)
+    row = {"questionId": "3.png-0", "answerTexts": ["a", "b"], "correctAnswer": 1}
+    saved(tmp_path / "ai2d/questions", "3.png.json", {"imageName": "3.png", "questions": {"Which?": row}})
+    assert [one.answers for one in samples_of("ai2d", tmp_path / "ai2d")] == [("b",)]
+    with pytest.raises(FileNotFoundError, match=r"ai2d_test_ids\.csv.*--annotations"):
+        samples_of("ai2d_test", tmp_path / "ai2d")
+    ids = tmp_path / "ids.csv"
+    ids.write_text("7\n", encoding="utf-8")
+    assert len(samples_of("ai2d_train", tmp_path / "ai2d", annotations=ids)) == 1
+    with pytest.raises(DataError, match="nothing to ask"):
+        samples_of("ai2d_test", tmp_path / "ai2d", annotations=ids)
+    saved(tmp_path / "ai2d/questions", "3.png.json", {"questions": {"Which?": {**row, "correctAnswer": 2}}})
+    with pytest.raises(DataError, match="correctAnswer 2 of 2 answerTexts"):
+        samples_of("ai2d", tmp_path / "ai2d")
+
+
 def test_every_task_has_a_form():
     assert {find_task(one.task)[0].name for one in BENCHMARKS} | {"vqa", "captions", "grounding"} == set(TASKS)
 
@@ -149,7 +167,7 @@ def test_a_pickle_that_would_run_code(tmp_path):
     (tmp_path / "pictures").mkdir()
     path = tmp_path / "refs(unc).p"
     path.write_bytes(pickle.dumps([{"ref_id": Path("/")}]))
-    with pytest.raises(DataError, match=r"the pickle wants pathlib\.\w+, which could run code"):
+    with pytest.raises(DataError, match=r"it asks for pathlib\.\w+"):
         samples_of("refcoco_val", path)
     path.write_bytes(b"no pickle")
     with pytest.raises(DataError, match="not a pickle of plain data"):

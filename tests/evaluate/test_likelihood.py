@@ -22,7 +22,7 @@ def query(row):
     return text, option_texts(sample)
 
 
-@pytest.mark.parametrize("batch_size", [1, 6])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 6])
 def test_golden_losses_of_texts(network, processor, batch_size):
     rows = golden_rows("choice_a56")
     asked = [query(row) for row in rows]

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -19,18 +20,11 @@ from mindformers_qwenvl.evaluate.prompts import Asking, ask
 from mindformers_qwenvl.evaluate.runner import Share, read_records
 from mindformers_qwenvl.evaluate.samples import Sample
 from mindformers_qwenvl.evaluate.tasks import TASKS
+from tests.support import lora
 from tests.support.evaluation import BENCHMARKS, write_benchmark
 from tests.support.golden import golden_set
 
 IMAGES = golden_set("a56").directory / "images"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _released():
-    from tests.support.graphs import release
-
-    yield
-    release()
 
 
 @pytest.fixture(autouse=True)
@@ -49,9 +43,17 @@ def questions(count, name="data.jsonl"):
     return name
 
 
-def evaluate(checkpoint_dir, *words):
-    model = ["--model", str(checkpoint_dir("a56")), "--quiet"]
-    return main(["evaluate", *model, *map(str, words)])
+@pytest.fixture
+def evaluate(checkpoint_dir, network, monkeypatch):
+    """The command on set a56. Its network is that of the folder, so that graphs are compiled once for all tests."""
+    from mindformers_qwenvl.cli._generation import ModelDirectory
+
+    def given(_, num_blocks, say):
+        assert num_blocks <= network.config.num_blocks
+        return network
+
+    monkeypatch.setattr(ModelDirectory, "network", given)
+    return lambda *words: main(["evaluate", "--model", str(checkpoint_dir("a56")), "--quiet", *map(str, words)])
 
 
 def records(folder):
@@ -76,13 +78,13 @@ def summary(folder):
         "mme eval_tool",
     ],
 )
-def test_from_file_to_score(name, checkpoint_dir, tmp_path, capsys):
+def test_from_file_to_score(name, evaluate, tmp_path, capsys):
     """A form of each reader; the others differ in how the file is read, which test_data.py holds."""
     benchmark = next(one for one in BENCHMARKS if one.name == name)
     path, more = write_benchmark(benchmark, tmp_path)
     words = ["--task", benchmark.task, "--data", path, "--image-dir", "pictures", "--output", "out"]
     words += [word for key, value in more.items() for word in (f"--{key}", value)]
-    assert evaluate(checkpoint_dir, *words, "--max-new-tokens", 12) == 0
+    assert evaluate(*words, "--max-new-tokens", 12) == 0
     assert [record["id"] for record in records("out")] == benchmark.ids
     found = summary("out")
     assert (found["asked"], found["answered"], found["samples"], found["failed"]) == (len(benchmark.ids),) * 3 + (0,)
@@ -94,54 +96,54 @@ def test_from_file_to_score(name, checkpoint_dir, tmp_path, capsys):
         assert sheet.width >= 300
 
 
-def test_batches_answer_as_single_samples_do(checkpoint_dir):
+def test_batches_answer_as_single_samples_do(evaluate):
     shutil.copytree(IMAGES, "pictures")
     data = questions(7)
     for size in (1, 3):
         words = ["--task", "vqa", "--data", data, "--image-dir", "pictures", "--output", f"out{size}"]
-        assert evaluate(checkpoint_dir, *words, "--batch-size", size, "--max-new-tokens", 6) == 0
+        assert evaluate(*words, "--batch-size", size, "--max-new-tokens", 6) == 0
     assert records("out1") == records("out3")
     assert len({record["answer"] for record in records("out1")}) > 1
 
 
-def test_an_answer_is_not_shorter_than_the_task_says(checkpoint_dir):
+def test_an_answer_is_not_shorter_than_the_task_says(evaluate):
     """Captions have eight tokens at least, whatever else is in the batch."""
     shutil.copytree(IMAGES, "pictures")
     rows = [{"image": f"{n}.png", "references": ["a cat"], "id": n} for n in range(3)]
     Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     words = ["--task", "captions", "--data", "data.jsonl", "--image-dir", "pictures", "--output", "out"]
-    assert evaluate(checkpoint_dir, *words, "--batch-size", 3, "--max-new-tokens", 9) == 0
+    assert evaluate(*words, "--batch-size", 3, "--max-new-tokens", 9) == 0
     assert all(8 <= record["new_tokens"] <= 9 for record in records("out"))
 
 
-def test_other_settings_do_not_mix(checkpoint_dir, capsys):
+def test_other_settings_do_not_mix(evaluate, capsys):
     shutil.copytree(IMAGES, "pictures")
     words = ["--task", "vqa", "--data", questions(2), "--image-dir", "pictures", "--output", "out"]
-    assert evaluate(checkpoint_dir, *words, "--max-new-tokens", 2) == 0
-    assert evaluate(checkpoint_dir, *words, "--max-new-tokens", 3) == 1
+    assert evaluate(*words, "--max-new-tokens", 2) == 0
+    assert evaluate(*words, "--max-new-tokens", 3) == 1
     assert "holds answers of other settings (max_new_tokens was 2, now 3)" in capsys.readouterr().err
 
 
-def test_what_fails_is_counted_and_tried_again(checkpoint_dir, capsys):
+def test_what_fails_is_counted_and_tried_again(evaluate, capsys):
     shutil.copytree(IMAGES, "pictures")
     broken = Path("pictures/1.png").read_bytes()
     Path("pictures/1.png").write_bytes(b"no picture")
     words = ["--task", "vqa", "--data", questions(4), "--image-dir", "pictures", "--output", "out"]
     words += ["--max-new-tokens", 2, "--batch-size", 4]
-    assert evaluate(checkpoint_dir, *words) == 1
+    assert evaluate(*words) == 1
     assert "1 of 4 samples failed; the same command tries them again" in capsys.readouterr().err
     assert (summary("out")["failed"], summary("out")["samples"]) == (1, 3)
     Path("pictures/1.png").write_bytes(broken)
-    assert evaluate(checkpoint_dir, *words) == 0
+    assert evaluate(*words) == 0
     assert (summary("out")["failed"], summary("out")["samples"]) == (0, 4)
 
 
-def test_a_test_set_gets_a_submission(checkpoint_dir):
+def test_a_test_set_gets_a_submission(evaluate):
     shutil.copytree(IMAGES, "pictures")
     rows = [{"image": f"{n}.png", "question": "What?", "question_id": 10 + n} for n in range(2)]
     Path("test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     words = ["--task", "vqav2_testdev", "--data", "test.jsonl", "--image-dir", "pictures", "--output", "out"]
-    assert evaluate(checkpoint_dir, *words) == 0
+    assert evaluate(*words) == 0
     sent = json.loads(Path("out/submission.json").read_text(encoding="utf-8"))
     assert [(row["question_id"], row["answer"]) for row in sent] == [
         (10 + n, record["answer"]) for n, record in enumerate(records("out"))
@@ -150,7 +152,7 @@ def test_a_test_set_gets_a_submission(checkpoint_dir):
     assert summary("out")["without_truth"] == 2
 
 
-def test_conversations_in_the_frame_they_were_trained_in(checkpoint_dir):
+def test_conversations_in_the_frame_they_were_trained_in(evaluate):
     shutil.copytree(IMAGES, "pictures")
     turns = [
         ("Picture 1: <img>pictures/0.png</img>\nWhat colour?", "red"),
@@ -163,7 +165,7 @@ def test_conversations_in_the_frame_they_were_trained_in(checkpoint_dir):
     Path("held_out.json").write_text(json.dumps(data), encoding="utf-8")
     for task, asked in (("vqa", 0), ("refcoco", 1)):
         words = ["--task", task, "--data", "held_out.json", "--output", task, "--max-new-tokens", 4]
-        assert evaluate(checkpoint_dir, *words) == 0
+        assert evaluate(*words) == 0
         assert [record["id"] for record in records(task)] == [asked]
         assert summary(task)["settings"]["chat_format"] == "chatml"
         assert sum(summary(task)["left_out"].values()) == 1
@@ -253,14 +255,14 @@ def test_several_processes_share_the_samples(checkpoint_dir):
     from tests.support.evaluation import free_port
 
     msrun = [sys.executable, "-m", "mindspore.parallel.cluster.run", "--worker_num=2", "--local_worker_num=2"]
-    where = [f"--master_port={free_port()}", "--log_dir=logs_msrun", "--join=True", "--cluster_time_out=120"]
+    where = [f"--master_port={free_port()}", "--log_dir=logs_msrun", "--join=True", "--cluster_time_out=300"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     done = subprocess.run(
         [*msrun, *where, "worker.py", *shared[2:]],
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=560,
     )
     logs = "".join(file.read_text(errors="replace") for file in Path("logs_msrun").glob("worker_*.log"))
     assert done.returncode == 0, (done.stdout + done.stderr + logs)[-4000:]
@@ -270,3 +272,23 @@ def test_several_processes_share_the_samples(checkpoint_dir):
     assert sorted(file.name for file in Path("shared").iterdir()) == sorted(
         ["answers.jsonl", "scores.jsonl", "settings.json", "summary.json", "worst.png"]
     )
+
+
+@pytest.mark.slow
+def test_with_an_adapter_as_with_its_merged_weights(checkpoint_dir):
+    shutil.copytree(IMAGES, "pictures")
+    rows = [
+        {"image": f"{n}.png", "question": f"Which, {n}?", "choices": ["red", "blue"], "answer": 0} for n in range(4)
+    ]
+    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    base, adapter = ["--model", str(checkpoint_dir("a56"))], ["--adapter", str(lora.adapter_dir("a56"))]
+    convert = ["convert-weight", "--reverse", "--input_path", base[1], *adapter, "--output_path", "merged"]
+    assert main([*convert, "--dtype", "fp32"]) == 0
+    losses = {}
+    for name, words in {"base": base, "adapter": [*base, *adapter], "merged": ["--model", "merged"]}.items():
+        words += ["--task", "scienceqa_img", "--data", "data.jsonl", "--image-dir", "pictures", "--output", name]
+        assert main(["evaluate", *words, "--batch-size", "4", "--quiet"]) == 0
+        losses[name] = np.array([record["losses"] for record in records(name)])
+    np.testing.assert_allclose(losses["adapter"], losses["merged"], atol=1e-4)
+    assert np.abs(losses["adapter"] - losses["base"]).max() > 0.01
+    assert summary("adapter")["settings"]["adapter"].endswith("adapter")

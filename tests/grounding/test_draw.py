@@ -320,7 +320,8 @@ ANSWER = "<ref>cat</ref><box>(100,200),(500,800)</box>"
 def test_the_latest_picture_is_that_of_the_latest_query():
     history = [("<img>1.png</img><img>2.png</img>a", "<img>answered.png</img>"), ("b", None)]
     assert latest_picture("c", history) == "2.png"
-    assert latest_picture("<img>3.png</img>", history) == "3.png"
+    assert latest_picture("<img>3.png</img>", history) == "2.png"  # what the model wrote opens nothing
+    assert latest_picture("<img>3.png</img>What? <img>4.png</img>") == "4.png"  # a whole text, with its prompt
     assert latest_picture("c", [*history, ("Picture 1: <img>4.png</img>\nwhat", "d")]) == "4.png"
     assert latest_picture("c", [([{"image": "5.png"}, {"image": b"6"}, {"text": "?"}], "d"), ("e", "f")]) == b"6"
     assert latest_picture("<img>open", [("<img></img>", "x")]) is None

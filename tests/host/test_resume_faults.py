@@ -49,6 +49,8 @@ file = "saved/rank_0/tiny_rank_0-1_2.safetensors"
 ms.save_checkpoint(network, file, format="safetensors")
 fault("folder", lambda: load("saved"))
 fault("file", lambda: load(file))
+ms.save_checkpoint(network, "whole.ckpt")
+fault("ckpt", lambda: load("whole.ckpt"))
 """
 # As the Trainer calls them, in two processes that share the files of one.
 TWO = """
@@ -112,6 +114,11 @@ def stock_of_two(stock, folder) -> list[dict]:
 @pytest.mark.parametrize("given", ["folder", "file"])
 def test_stock_takes_the_file_of_one_process_for_that_of_several(stock, given):
     assert stock[given].startswith("ValueError: when input checkpoint file is rank dir, Please set use_parallel")
+
+
+def test_stock_reads_a_file_as_the_yaml_says(stock):
+    """A .ckpt file with `load_ckpt_format: safetensors`."""
+    assert "Error" in stock["ckpt"], stock["ckpt"]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def within(version: str, bounds: str) -> bool:
 @pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["english", "chinese"])
 def test_the_table_is_what_ran(text):
     assert section(text) == matrix.table(RECORD)
+
+
+@pytest.mark.parametrize("page", matrix.READMES, ids=lambda page: page.name)
+@pytest.mark.skipif(not RECORD["rows"], reason="the matrix has not been run")
+def test_the_readme_says_what_ran(page):
+    assert matrix.readme_row(page).endswith(f" | {matrix.seen(RECORD)} ({matrix.READMES[page]}) |")
+    # None of the rows that ran is left out, and none is made up.
+    versions = [found["versions"] for found in RECORD["rows"].values()]
+    assert set(re.findall(r"\d+\.\d+\.\d+", matrix.seen(RECORD))) == {one["mindformers"] for one in versions}
 
 
 @pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["english", "chinese"])
@@ -86,13 +96,32 @@ def test_every_python_that_is_allowed_was_run():
 
 
 def test_the_tests_of_the_matrix_exist():
-    for check, arguments in matrix.CHECKS.items():
-        files = [argument.partition("::") for argument in arguments if argument.startswith("tests/")]
-        assert files, check
-        for file, _, name in files:
+    for check, tests in matrix.CHECKS.items():
+        assert tests, check
+        for file, _, name in (test.partition("[")[0].partition("::") for test in tests):
             path = ROOT / file
             assert path.exists(), file
             assert not name or f"def {name}(" in path.read_text(encoding="utf-8"), name
+
+
+def test_what_became_of_the_tests_of_a_check():
+    """One that passed twice, one that failed, one that was skipped, one that a crash left out."""
+    report = """<testsuite>
+      <testcase classname="tests.a.test_b" name="test_c[one]" time="1.6"/>
+      <testcase classname="tests.a.test_b" name="test_c[two]" time="0.2"/>
+      <testcase classname="tests.a.test_b" name="test_cd" time="9"/>
+      <testcase classname="tests.a.test_b" name="test_e[x]" time="1"><error/></testcase>
+      <testcase classname="tests.a.test_f" name="test_g" time="1"><skipped/></testcase>
+    </testsuite>"""
+    cases = list(ElementTree.fromstring(report))
+    tests = [f"tests/a/test_{name}" for name in ("b.py::test_c", "b.py::test_e[x]", "f.py", "h.py::test_i")]
+    assert matrix.counted(tuple(tests), cases) == {
+        "passed": 2,
+        "failed": 2,
+        "skipped": 1,
+        "failures": ["tests/a/test_b.py::test_e[x]", "tests/a/test_h.py::test_i"],
+        "seconds": 4,
+    }
 
 
 def test_a_table_of_a_record():
@@ -104,3 +133,9 @@ def test_a_table_of_a_record():
     cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))
     assert (cells["logits"], cells["doors"], cells["chat"]) == ("3", "**3 of 4**", "–")
     assert row.startswith("| 1.8.0 | 2.7.2 | 3.11.7 |") and row.endswith("| 3 |")
+
+
+def test_what_is_said_of_a_record_in_the_readme():
+    rows = {"1.8": ("1.8.0", "3.11.7"), "py3.10": ("1.9.0", "3.10.13"), "1.9": ("1.9.0", "3.11.7")}
+    record = {name: {"versions": {"mindformers": host, "python": python}} for name, (host, python) in rows.items()}
+    assert matrix.seen({"rows": record}) == "CPU: MindFormers 1.8.0, 1.9.0; Python 3.10, 3.11"

@@ -53,19 +53,42 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(NEEDS | {"evaluate"}))
-def test_one_sentence(command, name):
-    done = command(name, *WORDS.get(name, []), check=False)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"mindformers-qwenvl {name}: MindFormers 1.7 or later and the MindSpore that belongs to it")
-    assert "neither is installed: pip install 'mindformers-qwenvl[host]'" in line
+# Several command lines in one process: name -> exit code, standard output, standard error.
+SEVERAL = """
+import contextlib, io, json, sys
+from mindformers_qwenvl.cli import main
+
+found = {}
+for name, words in json.loads(sys.argv[1]).items():
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main([name, *words])
+        except SystemExit as end:
+            code = end.code
+    found[name] = [code, out.getvalue(), err.getvalue()]
+print(json.dumps(found))
+"""
 
 
-@pytest.mark.parametrize("name", sorted(NEEDS | WITHOUT))
-def test_help(command, name):
-    assert "usage: mindformers-qwenvl" in command(name, "--help").stdout
+def several(bare: Environment, folder: Path, words: dict[str, list[str]]) -> dict[str, list]:
+    return json.loads(bare.run("-c", SEVERAL, json.dumps(words), cwd=folder).stdout)
+
+
+def test_one_sentence(bare, tmp_path):
+    found = several(bare, tmp_path, {name: WORDS.get(name, []) for name in sorted(NEEDS | {"evaluate"})})
+    for name, (code, out, err) in found.items():
+        assert (code, out) == (1, ""), name
+        (line,) = err.splitlines()
+        assert line.startswith(
+            f"mindformers-qwenvl {name}: MindFormers 1.7 or later and the MindSpore that belongs to it"
+        )
+        assert "neither is installed: pip install 'mindformers-qwenvl[host]'" in line
+
+
+def test_help(bare, tmp_path):
+    for name, (code, out, _) in several(bare, tmp_path, {name: ["--help"] for name in NEEDS | WITHOUT}).items():
+        assert code == 0 and f"usage: mindformers-qwenvl {name}" in out, name
 
 
 def test_too_old(bare, tmp_path):

@@ -111,6 +111,7 @@ def trained(samples, tmp_path_factory) -> tuple[Path, subprocess.CompletedProces
     return folder, run(folder, "--config", "finetune_qwenvl_tiny", *words(training(samples)))
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_script(by_script, trained):
     assert losses(trained[0]) == by_script
     assert len(by_script) == 3
@@ -130,7 +131,7 @@ def test_it_is_quiet_and_names_its_log(trained):
 
 @pytest.mark.slow
 def test_resume(trained, samples, tmp_path, by_script):
-    given = words(training(samples, load_ckpt_format="safetensors"))
+    given = words(training(samples))
     checkpoint = trained[0] / "output" / "checkpoint"
     shutil.copytree(checkpoint, tmp_path / "checkpoint")
     for later in (tmp_path / "checkpoint").rglob("*-1_3.safetensors"):
@@ -141,6 +142,19 @@ def test_resume(trained, samples, tmp_path, by_script):
     assert "step 3/3" in done.stderr
 
 
+@pytest.mark.slow
+def test_evaluation_prints_the_loss(trained, samples, tmp_path):
+    """`--run_mode eval`: what the last step has saved, over samples that it has seen, is better than the first step."""
+    (last,) = (trained[0] / "output" / "checkpoint").rglob("*-1_3.safetensors")
+    changes = {**training(samples), "eval_dataset.data_loader.annotation_file": str(samples)}
+    options = ["--run_mode", "eval", "--load_checkpoint", str(last)]
+    done = run(tmp_path, "--config", "finetune_qwenvl_tiny", *words(changes), *options)
+    found = re.fullmatch(r"evaluation: loss ([\d.]+) over (\d+) label tokens\n", done.stdout)
+    assert found, done.stdout
+    assert float(found[1]) < float(losses(trained[0])[0][1])
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.fixture(scope="module")
 def checkpoint(checkpoint_dir, tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("a56") / "a56.ckpt"
@@ -148,6 +162,7 @@ def checkpoint(checkpoint_dir, tmp_path_factory) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_predict(checkpoint, tmp_path):
     """The answer, and nothing else, on standard output."""
     image, question = QUERIES["one_image"][0]["image"], QUERIES["one_image"][1]["text"]
@@ -163,6 +178,7 @@ def test_predict(checkpoint, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_an_error_says_its_cause_first(samples, tmp_path):
     settings = training(samples, **{f"{TEMPLATE}.dataset_dir": str(tmp_path / "nowhere")})
     done = run(tmp_path, "--config", "finetune_qwenvl_tiny", *words(settings), code=1)

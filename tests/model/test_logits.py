@@ -86,8 +86,8 @@ def test_dynamic_ntk_and_logn_of_a_prompt_alone(golden, network, case):
 
 @only("a56")
 def test_rows_of_a_padded_batch_equal_themselves_alone(golden, network):
-    """As in the original's own batch, in a set whose prompts are too short for dynamic NTK: there, the original lets the
-    padding of its batch mates choose the rotary base."""
+    """As in the original's own batch, in a set whose prompts are too short for dynamic NTK: with it, the original lets
+    the padding of its batch mates choose the rotary base."""
     rows, mask = golden.arrays["batch_right.ids"].copy(), golden.arrays["batch_right.mask"]
     lengths = mask.sum(axis=1)
     images = [named_images(golden, row[:length]) for row, length in zip(rows, lengths, strict=True)]

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,56 @@ from mindformers_qwenvl.pictures.images import ImageError, open_image
 from mindformers_qwenvl.pictures.policy import ImagePolicy, ImageRefusedError
 from tests.support.pictures import draw
 from tests.support.web import picture
+
+# ---- tightening
+
+HOSTS = st.none() | st.lists(st.sampled_from(["a.example", "*.a.example", "b.a.example", "c.example"]), max_size=3)
+PRIVATE = st.booleans() | st.lists(st.sampled_from(["10.0.0.0/8", "10.1.0.0/16", "127.0.0.1", "::1"]), max_size=3)
+POLICIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "allow_hosts": HOSTS,
+        "allow_private": PRIVATE,
+        "allow_folders": st.none() | st.lists(st.sampled_from(["/tmp", "/tmp/a", "/"]), max_size=2),
+        "allow_outside": st.booleans(),
+        "formats": st.lists(st.sampled_from(["JPEG", "PNG", "EPS", "TIFF"]), min_size=1, max_size=3),
+        "max_bytes": st.sampled_from([1, 10**6, 10**12]),
+        "max_pixels": st.sampled_from([1, 10**6, 10**12]),
+        "max_redirects": st.sampled_from([0, 9]),
+        "total_timeout": st.sampled_from([0.5, 900.0]),
+    },
+)
+
+
+def allows(check, *args) -> bool:
+    try:
+        check(*args)
+    except ImageRefusedError:
+        return False
+    return True
+
+
+@given(POLICIES, POLICIES)
+def test_a_tightened_policy_allows_nothing_that_either_would_not(mine, theirs):
+    mine, theirs = ImagePolicy.of(mine), ImagePolicy.of(theirs)
+    both = mine.tightened(theirs)
+    assert set(both.formats) <= set(mine.formats)
+    for name in ("max_bytes", "max_pixels", "max_side", "max_redirects", "total_timeout"):
+        assert getattr(both, name) == min(getattr(mine, name), getattr(theirs, name))
+    for host in ("a.example", "b.a.example", "c.example", "d.example"):
+        wanted = allows(mine.check_host, host, "x") and allows(theirs.check_host, host, "x")
+        assert allows(both.check_host, host, "x") <= wanted
+    for address in ("10.1.2.3", "10.2.2.3", "127.0.0.1", "::1", "8.8.8.8"):
+        wanted = allows(mine.check_address, address, "h", "x") and allows(theirs.check_address, address, "h", "x")
+        assert allows(both.check_address, address, "h", "x") == wanted
+    for root in (None, "/tmp/a"):
+        for path in ("/tmp/a/1.png", "/tmp/2.png", "/etc/3.png"):
+            assert allows(both.check_path, Path(path), root, "x") <= allows(mine.check_path, Path(path), root, "x")
+
+
+def test_the_default_tightened_by_itself_is_the_default():
+    assert ImagePolicy().tightened(ImagePolicy()) == ImagePolicy()
+
 
 # ---- addresses
 

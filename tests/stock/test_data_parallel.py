@@ -264,6 +264,10 @@ def test_parts_without_those_of_another_process_are_an_error(samples, tmp_path):
 @pytest.mark.slow
 def test_the_newer_section_saves_once_and_goes_on(samples, one, tmp_path):
     """Two processes save as one does, and two and one go on from that."""
+    from mindformers.trainer import utils
+
+    if not hasattr(utils, "convert_checkpoint_config"):
+        pytest.skip("this MindFormers (1.7, 1.8) has no section `checkpoint:`")
     given = settings(samples, 2, form="safetensors")
     given["callbacks"] = [*given["callbacks"][:-1], {"type": "CheckpointMonitor", "checkpoint_format": "safetensors"}]
     section = {

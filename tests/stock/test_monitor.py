@@ -114,6 +114,7 @@ def test_a_resumed_run_continues_the_file(killed, samples, capsys):
     with (folder / STEPS).open("a") as file:
         file.write("6,2,0.12")  # what a kill may leave of a line
     resumed = {"load_checkpoint": str(folder / "output/checkpoint"), "resume_training": "tiny_rank_0-1_2.ckpt"}
+    resumed["load_ckpt_format"] = "ckpt"
     resumed |= {"runner_config.sink_mode": True, "runner_config.sink_size": 1}
     with_board = (yaml_dir() / "finetune_qwenvl_tiny.yaml").read_text(encoding="utf-8") + TENSORBOARD
     (folder / "board.yaml").write_text(with_board, encoding="utf-8")
@@ -138,6 +139,7 @@ def test_resumed_without_the_hosts_monitors(killed, samples, tmp_path):
     shutil.copytree(folder / "output/steps", tmp_path / "output/steps")
     before = read_steps(tmp_path / STEPS)
     resumed = {"load_checkpoint": str(folder / "output/checkpoint"), "resume_training": "tiny_rank_0-1_2.ckpt"}
+    resumed["load_ckpt_format"] = "ckpt"
     alone = {"callbacks": [{"type": "QwenVLMonitor"}]}
     run(tmp_path, "finetune_qwenvl_tiny", settings(samples, False, **resumed, **alone))
     rows = read_steps(tmp_path / STEPS)

@@ -41,27 +41,25 @@ def test_training_learns_and_saves(trained):
     folder, found = trained
     assert sorted(found) == [(epoch, step) for epoch in (1, 2) for step in (1, 2, 3)]
     assert float(found[2, 3]) < float(found[1, 1])
-    saved = sorted(file.name for file in (folder / SAVED).glob("*.ckpt"))
-    assert saved == ["tiny_rank_0-1_2.ckpt", "tiny_rank_0-2_1.ckpt", "tiny_rank_0-2_3.ckpt"]
+    saved = sorted(file.name for file in (folder / SAVED).glob("*.safetensors"))
+    assert saved == ["tiny_rank_0-1_2.safetensors", "tiny_rank_0-2_1.safetensors", "tiny_rank_0-2_3.safetensors"]
 
 
 @pytest.mark.slow  # test_monitor.py resumes too, and compares losses, learning rates and norms
 def test_resumed_losses_are_those_of_the_uninterrupted_training(trained, samples, tmp_path):
     folder, uninterrupted = trained
     settings = training(
-        samples, load_checkpoint=str(folder / "output/checkpoint"), resume_training="tiny_rank_0-1_2.ckpt"
+        samples, load_checkpoint=str(folder / "output/checkpoint"), resume_training="tiny_rank_0-1_2.safetensors"
     )
     resumed = losses(run(tmp_path, "finetune_qwenvl_tiny", settings))
     assert resumed == {step: loss for step, loss in uninterrupted.items() if step > (1, 2)}
 
 
-def test_the_trained_checkpoint_answers(trained, tmp_path):
-    folder, _ = trained
-    settings = {
-        **PREDICT,
-        f"{LLM}.max_decode_length": 80,
-        "load_checkpoint": str(folder / SAVED / "tiny_rank_0-2_3.ckpt"),
-    }
+def test_the_trained_checkpoint_answers(trained, checkpoint_dir, tmp_path):
+    """As a .ckpt file, whose name takes precedence over the YAML's `load_ckpt_format`; nothing of it is left out."""
+    words = ["convert-weight", "--input_path", str(trained[0] / "output" / "checkpoint")]
+    assert main([*words, "--config", str(checkpoint_dir("a56")), "--output_path", str(tmp_path / "trained.ckpt")]) == 0
+    settings = {**PREDICT, f"{LLM}.max_decode_length": 80, "load_checkpoint": str(tmp_path / "trained.ckpt")}
     printed = run(tmp_path, "predict_qwenvl_tiny", settings, input_data=[QUERIES["one_image"]])
     assert len(_printed(printed, "TEXTS")) == 1
     (missing,) = re.findall(r"Network parameters are not loaded: \(\[(.*?)\]", printed)
@@ -76,7 +74,10 @@ def test_the_checkpoint_of_a_training_goes_back_to_the_original_layout(trained, 
     report = capsys.readouterr().out
     assert re.search(r"dropped  \d+ tensors: .*adam_m\.", report), report
     assert main([*words, "--output_path", str(tmp_path / "one.safetensors")]) == 0
-    with Checkpoint(saved / "rank_0" / "tiny_rank_0-2_3.ckpt") as last, Checkpoint(tmp_path / "one.safetensors") as one:
+    with (
+        Checkpoint(saved / "rank_0" / "tiny_rank_0-2_3.safetensors") as last,
+        Checkpoint(tmp_path / "one.safetensors") as one,
+    ):
         assert len(one.tensors) == 73
         for name in one:
             assert one.read(name).tobytes() == last.read(name).tobytes()
@@ -133,7 +134,7 @@ TEXTS = [
 def test_greedy_ids_of_a_batch_from_the_original_folder(checkpoint_dir, tmp_path, queries):
     """Several questions at once, with different numbers of pictures; weights without conversion. As texts they are
     what run_mindformer.py makes of --predict_data TEXT TEXT TEXT --predict_batch_size 3."""
-    settings = {**PREDICT, "load_checkpoint": str(checkpoint_dir("a56")), "load_ckpt_format": "safetensors"}
+    settings = {**PREDICT, "load_checkpoint": str(checkpoint_dir("a56"))}
     printed = run(tmp_path, "predict_qwenvl_tiny", settings, input_data=queries, batch_size=len(queries))
     rows = _printed(printed, "GENERATED")
     longest = max(len(A56.arrays[f"ids.{name}"]) for name in QUERIES)

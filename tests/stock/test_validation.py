@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from mindformers_qwenvl.cli import main
+from mindformers_qwenvl.datasets.annotations import AnnotationFile
+from mindformers_qwenvl.datasets.split import held_out_records
 from mindformers_qwenvl.registration import yaml_dir
 from mindformers_qwenvl.training.steps_file import read_steps
+from tests.support.cluster import finished
 from tests.support.small_runs import A56, PREDICT, run, training
 
 WORDS = ("red", "green", "blue", "grey", "white", "black", "none", "many", "of", "them", "here")
@@ -36,14 +39,23 @@ def files(tmp_path_factory) -> tuple[Path, Path]:
     return folder / "train.json", folder / "held_out.json"
 
 
-def recipe(folder: Path, held_out: Path, **changes: str) -> str:
-    """The tiny YAML, with its keys for evaluation set, as a user would; its name without .yaml."""
+TENSORBOARD = """
+tensorboard:
+  tensorboard_dir: './board'
+  tensorboard_queue_size: 10
+  log_timers_to_tensorboard: True
+  log_loss_scale_to_tensorboard: True
+"""
+
+
+def recipe(folder: Path, held_out: Path, more: str = "", **changes: str) -> str:
+    """The tiny YAML, with its keys for evaluation set, as a user would, and `more`; its name without .yaml."""
     text = (yaml_dir() / "finetune_qwenvl_tiny.yaml").read_text(encoding="utf-8")
     for key, value in {"annotation_file: 'test.json'": f"annotation_file: '{held_out}'", **changes}.items():
         assert key in text, key
         text = text.replace(key, value)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    (folder / "recipe.yaml").write_text(text + more, encoding="utf-8")
     return str(folder / "recipe")
 
 
@@ -53,7 +65,7 @@ def validated(files, tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("validated")
     changes = {"do_eval: False": "do_eval: True", "eval_step_interval: 50": "eval_step_interval: 2"}
     settings = training(files[0], callbacks=[{"type": "MFLossMonitor"}, {"type": "QwenVLMonitor"}])
-    return folder, run(folder, recipe(folder, files[1], **changes), settings)
+    return folder, run(folder, recipe(folder, files[1], TENSORBOARD, **changes), settings)
 
 
 def validations(printed: str) -> dict[int, float]:
@@ -81,6 +93,25 @@ def test_every_two_steps_in_log_and_csv(validated):
     assert all(0 <= row["waited"] < row["seconds"] for row in rows)  # the evaluation is in neither
 
 
+def scalars(board: Path, tag: str) -> dict[int, float]:
+    """Step -> value of a curve in TensorBoard's event files: length, checksum, event, checksum; again and again."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    found = {}
+    for file in board.rglob("events.*"):
+        data = file.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            found.update((event.step, value.simple_value) for value in event.summary.value if value.tag == tag)
+            data = data[16 + length :]
+    return found
+
+
+def test_in_tensorboard(validated):
+    folder, printed = validated
+    assert scalars(folder / "board", "validation-loss") == pytest.approx(validations(printed), abs=1e-5)
+
+
 def test_the_best_step_is_kept_and_named(validated):
     folder, printed = validated
     best = json.loads((folder / "output" / "best" / "best.json").read_text(encoding="utf-8"))
@@ -100,6 +131,43 @@ def test_run_mode_eval_finds_the_same_loss(validated, files, tmp_path):
             tmp_path / str(size), files, best / "rank_0.safetensors", **{"runner_config.batch_size": size}
         )
         assert found == pytest.approx(wanted, abs=2e-5)
+
+
+def test_a_part_of_the_training_file_is_held_out(validated, files, tmp_path):
+    """`split` of train_dataset: the evaluation takes the other part of the same file."""
+    split = {"train_dataset.data_loader.split": 0.4, "eval_dataset.data_loader.annotation_file": str(files[0])}
+    settings = training(files[0], load_checkpoint=str(validated[0] / "output" / "best" / "rank_0.safetensors"), **split)
+    settings |= {"load_ckpt_format": "safetensors", "callbacks": []}
+    printed = run(tmp_path, recipe(tmp_path, files[1], **{"run_mode: 'finetune'": "run_mode: 'eval'"}), settings)
+    with_split = set(re.findall(r"evaluation: loss [\d.]+ over (\d+) label tokens", printed))
+    held_out = held_out_records(AnnotationFile(files[0]), 0.4)
+    assert 0 < len(held_out) < 14
+    (tmp_path / "part.json").write_text(
+        json.dumps([one for number, one in enumerate(conversations(14)) if number in held_out]), encoding="utf-8"
+    )
+    settings |= {"train_dataset.data_loader.split": None}
+    settings |= {"eval_dataset.data_loader.annotation_file": str(tmp_path / "part.json")}
+    again = run(tmp_path, recipe(tmp_path, files[1], **{"run_mode: 'finetune'": "run_mode: 'eval'"}), settings)
+    assert with_split == set(re.findall(r"evaluation: loss [\d.]+ over (\d+) label tokens", again))
+
+
+@pytest.mark.slow
+def test_two_cards_validate_as_one(files, tmp_path):
+    """Eight held-out samples, four a card; the weights are those of one card, so the loss is."""
+    held_out = tmp_path / "eight.json"
+    held_out.write_text(json.dumps(conversations(8, 14)), encoding="utf-8")
+    losses = {}
+    for workers in (1, 2):
+        settings = training(files[0], callbacks=[{"type": "QwenVLMonitor", "per_print_times": 0}])
+        settings |= {"runner_config.batch_size": 4 // workers, "do_eval": True, "eval_step_interval": 2}
+        settings |= {"eval_dataset.data_loader.annotation_file": str(held_out)}
+        job = finished(tmp_path / str(workers), settings, workers)
+        for rank in range(workers):
+            rows = read_steps(job.folder / "output" / "steps" / f"rank_{rank}.csv")
+            losses[workers, rank] = {row["step"]: row["val_loss"] for row in rows if row["val_loss"] is not None}
+    assert sorted(losses[1, 0]) == [2, 4, 6]
+    for rank in range(2):
+        assert losses[2, rank] == pytest.approx(losses[1, 0], rel=1e-5)
 
 
 def test_validation_does_not_change_the_training(validated, files, tmp_path):

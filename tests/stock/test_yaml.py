@@ -98,10 +98,20 @@ NEW_SINCE_0_1 = ("do_eval", "eval_step_interval", "eval_dataset", "eval_dataset_
 
 @pytest.mark.parametrize("name", VALUES_OF_0_1)
 def test_values_are_those_of_0_1(name):
+    """But for what has been added, and for the format of checkpoints, which was ckpt."""
     values = read(name)
     for key in NEW_SINCE_0_1:
         values.pop(key, None)
+    for place, key in formats(values):
+        assert place[key] == "safetensors"
+        place[key] = "ckpt"
     assert values == VALUES_OF_0_1[name]
+
+
+def formats(values: dict) -> list[tuple[dict, str]]:
+    """Where a YAML names the format of what is loaded and of what is saved."""
+    saving = [callback for callback in values.get("callbacks") or [] if callback["type"] == "CheckpointMonitor"]
+    return [(values, "load_ckpt_format"), *((callback, "checkpoint_format") for callback in saving)]
 
 
 def of_the_host(path: Path | str) -> dict:

@@ -130,6 +130,43 @@ BENCHMARKS = (
         *(("B1.png",), ["B1-0", "B1-1"], "<img>1</img>Who? Answer:"),
     ),
     Benchmark(
+        *("ai2d official", "ai2d_test", "ai2d/"),
+        {
+            "ai2d_test_ids.csv": "10\n3\n",
+            "questions/3.png.json": json.dumps(
+                {
+                    "imageName": "3.png",
+                    "questions": {
+                        "Which is red?": {"questionId": "3.png-0", "answerTexts": ["a", "b"], "correctAnswer": 1},
+                        "What is A?": {
+                            "questionId": "3.png-1",
+                            "answerTexts": ["a", "b"],
+                            "correctAnswer": 0,
+                            "abcLabel": True,
+                        },
+                    },
+                }
+            ),
+            "questions/10.png.json": json.dumps(
+                {
+                    "imageName": "10.png",
+                    "questions": {
+                        "What is B?": {
+                            "questionId": "10.png-0",
+                            "answerTexts": ["a", "b"],
+                            "correctAnswer": 0,
+                            "abcLabel": True,
+                        }
+                    },
+                }
+            ),
+            "questions/4.png.json": json.dumps({"imageName": "4.png", "questions": {}}),
+        },
+        *(("images/3.png", "abc_images/10.png"), ["3.png-0", "10.png-0"]),
+        "<img>1</img>Which is red?\nOptions: A. a\nB. b Answer:",
+        left_out={"about letters in the diagram, with no picture in abc_images": 1},
+    ),
+    Benchmark(
         *("ai2d converted", "ai2diagram_test", "test.jsonl"),
         [{"image": "data/ai2d/1.png", "question": "Which? a b", "question_id": 1, "answer": "a"}],
         *(("1.png",), [1], "<img>1</img>Which? a b Answer:"),

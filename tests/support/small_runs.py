@@ -87,7 +87,7 @@ def training(samples: Path, **settings) -> dict:
                 "prefix": "tiny",
                 "save_checkpoint_steps": 2,
                 "keep_checkpoint_max": 9,
-                "checkpoint_format": "ckpt",
+                "checkpoint_format": "safetensors",
             },
         ],
         **settings,

@@ -11,6 +11,7 @@ from typing import Any
 from mindformers_qwenvl import recipes
 from mindformers_qwenvl.checks import whole
 from mindformers_qwenvl.pictures.policy import ImagePolicy
+from mindformers_qwenvl.sizes import PUBLISHED_IMAGE_START
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.text.tags import Tags
 from mindformers_qwenvl.text.vocabulary import SLOT_NAMES
@@ -42,6 +43,7 @@ class Settings:
     num_samples: only that many are trained, from the start of the file; None: all.
     least_samples: fewer do not fill a batch, and training would stop.
     model_vocabulary: how many ids the model has, if the YAML says so.
+    image_start_id: of the model, if the YAML has one.
     """
 
     layout: dict[str, Any]
@@ -57,6 +59,7 @@ class Settings:
     num_samples: int | None = None
     least_samples: int = 1
     model_vocabulary: int | None = None
+    image_start_id: int | None = None
 
     @property
     def max_length(self) -> int:
@@ -115,9 +118,12 @@ def read_settings(
         policy=ImagePolicy.of(policy if confined else {**(policy or {}), "allow_outside": True}),
         exif_rotation=bool(template.get("exif_rotation", False)),
         keys={key: _text(path, key, loader[key]) for key in KEYS if loader.get(key)},
-        num_samples=whole(f"{path}: data_loader.num_samples", loader.get("num_samples"), optional=True),
+        num_samples=None
+        if loader.get("split")  # of the file's parts, and both are checked
+        else whole(f"{path}: data_loader.num_samples", loader.get("num_samples"), optional=True),
         least_samples=_least(path, document, dataset),
         model_vocabulary=_of(_of(model, "llm_model"), "model_config").get("vocab_size"),
+        image_start_id=model.get("image_start_id", PUBLISHED_IMAGE_START if model.get("type") else None),
     )
 
 

@@ -16,6 +16,7 @@ from mindformers_qwenvl.pictures.images import ImageError, ImageRefusedError, op
 from mindformers_qwenvl.text.layout import BadSampleError, ImageCutError, training_sample
 from mindformers_qwenvl.text.rows import IGNORE
 from mindformers_qwenvl.text.vocabulary import Vocabulary
+from mindformers_qwenvl.text.vocabulary_file import check_model
 
 __all__ = ["FAULTS", "WARNINGS", "Checker", "Finding", "Result"]
 
@@ -73,6 +74,7 @@ class Checker:
                 f"the vocabulary {self.vocabulary.name} has {self.vocabulary.size} ids, the model only {size}: set "
                 "vocab_size in the YAML's llm_model, or vocab_file to the vocabulary of this model"
             )
+        check_model(self.vocabulary.eod_id, self.vocabulary.name, settings.image_start_id, "the model of the YAML")
         allowed = settings.allowed_special
         self.vocabulary.allowed(allowed)
         self.tokenizer = SimpleNamespace(  # what `training_sample` needs of a tokenizer

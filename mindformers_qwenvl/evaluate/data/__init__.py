@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mindformers_qwenvl.evaluate.data import captions, choices, grounding, mme, vqa
+from mindformers_qwenvl.evaluate.data import ai2d, captions, choices, grounding, mme, vqa
 from mindformers_qwenvl.evaluate.data.conversations import conversation_samples, is_conversations
 from mindformers_qwenvl.evaluate.data.source import DataError, Folder, load
 from mindformers_qwenvl.evaluate.samples import Sample
@@ -34,26 +34,28 @@ class Loaded:
 def read_samples(
     task: Task, path: Path, image_dir: Path | None = None, *, split: str = "", annotations: Path | None = None
 ) -> Loaded:
-    """The samples of a benchmark's file (of MME: folder).
+    """The samples of a benchmark's file (of MME and AI2D: folder).
 
     Args:
         task: whose file it is.
         path: the file.
         image_dir: the folder of its pictures; None: that of the file.
         split: where a file holds several.
-        annotations: the official answers or boxes, where they are in a second file.
+        annotations: the official answers or boxes, where they are in a second file; of AI2D the list of test pictures.
 
     Raises:
         DataError: it has a form that the task does not know, or two samples have one id, or pictures are not there.
         OSError: it cannot be read.
     """
     left_out: dict[str, int] = {}
-    is_mme = task.metric == "mme"
+    is_mme, is_ai2d = task.metric == "mme", task.name == "ai2d" and path.is_dir()
     folder = Folder(image_dir or (path if path.is_dir() else path.parent), PLACES)
-    loaded = None if is_mme else grounding.load_refs(path) if task.metric == "grounding" else load(path)
+    loaded = None if is_mme or is_ai2d else grounding.load_refs(path) if task.metric == "grounding" else load(path)
     conversations = is_conversations(loaded)
     if is_mme:
         samples = mme.mme_samples(path, folder)
+    elif is_ai2d:
+        samples = ai2d.ai2d_samples(path, folder, left_out, split=split, test_ids=annotations)
     elif conversations:
         samples = conversation_samples(loaded, path, folder, left_out, boxes=task.metric == "grounding")
     elif task.metric == "captions":

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.checks import is_number
 from mindformers_qwenvl.evaluate.data.source import DataError, Folder, load, value
 from mindformers_qwenvl.evaluate.samples import Sample
+from mindformers_qwenvl.files import read_bytes
+from mindformers_qwenvl.weights.formats.torch_file import TextKeyUnpickler, check_instructions
 
 __all__ = ["FORMS", "grounding_samples", "load_refs"]
 
@@ -78,22 +80,23 @@ def _refer(refs: list[Any], path: Path, folder: Folder, split: str, instances: P
 
 
 def _box(found: list[Any], where: str) -> tuple[float, float, float, float]:
-    if len(found) != 4 or not all(isinstance(number, int | float) for number in found):
+    if len(found) != 4 or not all(map(is_number, found)):
         raise DataError(f"{where}: bbox must be four numbers, got {found!r}")
     return tuple(found)
 
 
 def _size(found: tuple[Any, Any], where: str) -> tuple[float, float]:
-    if not all(isinstance(number, int | float) and number > 0 for number in found):
+    if not all(is_number(number, above=0) for number in found):
         raise DataError(f"{where}: width and height must be numbers above 0, got {found!r}")
     return found
 
 
-class _DataOnly(pickle.Unpickler):
-    """Lists, dicts, texts and numbers; a pickle that wants to call anything is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise DataError(f"the pickle wants {module}.{name}, which could run code; REFER's files hold plain data")
+# Of REFER's files: RefCOCO's has 10 MB and 50,000 refs.
+LONGEST_PICKLE = 64 << 20
+MOST_VALUES = 5_000_000
+PICKLE_FAULTS = (
+    *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError),
+)
 
 
 def load_refs(path: Path) -> Any:
@@ -105,9 +108,23 @@ def load_refs(path: Path) -> Any:
     if path.suffix != ".p":
         return load(path)
     try:
-        refs = _DataOnly(io.BytesIO(path.read_bytes()), encoding="utf-8").load()
-        return json.loads(json.dumps(refs))
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-        raise DataError(f"{path}: not a pickle of plain data ({type(error).__name__}: {error})") from error
+        content = read_bytes(path, LONGEST_PICKLE)
+        check_instructions(content)
+        refs = TextKeyUnpickler(io.BytesIO(content), encoding="utf-8").load()
+        return _plain(refs, [MOST_VALUES])
+    except (*PICKLE_FAULTS, RecursionError) as error:
+        raise DataError(f"{path}: not a pickle of plain data ({type(error).__name__}: {error})") from None
+
+
+def _plain(value: Any, left: list[int]) -> Any:
+    """A copy of a value in which no part is there twice, of at most `left[0]` values; tuples become lists."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise ValueError(f"more than {MOST_VALUES:,} values")
+    if isinstance(value, dict):
+        return {key: _plain(part, left) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part, left) for part in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(f"it holds a {type(value).__name__}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mindformers_qwenvl.evaluate.data.source import DataError, Folder
 from mindformers_qwenvl.evaluate.samples import Sample
+from mindformers_qwenvl.files import read_text
 
 __all__ = ["FORMS", "mme_samples"]
 
@@ -36,7 +37,7 @@ def mme_samples(path: Path, folder: Folder) -> list[Sample]:
 
 
 def _rows(file: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if line.strip():
             cells = [cell.strip() for cell in line.split("\t")]
             if len(cells) != columns or cells[-1].lower() not in ("yes", "no"):

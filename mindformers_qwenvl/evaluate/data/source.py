@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.files import parse_json, read_text
+from mindformers_qwenvl.files import open_regular, parse_json, read_text
 
 __all__ = ["DataError", "Folder", "load", "text_list", "value"]
 
@@ -25,8 +26,8 @@ def load(path: Path) -> Any:
         DataError: it is none of these, or empty.
         OSError: it cannot be read.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"--data {path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    if path.is_dir() or not path.exists():
+        raise FileNotFoundError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
     if path.suffix.lower() == ".tsv":
         return _table(path)
     try:
@@ -61,7 +62,7 @@ def _lines(path: Path, text: str) -> Iterator[Any]:
 def _table(path: Path) -> list[dict[str, str]]:
     csv.field_size_limit(sys.maxsize)  # a cell may hold a whole picture
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a table with tabs between columns: {error}") from error

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from mindformers_qwenvl.config.original import read_original
 from mindformers_qwenvl.files import Inputs, copy_file, read_json, remove_leftovers, replacing, write_json
+from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, check_file
 from mindformers_qwenvl.weights.convert.destination import FILES, check_destination, check_read, check_space, locked
 from mindformers_qwenvl.weights.convert.dtypes import CODES, ITEM_BYTES
 from mindformers_qwenvl.weights.convert.plan import Target, make_plan
@@ -73,6 +74,9 @@ def convert(
     check_destination(source, output, reverse)
     inputs = Inputs(*_files(source))  # as they are before their headers are read
     settings = read_original(config if config is not None else source)
+    settings_from = Path(config) if config is not None else source
+    if output.suffix not in FILES:
+        _check_vocabulary(settings_from, settings)
     with opened(source, settings, strategy) as base:
         in_tree = isinstance(base, InTreeCheckpoint)
         checkpoint = base if overlay is None else overlay(base, settings, CODES.get(dtype))
@@ -94,7 +98,6 @@ def convert(
                 report.count(_write_file(output, checkpoint, targets, reverse, tick, inputs))
                 report.files_written = [output]
             else:
-                settings_from = Path(config) if config is not None else source
                 _write_folder(output, checkpoint, targets, report, settings_from, reverse, max_shard_size, tick, inputs)
             if verify:
                 _verify(checkpoint, targets, output)
@@ -194,6 +197,13 @@ def _copy_companions(source: Path, output: Path) -> None:
         if file.is_file():
             copy_file(file, output / name)
     _forget_quantisation(output / "config.json")
+
+
+def _check_vocabulary(source: Path, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError if the vocabulary that is handed on is that of another model than config.json."""
+    file = (source if source.is_dir() else source.parent) / FILE_NAME
+    if file.is_file():
+        check_file(file, settings["visual"].get("image_start_id"), f"the model of {source}")
 
 
 def _forget_quantisation(path: Path) -> None:

@@ -63,15 +63,17 @@ def _steps(target: Target, ranges: Ranges) -> Iterator[_Step]:
             start, position, room = start + count, position + count * item, room - count * item
 
 
-def _numbers(checkpoint: Readable, step: _Step, buffers: _Buffers) -> tuple[np.ndarray, int]:
-    """The block in its final dtype, in one of the buffers, and how many values overflowed."""
+def _numbers(checkpoint: Readable, step: _Step, buffers: _Buffers) -> tuple[np.ndarray, int, int]:
+    """The block in its final dtype, in one of the buffers; how many values overflowed; and how many were not finite."""
     kind, wanted = checkpoint.tensors[step.source].dtype, step.target.entry.dtype
+    result = buffers.result.view(STORAGE[wanted])[: step.count]
+    if kind != wanted and checkpoint.read_as(step.source, step.start, wanted, result):
+        return result, 0, 0
     block = buffers.source.view(STORAGE[kind])[: step.count]
     checkpoint.read_into(step.source, step.start, block)
     if kind == wanted:
-        return block, 0
-    result = buffers.result.view(STORAGE[wanted])[: step.count]
-    return result, cast_into(block, kind, result, wanted, buffers.scratch)
+        return block, 0, not_finite(block, kind)
+    return result, cast_into(block, kind, result, wanted, buffers.scratch), not_finite(block, kind)
 
 
 def _joined(steps: Iterable[_Step]) -> list[_Step]:
@@ -139,22 +141,23 @@ def write_numbers(
     counts: Counts = {"overflow": {}, "not_finite": {}}
     counting = threading.Lock()
 
-    def count_not_finite(step: _Step, block: np.ndarray) -> None:
-        if count := not_finite(block, checkpoint.tensors[step.source].dtype):
+    def count_not_finite(step: _Step, count: int) -> None:
+        if count:
             with counting:
                 found = counts["not_finite"]
                 found[step.target.entry.name] = found.get(step.target.entry.name, 0) + count
 
     def work(step: _Step, buffers: _Buffers) -> int:
-        block, overflow = _numbers(checkpoint, step, buffers)
+        block, overflow, strange = _numbers(checkpoint, step, buffers)
         write_all(descriptor, memoryview(block).cast("B"), step.position)
-        count_not_finite(step, buffers.source.view(STORAGE[checkpoint.tensors[step.source].dtype])[: step.count])
+        count_not_finite(step, strange)
         return overflow
 
     def look_at(step: _Step, buffers: _Buffers) -> None:  # what the system has copied: it is in the page cache now
-        block = buffers.source.view(STORAGE[checkpoint.tensors[step.source].dtype])[: step.count]
+        kind = checkpoint.tensors[step.source].dtype
+        block = buffers.source.view(STORAGE[kind])[: step.count]
         checkpoint.read_into(step.source, step.start, block)
-        count_not_finite(step, block)
+        count_not_finite(step, not_finite(block, kind))
 
     def copy(step: _Step) -> bool:
         same = checkpoint.tensors[step.source].dtype == step.target.entry.dtype
@@ -175,7 +178,7 @@ def compare(checkpoint: Readable, targets: Iterable[Target], written: Readable, 
     spare = threading.local()
 
     def work(step: _Step, buffers: _Buffers) -> int:
-        block, _ = _numbers(checkpoint, step, buffers)
+        block = _numbers(checkpoint, step, buffers)[0]
         if not hasattr(spare, "room"):
             spare.room = np.empty(BLOCK, np.uint32)
         back = spare.room.view(block.dtype)[: step.count]

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mindformers_qwenvl.files import open_regular
 from mindformers_qwenvl.weights.formats.weight_file import MOST_SIDES, StoredTensor, check_sides
 
 __all__ = ["SLICE", "Fields", "ckpt_tensors", "value_header"]
@@ -78,16 +79,15 @@ def ckpt_tensors(path: Path) -> dict[str, StoredTensor]:
     Raises:
         ValueError: it is not a .ckpt, or is damaged or encrypted.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size >= _CRC_BYTES and os.pread(descriptor, 7, size - _CRC_BYTES) == b"crc_num":
-            size -= _CRC_BYTES
-        return _tensors(Fields(descriptor), size)
-    except ValueError as error:  # also a name that is not UTF-8
-        raise ValueError(f"{path} is not a MindSpore checkpoint, or is damaged or encrypted ({error})") from None
-    finally:
-        os.close(descriptor)
+    with open_regular(path) as file:
+        try:
+            descriptor = file.fileno()
+            size = os.fstat(descriptor).st_size
+            if size >= _CRC_BYTES and os.pread(descriptor, 7, size - _CRC_BYTES) == b"crc_num":
+                size -= _CRC_BYTES
+            return _tensors(Fields(descriptor), size)
+        except ValueError as error:  # also a name that is not UTF-8
+            raise ValueError(f"{path} is not a MindSpore checkpoint, or is damaged or encrypted ({error})") from None
 
 
 def _tensors(fields: Fields, size: int) -> dict[str, StoredTensor]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from mindformers_qwenvl.files import read_json
-from mindformers_qwenvl.weights.convert.dtypes import widen
+from mindformers_qwenvl.weights.convert.dtypes import ITEM_BYTES, STORAGE, widen
+from mindformers_qwenvl.weights.formats.gptq_pairs import Pairs, pairs_of, unpack_pairs
 from mindformers_qwenvl.weights.formats.readable import Readable, TensorInfo
 from mindformers_qwenvl.weights.formats.reader import Checkpoint
 from mindformers_qwenvl.weights.shapes import listed, original_shapes
@@ -36,7 +37,7 @@ __all__ = ["GptqCheckpoint", "Packed", "as_numbers", "dequantise", "unpacked"]
 BITS = (2, 3, 4, 8)
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
 KEPT = 2  # matrices kept in their packed form: threads may be at the end of one and the beginning of the next
-ROWS = 32  # outputs that are unpacked together
+ROWS, PAIR_ROWS = 32, 64  # outputs that are unpacked together, as float32 and as 16 bits
 # Marks of formats that are not read, by the ends of tensor names.
 _OTHERS = {
     ".absmax": "bitsandbytes (4 bits)",
@@ -136,6 +137,7 @@ class GptqCheckpoint(Readable):
             raise ValueError(f"{self.path}: quantised to {self._bits!r} bits, expected one of {BITS}")
         self._matrices: dict[str, _Matrix] = {}
         self._packed: OrderedDict[str, Packed] = OrderedDict()
+        self._pairs: dict[str, tuple[str, Pairs | None]] = {}
         self._loading = threading.Lock()
         self.tensors: dict[str, TensorInfo] = {}
         self.dropped: list[str] = []
@@ -199,7 +201,7 @@ class GptqCheckpoint(Readable):
             if name in self._packed:
                 return self._packed[name]
             while len(self._packed) >= KEPT:
-                self._packed.popitem(last=False)
+                self._pairs.pop(self._packed.popitem(last=False)[0], None)
             matrix = self._matrices[name]
             rows, columns = matrix.shape
             stored = self._ints(matrix.parts["qzeros"]).view(np.uint32)
@@ -246,19 +248,45 @@ class GptqCheckpoint(Readable):
         if name not in self._matrices:
             self._checkpoint.read_into(name, start, numbers)
             return
-        packed, columns = self._load(name), self.tensors[name].shape[1]
+        packed = self._load(name)
+        self._fill(name, start, numbers, ROWS, lambda row, stop, into: dequantise(packed, row, stop, into))
+
+    def read_as(self, name: str, start: int, code: str, numbers: np.ndarray) -> bool:
+        """As `Readable.read_as`, of matrices of 4 bits in 16-bit floats."""
+        if name not in self._matrices or ITEM_BYTES[code] != 2:
+            return False
+        packed = self._load(name)
+        with self._loading:
+            known, pairs = self._pairs.get(name, ("", None))
+            if known != code:
+                pairs = pairs_of(packed, code)
+                self._pairs[name] = code, pairs
+        if pairs is None:
+            return False
+        self._fill(
+            *(name, start, numbers.view(STORAGE[code]), PAIR_ROWS),
+            lambda row, stop, into: unpack_pairs(pairs, packed, row, stop, into),
+        )
+        return True
+
+    def _fill(
+        self, name: str, start: int, numbers: np.ndarray, rows: int, unpack: Callable[[int, int, np.ndarray], None]
+    ) -> None:
+        """Numbers of a matrix from `start` on, at most `rows` rows at a time; `unpack` takes whole rows."""
+        columns = self.tensors[name].shape[1]
         done, row = 0, start // columns
         while done < numbers.size:
             begin = max(0, start - row * columns)
-            stop = min(self.tensors[name].shape[0], row + ROWS)
+            stop = min(self.tensors[name].shape[0], row + rows)
             left = numbers[done:]
-            if not begin and left.size >= (stop - row) * columns:
-                dequantise(packed, row, stop, left[: (stop - row) * columns].reshape(-1, columns))
+            if not begin and left.size >= columns:
+                stop = min(stop, row + left.size // columns)
+                unpack(row, stop, left[: (stop - row) * columns].reshape(-1, columns))
                 done += (stop - row) * columns
-            else:
-                stop = min(stop, row - (-(begin + left.size) // columns))
-                block = np.empty((stop - row, columns), np.float32)
-                dequantise(packed, row, stop, block)
+            else:  # a part of a row
+                stop = row + 1
+                block = np.empty((1, columns), numbers.dtype)
+                unpack(row, stop, block)
                 piece = block.reshape(-1)[begin : begin + left.size]
                 left[: piece.size] = piece
                 done += piece.size
@@ -272,6 +300,7 @@ class GptqCheckpoint(Readable):
 
     def close(self) -> None:
         self._packed.clear()
+        self._pairs.clear()
         self._checkpoint.close()
 
 
@@ -293,7 +322,8 @@ def dequantise(packed: Packed, row: int, stop: int, into: np.ndarray) -> None:
         if piece.size:
             if not one_zero:
                 piece -= packed.zeros[row:stop, groups, None]
-            piece *= scales[:, groups, None]
+            with np.errstate(invalid="ignore"):  # what is not finite is counted where it is written
+                piece *= scales[:, groups, None]
 
 
 def unpacked(words: np.ndarray, bits: int) -> np.ndarray:

@@ -7,11 +7,12 @@ A later run takes precedence over a later step: a training that is started anew 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+
+from mindformers_qwenvl.files import read_json
 
 __all__ = ["SUFFIXES", "SavedFile", "last_common", "last_noted", "rank_folders", "rank_of", "saved_files"]
 
@@ -90,7 +91,7 @@ def last_noted(folder: Path) -> tuple[int, int] | None:
     """
     note = folder / "meta.json"
     try:
-        content = json.loads(note.read_text(encoding="utf-8"))
+        content = read_json(note)
         return int(content["last_epoch"]), int(content["last_step"])
     except FileNotFoundError:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,8 +33,14 @@ def rank_files(path: Path) -> dict[int, Path]:
         return {}
     common = last_common(saved)
     if not common:
-        raise ValueError(f"{path}: its {len(saved)} ranks have no saved step in common")
+        steps = {rank: ", ".join(f"{epoch}_{step}" for epoch, step in _steps(files)) for rank, files in saved.items()}
+        found = listed(f"rank_{rank}: {names or 'none'}" for rank, names in steps.items())
+        raise ValueError(f"{path}: its {len(saved)} ranks have no saved step (EPOCH_STEP) in common; found are {found}")
     return {rank: file.path for rank, file in common.items()}
+
+
+def _steps(files: Sequence[SavedFile]) -> list[tuple[int, ...]]:
+    return sorted({file.step for file in files if file.step})
 
 
 def later_files(path: Path) -> list[Path]:

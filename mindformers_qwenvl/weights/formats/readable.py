@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from mindformers_qwenvl.checks import printable
 from mindformers_qwenvl.weights.convert.dtypes import STORAGE
 
 __all__ = ["Readable", "TensorInfo"]
@@ -49,8 +50,14 @@ class Readable(ABC):
         """Names in the files of what the tensor `name` is made of."""
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Numbers [start, stop) of the flattened tensor `name`, in the storage type of its dtype (see dtypes.py)."""
+        """Numbers [start, stop) of the flattened tensor `name`, in the storage type of its dtype (see dtypes.py).
+
+        Raises:
+            ValueError: the dtype is not one that can be read.
+        """
         info = self.tensors[name]
+        if info.dtype not in STORAGE:
+            raise ValueError(f"{self.path}: {printable(name)} is {printable(info.dtype)}, which cannot be read")
         numbers = np.empty((info.size if stop is None else stop) - start, STORAGE[info.dtype])
         self.read_into(name, start, numbers)
         return numbers
@@ -58,6 +65,10 @@ class Readable(ABC):
     @abstractmethod
     def read_into(self, name: str, start: int, numbers: np.ndarray) -> None:
         """As `read`, from `start` on, into an existing array; several threads may call it."""
+
+    def read_as(self, name: str, start: int, code: str, numbers: np.ndarray) -> bool:
+        """As `read_into`, rounded to the dtype `code` on the way; False if it cannot, or some are not finite then."""
+        return False
 
     @abstractmethod
     def copy_to(self, descriptor: int, position: int, name: str, start: int, count: int) -> bool:

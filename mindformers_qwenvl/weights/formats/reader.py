@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mindformers_qwenvl.files import read_json
+from mindformers_qwenvl.files import open_regular, read_json
 from mindformers_qwenvl.weights.convert.dtypes import STORAGE
 from mindformers_qwenvl.weights.formats.ckpt_file import ckpt_tensors
 from mindformers_qwenvl.weights.formats.ranks import RankFiles, rank_files, strategy_files
@@ -106,7 +106,7 @@ def weight_names(path: Path) -> list[str]:
 
 
 def _open(path: Path) -> WeightFile:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.read(len(GIT_LFS)) == GIT_LFS:
             raise ValueError(f"{path} is a pointer of git-lfs, not the weights: run `git lfs pull` where it was cloned")
     tensors = {".safetensors": safetensors_tensors, ".ckpt": ckpt_tensors}.get(path.suffix, torch_tensors)

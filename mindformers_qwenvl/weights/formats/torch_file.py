@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
 
 from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.files import open_regular
 from mindformers_qwenvl.weights.formats.weight_file import StoredTensor, check_sides
 
-__all__ = ["torch_tensors"]
+__all__ = ["TextKeyUnpickler", "check_instructions", "torch_tensors"]
 
 _LONGEST_PICKLE = 1 << 26  # bytes; that of a published shard of 2 GB has 30,000
 _LONGEST_ORDER = 64  # "little" or "big"; a packed member could be gigabytes
@@ -97,13 +98,9 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle._Unpickler):
+class TextKeyUnpickler(pickle._Unpickler):
     """Python's unpickler in Python, whose dicts take texts alone as keys (other keys can be made to collide, so that a
-    small file takes minutes), which copies no dict, and sets no attributes."""
-
-    def __init__(self, file: io.BytesIO):
-        super().__init__(file, encoding="utf-8")
-        self.storages: dict[str, _Storage] = {}
+    small file takes minutes), which copies no dict, sets no attributes, and knows no names until a subclass does."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
@@ -138,8 +135,19 @@ class _Unpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = _build
 
     def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+class _Unpickler(TextKeyUnpickler):
+    """Tensors, noted and not read."""
+
+    def __init__(self, file: io.BytesIO):
+        super().__init__(file, encoding="utf-8")
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            return super().find_class(module, name)
         return _ALLOWED[module, name]
 
     def persistent_load(self, given: Any) -> _Storage:
@@ -151,13 +159,18 @@ class _Unpickler(pickle._Unpickler):
         return self.storages.setdefault(key, _Storage(kind, key, size))
 
 
-def _unpickle(content: bytes) -> Any:
-    """What a pickle says, if it uses allowed instructions and names alone."""
+def check_instructions(content: bytes) -> None:
+    """Raise UnpicklingError if a pickle uses other instructions than lists, dicts, texts, numbers and tensors take."""
     for instruction, argument, _ in pickletools.genops(content):
         if instruction.name not in _INSTRUCTIONS:
             raise pickle.UnpicklingError(f"it uses the instruction {instruction.name}")
         if instruction.name == "LONG_BINPUT" and argument > len(content):  # Python would make a table of that length
             raise pickle.UnpicklingError("it counts more values than it has bytes")
+
+
+def _unpickle(content: bytes) -> Any:
+    """What a pickle says, if it uses allowed instructions and names alone."""
+    check_instructions(content)
     return _Unpickler(io.BytesIO(content)).load()
 
 
@@ -178,7 +191,7 @@ def torch_tensors(path: Path) -> dict[str, StoredTensor]:
         ValueError: the file is damaged, or holds anything but a dict of tensors; nothing of it has been executed.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if not zipfile.is_zipfile(file):
                 raise ValueError(
                     "not a zip archive; a file of PyTorch before 1.6 must be loaded and saved again with torch.save"

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.files import open_regular
 from mindformers_qwenvl.weights.convert.dtypes import STORAGE
 
 __all__ = ["StoredTensor", "WeightFile", "check_sides", "safetensors_tensors"]
@@ -26,7 +27,7 @@ __all__ = ["StoredTensor", "WeightFile", "check_sides", "safetensors_tensors"]
 
 MOST_SIDES = 32  # of a tensor; numpy's own limit. The product of thousands of sides takes minutes
 LARGEST = (1 << 63) - 1  # a side, or the number of a tensor's numbers
-_LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
+_LONGEST_HEADER = 16 << 20  # bytes; that of a published model has 100 KB
 # Two file systems that cannot copy to each other, or one that cannot at all.
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
@@ -133,7 +134,7 @@ def safetensors_tensors(path: Path) -> dict[str, StoredTensor]:
         ValueError: it is not such a file, or is damaged: also if two tensors have one name or share bytes.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length <= min(size - 8, _LONGEST_HEADER) else b""
     try:

@@ -203,7 +203,7 @@ import os, sys, time
 from mindformers_qwenvl.datasets.check import checker
 from mindformers_qwenvl.datasets.check.job import read_settings
 def slow(self, index):
-    os.write(1, f"{os.getpid()}\n".encode())  # one write: two processes' lines do not mix
+    os.write(1, f"{os.getpid()}\\n".encode())  # one write: two processes' lines do not mix
     time.sleep(600)
 checker.Checker.check = slow
 checker.check_file(sys.argv[1], read_settings(sys.argv[2]), workers=2)

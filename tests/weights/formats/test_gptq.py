@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from mindformers_qwenvl.adapters.convert import Merging
 from mindformers_qwenvl.weights.convert import transfer
 from mindformers_qwenvl.weights.convert.convert import convert
+from mindformers_qwenvl.weights.convert.dtypes import STORAGE, cast
 from mindformers_qwenvl.weights.formats.gptq import GptqCheckpoint
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.load import load_original
@@ -167,6 +168,35 @@ def test_relatives(int4, maker, tmp_path, bits, group, sym, act):
     written = load_file("out/model.safetensors")
     for name, value in wanted.items():
         np.testing.assert_allclose(written[name], value, atol=1e-7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("code", ["F16", "BF16"])
+@pytest.mark.parametrize(("group", "sym"), [(32, True), (64, False), (-1, False)])
+def test_straight_to_16_bits(int4, maker, tmp_path, group, sym, code):
+    """By the table, the numbers are those of the cast, wherever a block begins and ends."""
+    change, wanted = all_matrices(maker, 4, group, sym, False)
+    folder = other(tmp_path / "other", int4, {"bits": 4, "group_size": group, "sym": sym}, change)
+    rng, by_table = np.random.default_rng(0), 0
+    with opened(folder, golden_set("a56").config) as checkpoint:
+        for name in wanted:
+            whole = cast(checkpoint.read(name), "F32", code)[0]
+            for start, stop in [(0, whole.size), *np.sort(rng.integers(0, whole.size, (4, 2)), axis=1)]:
+                found = np.zeros(stop - start, STORAGE[code])
+                if checkpoint.read_as(name, int(start), code, found):
+                    by_table += 1
+                    assert found.tobytes() == whole[start:stop].tobytes(), (name, start, stop)
+    assert by_table >= 5 * sum(1 for name in wanted if "w1" in name or "w2" in name)
+
+
+def test_what_the_table_cannot_say_is_counted(int4, maker, tmp_path):
+    def change(tensors):
+        tensors[f"{C_PROJ}.scales"][0, :2] = np.inf, 60_000
+        tensors["transformer.h.0.mlp.w1.scales"][0, :2] = np.inf, 60_000
+
+    report = convert(other(tmp_path / "other", int4, {"bits": 4}, change), "out", reverse=True, dtype="fp16")
+    for stem in (C_PROJ, "transformer.h.0.mlp.w1"):
+        assert report.not_finite[f"{stem}.weight"] > 50
+        assert report.overflow[f"{stem}.weight"] > 10
 
 
 def test_second_form_of_zeros_and_no_settings_at_all(int4, maker, tmp_path):

@@ -93,3 +93,11 @@ def test_a_pointer_of_git_lfs_is_named(suffix):
     Path(f"a.{suffix}").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with refused("is a pointer of git-lfs, not the weights"):
         Checkpoint(f"a.{suffix}")
+
+
+def test_a_dtype_that_nobody_knows(tmp_path):
+    path = tmp_path / "a.safetensors"
+    header = json.dumps({"a": {"dtype": "F\x1b", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with Checkpoint(path) as checkpoint, pytest.raises(ValueError, match=r"a is F\\x1b, which cannot be read"):
+        checkpoint.read("a")

@@ -16,7 +16,6 @@ import hashlib
 import os
 import platform
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ from pathlib import Path
 from mindformers.tools.logger import logger
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
+
+from mindformers_qwenvl.files import cache_folder, check_private
 
 __all__ = [
     "MOST_ROWS",
@@ -148,24 +149,18 @@ def _processor() -> str:
 
 
 def _cache_folder() -> Path:
-    """$XDG_CACHE_HOME/mindformers-qwenvl, owned and writable by this user alone: what lies there is executed."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "mindformers-qwenvl"
+    """What lies in the cache folder is executed, so nobody else may write there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _check_owner(folder)
-    except (OSError, RuntimeError) as error:
-        raise NoKernels(f"no cache folder {folder}: {error}") from error
-    return folder
+        return cache_folder()
+    except OSError as error:
+        raise NoKernels(f"no cache folder: {error}; what lies there is executed") from error
 
 
 def _check_owner(path: Path) -> None:
-    status = path.lstat()
-    if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise NoKernels(
-            f"{path} is a link, belongs to another user or can be written by others, and what lies there is executed; "
-            "remove it or its write permissions"
-        )
+    try:
+        check_private(path)
+    except OSError as error:
+        raise NoKernels(f"{error}, and is executed; remove it or its write permissions") from error
 
 
 _CHECK = """

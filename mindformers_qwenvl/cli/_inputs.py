@@ -1,0 +1,87 @@
+"""What the command line names, looked at before MindSpore is imported: a wrong name answers at once.
+
+Plain Python and Pillow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mindformers_qwenvl.adapters.settings import CONFIG_FILE
+from mindformers_qwenvl.config.original import is_original, read_json
+from mindformers_qwenvl.pictures.images import start_image
+from mindformers_qwenvl.pictures.sources import decode_data_uri, is_data_uri, is_web_address
+from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, check_file
+
+__all__ = ["check_model_folder", "check_pictures", "in_options"]
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+
+# What a refusal says of the YAML, and what a command has for it.
+OPTIONS = (
+    (re.compile(r"image_policy: \{allow_private: \['([^']*)'\]\} allows it"), r"--allow-private \1 allows it"),
+    (re.compile(r"add (\S+) to image_policy: \{allow_hosts: \[\.\.\.\]\}"), r"--allow-host \1 allows it"),
+    (
+        re.compile(r"image_policy: \{allow_folders: \[[^\]]*\]\} or \{allow_outside: true\} allows it"),
+        "--allow-outside allows it",
+    ),
+)
+
+
+def check_model_folder(model: Path, *adapters: Path) -> None:
+    """Refuse a --model that cannot be one, and an --adapter that is not there.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it lacks configuration, weights or vocabulary.
+        ValueError: it is an adapter, or of another model; or its vocabulary is that of another model.
+    """
+    if not model.is_dir():
+        what = "is a file; a model's folder is expected" if model.exists() else "no such directory"
+        raise FileNotFoundError(f"--model {model}: {what}")
+    for adapter in adapters:
+        if not adapter.exists():
+            raise FileNotFoundError(f"--adapter {adapter}: no such directory")
+    config = model / "config.json"
+    if not config.is_file():
+        if (model / CONFIG_FILE).is_file():
+            raise ValueError(
+                f"--model {model} is a LoRA adapter, not a model: give the model that it was trained on, and "
+                f"--adapter {model}; or merge them with `mindformers-qwenvl convert-weight --adapter {model}`"
+            )
+        if not any(model.glob("*.yaml")):
+            raise FileNotFoundError(f"--model {model}: there is no config.json in this folder")
+        return
+    settings = read_json(config)
+    visual = settings.get("visual")
+    if not is_original(settings) and settings.get("model_type") != "qwenvl":
+        raise ValueError(
+            f"--model {model}: config.json is not that of a Qwen-VL (model_type {settings.get('model_type')!r})"
+        )
+    if not any(file.suffix in WEIGHTS for file in model.iterdir()):
+        raise FileNotFoundError(f"--model {model}: there are no weights in this folder ({', '.join(WEIGHTS)})")
+    if (model / FILE_NAME).is_file():
+        start = visual.get("image_start_id") if isinstance(visual, dict) else settings.get("image_start_id")
+        check_file(model / FILE_NAME, start, f"the model of {model}")
+
+
+def check_pictures(sources: Iterable[Any]) -> None:
+    """Refuse pictures that are not there, or are none. Addresses of the web are left for later.
+
+    Raises:
+        FileNotFoundError, ImageError: names the picture and says why.
+    """
+    for source in sources:
+        if is_data_uri(source):
+            decode_data_uri(source)
+        elif not is_web_address(source):
+            start_image(source)
+
+
+def in_options(message: str) -> str:
+    """An error with the options of the command, instead of the keys of a YAML, to allow what was refused."""
+    for pattern, option in OPTIONS:
+        message = pattern.sub(option, message)
+    return message

@@ -1,0 +1,86 @@
+"""What users of run_mindformer.py get wrong, said before anything is built: flags that nothing reads, and YAMLs of
+another device."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mindformers.tools.logger import logger
+
+from mindformers_qwenvl.config.yaml_keys import known_at_top, unknown_keys
+
+__all__ = ["refuse_on_cpu", "say_unused_flags"]
+
+SCRIPT = "run_mindformer.py"
+# Flags of the in-tree version's own scripts, and what says the same.
+INSTEAD = {
+    "vocab_file": "give train_dataset.tokenizer.vocab_file, or processor.tokenizer.vocab_file in prediction",
+    "predict_length": "give model.model_config.llm_model.model_config.max_decode_length",
+    "image_path": "give --predict_data with --modal_type image",
+    "prompt": "give --predict_data with --modal_type text",
+    "seq_length": "give model.model_config.llm_model.model_config.seq_length",
+    "use_past": "give model.model_config.use_past",
+    "task": "give run_mode and trainer",
+    "model_type": "give trainer.model_name",
+}
+_said: set[str] = set()
+
+
+def say_unused_flags(config: Mapping[str, Any] | None = None, arguments: Sequence[str] = ()) -> None:
+    """Log, once in a process, which flags of run_mindformer.py nothing uses. The script itself says which it knows; it
+    makes keys of the YAML of all others, `--vocab_file` one at its top and `--optimizer.eps` one in a section.
+
+    Args:
+        config: the YAML, with those keys.
+        arguments: of the script, its name first; (): those of this process.
+    """
+    script, *words = arguments or sys.argv or [""]
+    if Path(script).name != SCRIPT or not Path(script).is_file():
+        return
+    known = set(re.findall(r"""add_argument\(\s*['"]--([\w-]+)['"]""", Path(script).read_text(encoding="utf-8")))
+    given = dict.fromkeys(word[2:].partition("=")[0] for word in words if word.startswith("--"))
+    given = [name for name in given if name not in known and name not in _said]
+    if not known or not given:
+        return
+    top = known_at_top()
+    unused = {name: INSTEAD.get(name, "") for name in given if "." not in name and name not in top}
+    for sentence in unknown_keys(config or {}):
+        key, _, what = sentence.partition(": ")
+        if key in given and key not in unused:
+            unused[key] = what
+    if unused:
+        _said.update(unused)
+        reasons = "; ".join(f"--{name}: {what}" for name, what in unused.items() if what)
+        logger.warning("%s: not used: %s. %s", SCRIPT, ", ".join(f"--{name}" for name in unused), reasons)
+
+
+def refuse_on_cpu(config: Mapping[str, Any], *, training: bool) -> None:
+    """Raise ValueError with all that a YAML of Ascend must change to run on a CPU.
+
+    Args:
+        config: the YAML; context.device_target is CPU.
+        training: whether weights are to be updated, and not only answers given.
+    """
+    changes = []
+    wrapper = (config.get("runner_wrapper") or {}).get("type")
+    if training and wrapper == "MFTrainOneStepCell":
+        changes.append(
+            "runner_wrapper.type: QwenVLTrainOneStepCell (MFTrainOneStepCell looks for overflows with an operator that "
+            "only Ascend has)"
+        )
+    model = (config.get("model") or {}).get("model_config") or {}
+    parts = {name: (model.get(name) or {}).get("model_config") or {} for name in ("vision_model", "llm_model")}
+    sections = {"model.model_config": model} | {
+        f"model.model_config.{name}.model_config": part for name, part in parts.items() if isinstance(part, Mapping)
+    }
+    for section, values in sections.items():
+        for key in ("compute_dtype", "param_init_type"):
+            overruled = section != "model.model_config" and model.get(key) is not None
+            if str(values.get(key)) in ("bfloat16", "bf16") and not overruled:
+                changes.append(f"{section}.{key}: float32 (a CPU does not compute with bfloat16)")
+    if changes:
+        raise ValueError(f"context.device_target is CPU, and the YAML is for Ascend; change {'; '.join(changes)}")

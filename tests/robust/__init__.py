@@ -1,0 +1,1 @@
+"""Mutated inputs, kills, full disks: long, seeded, rerunnable. `python -m tests.robust --help`."""
