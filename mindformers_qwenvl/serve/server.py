@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -26,28 +26,39 @@ SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class Signals:
-    """SIGTERM and Ctrl-C, taken by a thread that waits for them: while it runs a graph, MindSpore would react to
-    Ctrl-C by ending the process.
+    """SIGTERM and Ctrl-C: the first one calls `on_stop`; before that is set, and from the second on, the process ends
+    at once.
 
-    The first one calls `on_stop`; before that is set, and from the second on, the process ends at once.
-
-    Create it before importing anything that starts threads: they inherit the blocked signals.
+    A thread waits for them, because MindSpore would react to Ctrl-C by ending the process while it runs a graph. A
+    thread that was started before may still get SIGTERM, so there is a handler, too.
     """
 
     def __init__(self) -> None:
         self.on_stop: Callable[[], None] | None = None
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda number, _: self._came(number))
         threading.Thread(target=self._wait, name="signals", daemon=True).start()
 
     def _wait(self) -> None:
         while True:
-            number = signal.sigwait(SIGNALS)
-            stop, self.on_stop = self.on_stop, None
-            if stop is None:
-                os._exit(128 + number)
-            with contextlib.suppress(OSError, ValueError):
-                sys.stderr.write("stopping: answers that are being written may end; once more stops at once\n")
-            stop()
+            self._came(signal.sigwait(SIGNALS))
+
+    def _came(self, number: int) -> None:
+        stop, self.on_stop = self.on_stop, None
+        if stop is None:
+            os._exit(128 + number)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write("stopping: answers that are being written may end; once more stops at once\n")
+        stop()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, without its own signal handlers."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class _Protocol(H11Protocol):
@@ -124,7 +135,7 @@ def configured(app: Any, grace: float) -> uvicorn.Config:
 
 def serve(app: Any, engine: Any, listening: socket.socket, signals: Signals | None, grace: float) -> None:
     """Answer requests until the first signal, then for up to `grace` seconds those that run."""
-    server = uvicorn.Server(configured(app, grace))
+    server = _Server(configured(app, grace))
 
     def stop() -> None:
         engine.close(grace)

@@ -168,12 +168,13 @@ def test_sigterm_lets_answers_end(server):
     def post(_: int) -> httpx.Response:
         return httpx.post(f"{address}/v1/chat/completions", json=body, headers=headers, timeout=60)
 
-    with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(post, number) for number in range(4)]  # two rows: two of them wait
-        wait_until(lambda: httpx.get(f"{address}/health").json() == {"status": "ready", "running": 2, "waiting": 2})
+    with ThreadPoolExecutor(16) as pool:
+        asked = [pool.submit(post, number) for number in range(16)]  # two rows: the others wait
+        wait_until(lambda: httpx.get(f"{address}/health").json()["waiting"] >= 8)
         server.process.send_signal(signal.SIGTERM)
         ends = sorted(str(events(response.result())[-1])[:30] for response in asked)
-    assert ends[:2] == ["[DONE]", "[DONE]"] and all("error" in end for end in ends[2:])
+    told = [end for end in ends if "error" in end]
+    assert len(told) >= 4 and ends.count("[DONE]") >= 1 and len(told) + ends.count("[DONE]") == 16, ends
     assert server.process.wait(30) == 0
     text = "\n".join(server.lines)
     assert "compiling graph 1 of 5: vision tower" in text and text.endswith("stopped")
