@@ -45,7 +45,7 @@ COMMANDS = {
     "yaml": {"name", "--path", "--copy", "--force"},
 }
 ENTRY_POINTS = {"qwenvl": "mindformers_qwenvl.registration"}
-SCRIPTS = {"mindformers-qwenvl": "mindformers_qwenvl.cli:main"}
+SCRIPTS = {"mindformers-qwenvl": "mindformers_qwenvl.__main__:main"}
 # MindFormers' registry, by kind; those of configurations by `model_type` too.
 REGISTERED = {
     "config": {

@@ -71,6 +71,8 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
         max_path_bytes: int | None = MAX_PATH_BYTES,
         **kwargs,
     ):
+        for name in self.FILE_LIST:  # the host's reader of a YAML hands over the files beside it
+            kwargs.pop(name, None)
         refuse_unknown("QwenVLTokenizer", kwargs, KNOWN, shown=_ARGUMENTS)
         kwargs = {name: value for name, value in kwargs.items() if name not in WITHOUT_EFFECT}
         spelled = {f.name: kwargs.pop(f"{f.name}_tag") for f in fields(Tags) if f"{f.name}_tag" in kwargs}

@@ -143,8 +143,8 @@ def test_not_a_number_is_null():
     [
         (["--task", "mmmu", "--score", "x"], "no task 'mmmu'; there are flickr30k"),
         (["--task", "gqa"], "one of the arguments --data --score is required"),
-        (["--task", "gqa", "--data", "x"], "--data needs --model DIR and --output DIR"),
-        (["--task", "gqa", "--score", "x", "--model", "y"], "leave --model out"),
+        (["--task", "gqa", "--data", "x"], "--data needs --model DIR (or --base-url URL) and --output DIR"),
+        (["--task", "gqa", "--score", "x", "--model", "y"], "leave --model and --base-url out"),
         (["--task", "gqa", "--data", "x", "--model", "m", "--output", "o", "--few-shot", "2"], "belong together"),
         (
             ["--task", "gqa", "--data", "x", "--model", "m", "--output", "o", "--limit", "0"],

@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from tests.support.golden import golden_set
 from tests.support.pictures import draw
 
 
@@ -25,10 +24,9 @@ def started(*words):
 
 
 @pytest.mark.parametrize("command", ["predict", "chat", "evaluate"])
-def test_in_the_imports_it_ends_with_a_word_and_130(command, tmp_path):
+def test_in_the_imports_it_ends_with_a_word_and_130(command, tmp_path, checkpoint_dir):
     """MindSpore takes seconds to import; cut short in it, Python's own end aborts."""
-    model = str(golden_set("a56").directory)  # without weights, which nobody reaches
-    words = ["--model", model]
+    words = ["--model", str(checkpoint_dir("a56"))]
     if command == "predict":
         words.append("Hello")
     elif command == "evaluate":

@@ -132,7 +132,7 @@ def test_seed_n_and_temperature(client):
     first = client.chat.completions.create(messages=messages, seed=11, n=3, **settings)
     texts = [choice.message.content for choice in first.choices]
     assert [choice.index for choice in first.choices] == [0, 1, 2] and len(set(texts)) == 3
-    assert first.usage.completion_tokens == 24
+    assert 3 <= first.usage.completion_tokens <= 24
     again = client.chat.completions.create(messages=messages, seed=11, n=3, **settings)
     assert [choice.message.content for choice in again.choices] == texts
     alone = client.chat.completions.create(messages=messages, seed=11, **settings)
