@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.golden import golden_set
 from tests.support.lora import adapter_dir, copy
-from tests.support.served import data_uri, events, user
+from tests.support.served import data_uri, events, user, wait_until
 
 ROOT = Path(__file__).parents[2]
 PICTURE = data_uri(golden_set("a56").image(0))
@@ -122,7 +122,8 @@ def test_evaluate_a_server(server, tmp_path):
         {"question": f"What is {number}?", "question_id": number, "image": "0.png", "answers": ["x"]}
         for number in range(5)
     ]
-    rows[3]["image"] = "missing.png"
+    rows[3]["image"] = "broken.png"
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
     (tmp_path / "0.png").write_bytes(golden_set("a56").image(0).read_bytes())
     data = tmp_path / "held_out.json"
     records = [
@@ -139,7 +140,7 @@ def test_evaluate_a_server(server, tmp_path):
     words = ["evaluate", "--task", "vqa", "--data", str(data), "--base-url", f"{server.ready()}/v1", "--quiet"]
     words += ["--output", str(tmp_path / "out"), "--batch-size", "3", "--max-new-tokens", "4"]
     done = run(*words, OPENAI_API_KEY=KEY)
-    assert done.returncode == 1, done.stderr  # one picture is missing
+    assert done.returncode == 1, done.stderr  # one picture is broken
     answers = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
     assert [answer["id"] for answer in answers] == [str(number) for number in range(5)]
     assert ["answer" in answer for answer in answers] == [True, True, True, False, True]
@@ -161,7 +162,7 @@ def ask_with_key(server, messages, most):
 def test_sigterm_lets_answers_end(server):
     """The last test of this server."""
     address, headers = server.ready(), {"Authorization": f"Bearer {KEY}"}
-    body = {"model": "base", "temperature": 0, "max_tokens": 50, "logit_bias": {"65": 100}, "stream": True}
+    body = {"model": "base", "temperature": 0, "max_tokens": 60, "logit_bias": {"65": 100}, "stream": True}
     body["messages"] = [user("Long")]
 
     def post(_: int) -> httpx.Response:
@@ -169,7 +170,7 @@ def test_sigterm_lets_answers_end(server):
 
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(post, number) for number in range(4)]  # two rows: two of them wait
-        time.sleep(0.5)
+        wait_until(lambda: httpx.get(f"{address}/health").json() == {"status": "ready", "running": 2, "waiting": 2})
         server.process.send_signal(signal.SIGTERM)
         ends = sorted(str(events(response.result())[-1])[:30] for response in asked)
     assert ends[:2] == ["[DONE]", "[DONE]"] and all("error" in end for end in ends[2:])
