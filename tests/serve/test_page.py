@@ -296,12 +296,14 @@ def test_a_refusal_is_shown_and_the_question_can_be_asked_again(page, taught):
     page.fill("#system", "word " * 600)  # more than the network reads
     page.click("#settings .main")
     bodies = asked_bodies(page)
+    attach(page, taught.picture)
     ask(page, taught.question)
     page.wait_for_selector("[data-notice=refused]")
+    assert bodies[0]["messages"][0] == {"role": "system", "content": "word " * 599 + "word"}
     assert "tokens" in page.inner_text("[data-notice=refused]")
     assert page.locator("article").count() == 1
     page.click("#settings-button")
-    page.fill("#system", "Be brief.")
+    page.fill("#system", "")
     page.fill("#temperature", "0")
     page.click("#settings .main")
     page.click("article.user [data-action=retry]")
@@ -310,7 +312,7 @@ def test_a_refusal_is_shown_and_the_question_can_be_asked_again(page, taught):
     assert "greatest length" in page.inner_text("article.assistant .remark")
     assert page.locator("[data-notice=refused]").count() == 0
     assert bodies[-1]["max_tokens"] == 4 and bodies[-1]["temperature"] == 0
-    assert bodies[-1]["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert [message["role"] for message in bodies[-1]["messages"]] == ["user"]
     assert "seed" not in bodies[-1] and "top_p" not in bodies[-1]
 
 
