@@ -42,7 +42,7 @@ def assert_logits(network, name, which):
     ("name", "which"),
     [
         ("a56", "adapter"),
-        pytest.param("b224", "adapter_base"),
+        pytest.param("b224", "adapter_base", marks=pytest.mark.slow),
         pytest.param("a56", "adapter_base", marks=pytest.mark.slow),
     ],
 )
@@ -179,6 +179,7 @@ def test_ten_steps(name, curve, checkpoint_dir, tmp_path):
         assert np.array_equal(adapter.factors(key)[1], found[f"{lora.PREFIX}{key}.lora_B.weight"])
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_by_the_seed_and_off_in_prediction(checkpoint_dir):
     batch = training_batch(golden_set("a56"), "batch0")
 
@@ -197,6 +198,7 @@ def test_dropout_is_drawn_by_the_seed_and_off_in_prediction(checkpoint_dir):
     assert network.set_train(False)(*batch).asnumpy().item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_and_recompute_agree(checkpoint_dir):
     """The mask that is drawn in the forward pass is that of the backward pass, computed again or not."""
     batch, found = training_batch(golden_set("a56"), "batch0"), []

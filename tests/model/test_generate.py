@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mindformers_qwenvl.generation.inputs import bucket
-from tests.support.golden import golden_set
+from tests.support.golden import SETS, golden_set
 from tests.support.network_inputs import named_images, only, prompt
 
 
@@ -18,7 +18,18 @@ def greedy(network, golden, name):
     return answer[batch.input_ids.shape[1] :]
 
 
-@pytest.mark.parametrize("name", ["text", "one_image", "two_images", "multi_turn"])
+DEFAULT = {("a56", "text"), ("a56", "two_images"), ("b224", "two_images"), ("c448", "one_image")}
+
+
+@pytest.mark.parametrize(
+    ("golden", "name"),
+    [
+        pytest.param(golden, name, marks=[] if (golden, name) in DEFAULT else pytest.mark.slow)
+        for golden in SETS
+        for name in ("text", "one_image", "two_images", "multi_turn")
+    ],
+    indirect=["golden"],
+)
 def test_greedy_ids_with_cache(golden, cached_network, name):
     answer = greedy(cached_network, golden, name)
     np.testing.assert_array_equal(answer, golden.arrays[f"greedy.{name}"])
@@ -40,6 +51,7 @@ def test_buckets():
     assert len(set(columns)) < 50
 
 
+@pytest.mark.slow
 def test_inputs_without_a_shape(checkpoint_dir):
     """`is_dynamic: True`, as in the YAML of the published model."""
     from mindformers_qwenvl import QwenVL

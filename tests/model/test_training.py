@@ -49,7 +49,15 @@ def joined(gradients, original_name):
     return whole.reshape(len(whole), -1) if whole.ndim > 1 else whole
 
 
-@pytest.mark.parametrize("batch", ["batch0", "text_only"])
+@pytest.mark.parametrize(
+    ("golden", "batch"),
+    [
+        pytest.param(name, batch, marks=[] if batch == "batch0" or name == "a56" else pytest.mark.slow)
+        for name in SETS
+        for batch in ("batch0", "text_only")
+    ],
+    indirect=["golden"],
+)
 def test_loss_and_gradients(golden, differentiated, batch):
     expected = golden.meta["train"]
     loss, gradients = differentiated(training_batch(golden, batch))
@@ -122,6 +130,7 @@ def test_what_is_frozen(trained):
     assert trainable(freeze_llm=True) == vision - {TABLE}
 
 
+@pytest.mark.slow
 @only("a56")
 def test_frozen_vision_has_no_gradient_and_recompute_changes_none(golden, trained):
     batch = training_batch(golden, "batch0")
@@ -143,6 +152,7 @@ def test_batch_without_a_label_gives_zero_not_nan(golden, differentiated):
     assert all(np.isfinite(gradient).all() for gradient in gradients.values())
 
 
+@pytest.mark.slow
 @only("a56")
 def test_float16_training_loss(golden, trained):
     network = trained("a56", compute_dtype="float16", param_init_type="float32")
