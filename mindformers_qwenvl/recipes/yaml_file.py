@@ -12,10 +12,11 @@ from mindformers_qwenvl.checks import nearest
 from mindformers_qwenvl.files import open_regular
 from mindformers_qwenvl.recipes.shipped import shipped
 
-__all__ = ["MAX_BYTES", "MAX_VALUES", "RecipeError", "dump", "parse", "read_file"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_VALUES", "RecipeError", "dump", "parse", "read_file"]
 
 MAX_BYTES = 128 * 1024  # of one file; the longest shipped YAML has 20 kB, and 1 MB takes PyYAML a minute
 MAX_VALUES = 100_000  # keys and values of one file, with every alias written out
+MAX_DEPTH = 100  # sections or lists within each other
 
 
 class RecipeError(ValueError):
@@ -60,6 +61,22 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     return sections
 
 
+class _Loader(yaml.SafeLoader):
+    """Stops at MAX_DEPTH, before Python's stack does and before PyYAML has read all the brackets."""
+
+    def __init__(self, text: str, where: str):
+        super().__init__(text)
+        self.where, self.depth = where, 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise RecipeError(f"{self.where}: sections or lists are nested too deeply, more than {MAX_DEPTH} times")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
 def parse(text: str, where: str) -> Any:
     """The value of a YAML document. No two parts of it are the same object, even where the text has aliases.
 
@@ -68,10 +85,11 @@ def parse(text: str, where: str) -> Any:
         where: what error messages call it.
 
     Raises:
-        RecipeError: it is not YAML, an alias contains itself, or there are more than MAX_VALUES values.
+        RecipeError: it is not YAML, an alias contains itself, there are more than MAX_VALUES values, or they are
+            nested more than MAX_DEPTH times.
     """
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text, where)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -87,8 +105,6 @@ def parse(text: str, where: str) -> Any:
         if isinstance(error, RecipeError):
             raise
         raise RecipeError(f"{where}: not valid YAML: {error}") from None
-    except RecursionError:
-        raise RecipeError(f"{where}: sections or lists are nested too deeply") from None
 
 
 def _check_size(root: yaml.Node, where: str) -> None:

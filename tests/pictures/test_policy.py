@@ -269,7 +269,7 @@ def test_policies_come_from_yaml_and_go_back():
 @pytest.mark.parametrize(
     ("section", "reason"),
     [
-        ({"allow_host": ["a"]}, "unknown field allow_host; the fields are allow_hosts, "),
+        ({"allow_host": ["a"]}, "unknown field allow_host; did you mean allow_hosts\\?; the fields are allow_hosts, "),
         ("public", "expected a section"),
         ({"allow_hosts": "a.test"}, "allow_hosts takes a list"),
         ({"allow_hosts": ["http://a.test/"]}, "allow_hosts takes names"),
