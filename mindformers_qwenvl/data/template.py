@@ -221,6 +221,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
             ValueError, FileNotFoundError: the query cannot be used; names the element or the picture.
         """
         prompt = self.prompt(query_ele_list)
+        self._check_columns(bool(prompt.image_sources))
         pixels = self.image_transform.stack(prompt.image_sources, root=self.dataset_dir)
         result_recorder.put("prompt", prompt)
         result_recorder.put("images", self.image_transform.normalise(pixels))
@@ -234,7 +235,6 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         """Columns of a batch: input_ids int32 [B, S], padded on the right, and as Tensors images float32
         [B, N, 3, H, W] and image_context_pos int32 [B, N, Q, 2]; N is the largest number of images in a row, at least
         1."""
-        self._check_columns(any(len(row.get("images", ())) for row in data_list))
         columns: dict[str, Any] = batch_columns(
             data_list,
             self.tokenizer.pad_token_id,

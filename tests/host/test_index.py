@@ -19,7 +19,7 @@ from tests.support.replaced import replaced_in_host
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "mindformers_qwenvl"
 # Modules of host/ that work around nothing by themselves; the others must be in the index.
-TOOLS = {"__init__", "accumulation", "context", "moved", "replacing", "resume_file", "work_around"}
+TOOLS = {"__init__", "accumulation", "context", "mistakes", "moved", "replacing", "resume_file", "work_around"}
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from mindspore import dtype as mstype
 from mindspore import nn
 
 from mindformers_qwenvl.model.ops.cpu.kernels import DecoderLayer, LinearRows, library
-from mindformers_qwenvl.model.ops.device import unsharded
+from mindformers_qwenvl.model.ops.device import on_ascend, unsharded
 
-__all__ = ["decoder_kernel", "head_kernel"]
+__all__ = ["decoder_kernel", "head_kernel", "reads_by_length"]
 
 
 def decoder_kernel(layer: nn.Cell, config) -> nn.Cell | None:
@@ -24,6 +24,11 @@ def decoder_kernel(layer: nn.Cell, config) -> nn.Cell | None:
 def head_kernel(config) -> nn.Cell | None:
     """A `LinearRows` for the head of the language model of `config`."""
     return LinearRows() if _may_have_kernels(config) and config.compute_dtype == mstype.float32 else None
+
+
+def reads_by_length(kernel: nn.Cell | None) -> bool:
+    """Whether decoding, with that `decoder_kernel`, reads of the cache what a row has, not all its block table holds."""
+    return kernel is not None or on_ascend()
 
 
 def _may_have_kernels(config) -> bool:
