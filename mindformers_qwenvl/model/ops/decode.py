@@ -27,7 +27,7 @@ def head_kernel(config) -> nn.Cell | None:
 
 
 def reads_by_length(kernel: nn.Cell | None) -> bool:
-    """Whether decoding, with that `decoder_kernel`, reads of the cache what a row has, not all its block table holds."""
+    """Whether decoding with this `decoder_kernel` reads of the cache what a row has, not all its block table holds."""
     return kernel is not None or on_ascend()
 
 
