@@ -11,6 +11,7 @@ from PIL import Image
 
 from mindformers_qwenvl.pictures.images import ImageError
 from tests.support.golden import SETS, golden_set
+from tests.support.layouts import pads_in_images
 from tests.support.pictures import assert_golden_pixels, draw, golden_images
 from tests.support.queries import arrays, golden_query
 
@@ -104,7 +105,7 @@ def test_batch_of_rows_with_different_image_counts(make, tokenizer, tmp_path):
         np.testing.assert_array_equal(input_ids[row, :length], alone_ids[0])
         assert (input_ids[row, length:] == tokenizer.pad_token_id).all()
         text = tokenizer.from_list_format(query)
-        assert input_ids[row, :length].tolist() == tokenizer(text)["input_ids"]
+        assert input_ids[row, :length].tolist() == pads_in_images(tokenizer(text)["input_ids"], tokenizer)
         count = sum("image" in element for element in query)
         np.testing.assert_array_equal(positions[row, :count], alone_positions[0, :count])
         np.testing.assert_array_equal(images[row, :count], alone_images[0, :count])
