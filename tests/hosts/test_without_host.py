@@ -12,7 +12,7 @@ from mindformers_qwenvl.registration import yaml_dir
 from tests.support.golden import golden_set
 from tests.support.installed import Environment, build_wheel, new_environment
 
-NEEDS = {"chat", "demo", "plugins", "predict", "run"}
+NEEDS = {"chat", "demo", "plugins", "predict", "run", "serve"}
 # `evaluate` scores answers without it, and says what is missing when it is asked to answer.
 WITHOUT = {"check-data", "convert-data", "convert-weight", "doctor", "estimate", "evaluate", "plot", "yaml"}
 A56 = golden_set("a56")
@@ -50,6 +50,7 @@ WORDS = {
     "evaluate": ["--task", "docvqa", "--model", "x", "--data", "x.jsonl", "--output", "scores"],
     "predict": ["--model", "x", "Hello"],
     "run": ["--config", "finetune_qwenvl_tiny"],
+    "serve": ["--model", "x"],
 }
 
 
