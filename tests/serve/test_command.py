@@ -168,9 +168,14 @@ def test_sigterm_lets_answers_end(server):
     def post(_: int) -> httpx.Response:
         return httpx.post(f"{address}/v1/chat/completions", json=body, headers=headers, timeout=60)
 
+    def all_are_here() -> bool:
+        state = httpx.get(f"{address}/health").json()
+        done = sum(response.done() for response in asked)
+        return state["waiting"] >= 8 and state["waiting"] + state["running"] + done == 16
+
     with ThreadPoolExecutor(16) as pool:
         asked = [pool.submit(post, number) for number in range(16)]  # two rows: the others wait
-        wait_until(lambda: httpx.get(f"{address}/health").json()["waiting"] >= 8)
+        wait_until(all_are_here)
         server.process.send_signal(signal.SIGTERM)
         ends = sorted(str(events(response.result())[-1])[:30] for response in asked)
     told = [end for end in ends if "error" in end]
