@@ -28,7 +28,7 @@ def every_batch(dataset: Any) -> Any:
     """The data set with its last batch too.
 
     Host: mindformers/dataset/modal_to_text_sft_dataset.py takes `samples // batch_size` batches where `full_batch` is
-    off, whatever `drop_remainder` says, so that the last samples are left out. Seen in 1.9. Can go when
+    off, whatever `drop_remainder` says, so that the last samples are left out. Seen in 1.7-2.1. Can go when
     `drop_remainder: False` keeps them.
     """
     node = dataset
