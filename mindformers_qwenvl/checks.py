@@ -7,14 +7,17 @@ A bool is an int in Python, so `batch_size: True` would pass as 1; NaN passes mo
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
 __all__ = [
+    "LAYOUT",
     "UnknownNameError",
+    "arguments_of",
     "byte_count",
     "is_number",
     "is_whole",
@@ -26,6 +29,7 @@ __all__ = [
     "whole",
 ]
 
+LAYOUT = "\n\t"  # control characters of messages in several lines, see `printable`
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
@@ -41,6 +45,12 @@ def nearest(given: object, known: Iterable[object]) -> str:
     """`; did you mean NAME?` with the name of `known` that is most like `given`; empty if none is like it."""
     found = difflib.get_close_matches(str(given), sorted({str(name) for name in known}), 1)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def arguments_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the arguments of a function or class, without those that take any others (*args, **kwargs)."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
 
 
 class UnknownNameError(TypeError, ValueError):

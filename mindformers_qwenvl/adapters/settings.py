@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.checks import is_number
+from mindformers_qwenvl.config.original import ADAPTER as CONFIG_FILE
 from mindformers_qwenvl.files import read_json
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "read_settings",
 ]
 
-CONFIG_FILE = "adapter_config.json"
 MOST_RANK = 1 << 14
 TARGETS = ("c_attn", "attn.c_proj", "w1", "w2")  # of the original's finetune.py
 ALL = "all-linear"

@@ -13,12 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mindformers_qwenvl import __version__
-from mindformers_qwenvl.checks import nearest, printable
+from mindformers_qwenvl.checks import LAYOUT, nearest, printable
 from mindformers_qwenvl.cli._interrupt import Interrupts, held_back
 
 __all__ = ["main"]
-
-LAYOUT = "\n\t"  # of messages in several lines
 
 
 def _commands() -> dict[str, Path]:

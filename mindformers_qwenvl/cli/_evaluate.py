@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mindformers_qwenvl.checks import printable
-from mindformers_qwenvl.cli._generation import ModelDirectory, say
+from mindformers_qwenvl.cli._generation import ModelDirectory, import_host, say, server_of
 from mindformers_qwenvl.cli._inputs import in_options
 from mindformers_qwenvl.evaluate.data import Loaded, read_samples
 from mindformers_qwenvl.evaluate.prompts import Asking
@@ -81,16 +81,9 @@ def _by_model(args: argparse.Namespace, asking: Asking, common: dict[str, Any]) 
 
 
 def _by_server(args: argparse.Namespace, asking: Asking, common: dict[str, Any]) -> Any:
-    from mindformers_qwenvl.chat.remote import Remote
-    from mindformers_qwenvl.cli._generation import import_host
     from mindformers_qwenvl.pictures.images import ImageTransform
 
-    try:
-        remote = Remote(args.base_url, os.environ.get("OPENAI_API_KEY"))
-    except ValueError as error:
-        args.usage(f"--base-url: {error}")
-        raise
-    model = str(args.model) if args.model else remote.models()[0]
+    remote, model = server_of(args, "--base-url", args.base_url)
     import_host()
     from mindformers_qwenvl.evaluate.remote import RemoteEvaluation
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mindformers_qwenvl.checks import printable
+from mindformers_qwenvl.checks import LAYOUT, printable
 from mindformers_qwenvl.cli._inputs import check_model_folder
 from mindformers_qwenvl.files import cache_folder, private_folder
 
@@ -176,7 +176,20 @@ def say(text: object) -> None:
 
 def on_screen(text: str) -> str:
     """An answer as it may go to a terminal, which its control characters could command; to a file it goes as it is."""
-    return printable(text, keep="\n\t") if sys.stdout.isatty() else text
+    return printable(text, keep=LAYOUT) if sys.stdout.isatty() else text
+
+
+def server_of(args: argparse.Namespace, option: str, url: str) -> tuple[Any, str]:
+    """A `Remote` at the address that `option` gives, with the key of the environment; and the model to ask: --model, or
+    the first that the server has."""
+    from mindformers_qwenvl.chat.remote import Remote
+
+    try:
+        remote = Remote(url, os.environ.get("OPENAI_API_KEY"))
+    except ValueError as error:
+        args.usage(f"{option}: {error}")
+        raise
+    return remote, str(args.model) if args.model is not None else remote.models()[0]
 
 
 class ModelDirectory:

@@ -15,10 +15,9 @@ from mindformers_qwenvl.config.original import is_original, read_json
 from mindformers_qwenvl.pictures.images import start_image
 from mindformers_qwenvl.pictures.sources import decode_data_uri, is_data_uri, is_web_address
 from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, check_file
+from mindformers_qwenvl.weights.formats import ENDINGS
 
 __all__ = ["check_model_folder", "check_pictures", "in_options"]
-
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 # What a refusal says of the YAML, and what a command has for it.
 OPTIONS = (
@@ -60,8 +59,8 @@ def check_model_folder(model: Path, *adapters: Path) -> None:
         raise ValueError(
             f"--model {model}: config.json is not that of a Qwen-VL (model_type {settings.get('model_type')!r})"
         )
-    if not any(file.suffix in WEIGHTS for file in model.iterdir()):
-        raise FileNotFoundError(f"--model {model}: there are no weights in this folder ({', '.join(WEIGHTS)})")
+    if not any(file.suffix in ENDINGS for file in model.iterdir()):
+        raise FileNotFoundError(f"--model {model}: there are no weights in this folder ({', '.join(ENDINGS)})")
     if (model / FILE_NAME).is_file():
         start = visual.get("image_start_id") if isinstance(visual, dict) else settings.get("image_start_id")
         check_file(model / FILE_NAME, start, f"the model of {model}")

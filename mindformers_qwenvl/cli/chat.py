@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.cli._generation import ModelDirectory, add_generation_arguments, on_screen, say
+from mindformers_qwenvl.cli._generation import (
+    ModelDirectory,
+    add_generation_arguments,
+    on_screen,
+    say,
+    server_of,
+)
 from mindformers_qwenvl.cli._inputs import in_options
 from mindformers_qwenvl.cli._interrupt import Interrupts
 
@@ -98,26 +103,19 @@ def _local(args: argparse.Namespace, interrupts: Interrupts | None) -> tuple[Ses
 
 def _remote(args: argparse.Namespace, interrupts: Interrupts | None) -> tuple[Session, str]:
     """A conversation with a model of a server; needs neither MindFormers nor a model here."""
-    from mindformers_qwenvl.chat.remote import Remote
     from mindformers_qwenvl.chat.remote_chat import RemoteChat
 
     for name in ("adapter", "dtype", "max_window_size", "allow_host", "allow_private"):
         if getattr(args, name) is not None:
             args.usage(f"--{name.replace('_', '-')} is for a model of this machine; the server of --url has its own")
-    try:
-        remote = Remote(args.url, os.environ.get("OPENAI_API_KEY"))
-    except ValueError as error:
-        args.usage(f"--url: {error}")
-        raise
+    remote, model = server_of(args, "--url", args.url)
     names = {"max_new_tokens": "max_tokens", "seed": "seed"}
     names |= {name: name for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
     settings = {field: getattr(args, name) for name, field in names.items() if getattr(args, name) is not None}
     if args.do_sample is False:
         settings["temperature"] = 0
-    model = str(args.model) if args.model is not None else remote.models()[0]
-    return Session(
-        RemoteChat(remote, model, settings), args.system, sys.stdout.write, interrupts
-    ), f"{model} at {remote.url}"
+    session = Session(RemoteChat(remote, model, settings), args.system, sys.stdout.write, interrupts)
+    return session, f"{model} at {remote.url}"
 
 
 def _converse(session: Session, ask: Callable[[], str]) -> int:

@@ -9,7 +9,6 @@ answers (answers.png) and all answers (answers.jsonl).
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -68,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    for module in ("starlette", "uvicorn"):
-        if importlib.util.find_spec(module) is None:  # before minutes of training
-            raise OSError(f"--serve needs the extra [serve]: pip install 'mindformers-qwenvl[serve]' (no {module})")
+    from mindformers_qwenvl.cli.serve import need_extra
+
+    need_extra()  # before minutes of training
     from mindformers_qwenvl.demo.served import SYSTEM, model_directory
 
     folder = model_directory(args.workdir)

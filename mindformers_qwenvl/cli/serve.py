@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import logging
 import sys
 from pathlib import Path
@@ -93,11 +94,7 @@ def run(args: argparse.Namespace) -> int:
             args.usage(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(args, name)}")
     if not (args.request_timeout > 0 and args.grace >= 0 and 0 <= args.port < 65536):
         args.usage("--request-timeout must be above 0, --grace at least 0, --port from 0 to 65535")
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise OSError(f"serving needs the extra [serve]: pip install 'mindformers-qwenvl[serve]' ({error})") from error
+    need_extra()
     from mindformers_qwenvl.serve.server import Signals, bind
 
     signals = Signals()  # before all that starts threads
@@ -109,6 +106,13 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s", level=logging.WARNING)
     logging.getLogger("mindformers_qwenvl.serve").setLevel(logging.INFO)
     return start(args, directory, listening, signals, keys, _say)
+
+
+def need_extra() -> None:
+    """Raise OSError, which says what to install, if what serving needs is not there."""
+    for module in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(module) is None:
+            raise OSError(f"serving needs the extra [serve]: pip install 'mindformers-qwenvl[serve]' (no {module})")
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:

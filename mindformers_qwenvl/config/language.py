@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from mindformers.core.parallel_config import default_parallel_config
@@ -10,6 +9,7 @@ from mindformers.models.configuration_utils import PretrainedConfig
 from mindformers.models.utils import convert_mstype
 from mindformers.modules.transformer import TransformerOpParallelConfig
 
+from mindformers_qwenvl.checks import arguments_of
 from mindformers_qwenvl.config.folder import followed_settings
 from mindformers_qwenvl.config.keys import refuse_unknown_keys
 from mindformers_qwenvl.config.parallel import as_parallel_config
@@ -126,4 +126,4 @@ class QwenConfig(PretrainedConfig):
         return super().from_dict(followed_settings("config.json", config_dict), **kwargs)
 
 
-_ARGUMENTS = (*(name for name in inspect.signature(QwenConfig).parameters if name != "kwargs"), *SPELLINGS)
+_ARGUMENTS = (*arguments_of(QwenConfig), *SPELLINGS)

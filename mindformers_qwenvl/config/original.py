@@ -10,8 +10,7 @@ from typing import Any
 from mindformers_qwenvl import files
 from mindformers_qwenvl.sizes import IMAGE_START_OFFSET, VisionSettings
 
-__all__ = ["is_original", "is_original_directory", "our_settings", "read_json", "read_original"]
-
+__all__ = ["ADAPTER", "is_original", "is_original_directory", "our_settings", "read_json", "read_original"]
 
 ADAPTER = "adapter_config.json"  # of an adapter in peft's format
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from mindformers.modules.transformer import TransformerOpParallelConfig
 from mindformers.tools.register.config import DictConfig
 from mindformers.tools.utils import calculate_pipeline_stage
 
+from mindformers_qwenvl.checks import arguments_of
 from mindformers_qwenvl.config.folder import followed_settings
 from mindformers_qwenvl.config.keys import HUB, OUTER, refuse_unknown_keys, without_hub
 from mindformers_qwenvl.config.language import QwenConfig
@@ -223,7 +223,7 @@ class QwenVLConfig(PretrainedConfig):
         return cls(**{**settings, "name_or_path": str(path.parent), **kwargs})
 
 
-_ARGUMENTS = (*(name for name in inspect.signature(QwenVLConfig).parameters if name != "kwargs"), *LANGUAGE_MODEL)
+_ARGUMENTS = (*arguments_of(QwenVLConfig), *LANGUAGE_MODEL)
 
 
 def _part(given: Any, config_class: type, overrides: dict[str, Any]) -> Any:

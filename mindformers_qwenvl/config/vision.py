@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-
 from mindformers.core.parallel_config import default_parallel_config
 from mindformers.models.configuration_utils import PretrainedConfig
 from mindformers.models.utils import convert_mstype
 from mindformers.modules.transformer import TransformerOpParallelConfig
 
+from mindformers_qwenvl.checks import arguments_of
 from mindformers_qwenvl.config.keys import refuse_unknown_keys
 from mindformers_qwenvl.config.parallel import as_parallel_config
 from mindformers_qwenvl.sizes import VisionSettings as Default
@@ -90,4 +89,4 @@ class QwenVLVisionConfig(PretrainedConfig):
         return (self.image_size // self.patch_size) ** 2
 
 
-_ARGUMENTS = tuple(name for name in inspect.signature(QwenVLVisionConfig).parameters if name != "kwargs")
+_ARGUMENTS = arguments_of(QwenVLVisionConfig)

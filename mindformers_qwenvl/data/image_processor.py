@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from mindformers.models.image_processing_utils import BaseImageProcessor
 from mindspore import Tensor
 from PIL import Image
 
-from mindformers_qwenvl.checks import refuse_unknown
+from mindformers_qwenvl.checks import arguments_of, refuse_unknown
 from mindformers_qwenvl.config.keys import HUB
 from mindformers_qwenvl.data.model_folder import PREPROCESSOR, followed_policy
 from mindformers_qwenvl.pictures.images import CLIP_MEAN, CLIP_STD, ImagePolicy, ImageTransform
@@ -100,6 +99,6 @@ class QwenVLImageProcessor(BaseImageProcessor):
         return Tensor(self.image_transform.normalise(pixels))
 
 
-_ARGUMENTS = tuple(name for name in inspect.signature(QwenVLImageProcessor).parameters if name != "kwargs")
+_ARGUMENTS = arguments_of(QwenVLImageProcessor)
 # What a preprocessor_config.json, and a YAML, have beside the arguments.
 FILES = ("image_processor_type", "feature_extractor_type", "processor_class", "processor", "type", "auto_register")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from mindformers.models.build_processor import build_processor
 from mindformers.models.multi_modal import BaseXModalToTextProcessor
 from mindformers.tools.register import MindFormerConfig
 
-from mindformers_qwenvl.checks import refuse_unknown
+from mindformers_qwenvl.checks import arguments_of, refuse_unknown
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.config.keys import without_hub
 from mindformers_qwenvl.data.image_processor import QwenVLImageProcessor, image_settings
@@ -277,7 +276,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         return cls(**section)
 
 
-_ARGUMENTS = tuple(name for name in inspect.signature(QwenVLProcessor).parameters if name != "unknown")
+_ARGUMENTS = arguments_of(QwenVLProcessor)
 PARTS = ("tokenizer", "image_processor")  # objects, which a YAML builds
 
 

@@ -7,7 +7,6 @@ sample.py), and the later ones hand out its parts.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from mindformers.models.multi_modal.modal_content import (
 from mindformers.models.multi_modal.utils import DataRecord
 from mindspore import Tensor
 
-from mindformers_qwenvl.checks import refuse_unknown, whole
+from mindformers_qwenvl.checks import arguments_of, refuse_unknown, whole
 from mindformers_qwenvl.data.image_processor import image_settings
 from mindformers_qwenvl.data.sample import TrainingSamples
 from mindformers_qwenvl.generation.prompt import make_prompt
@@ -293,4 +292,4 @@ def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-_ARGUMENTS = tuple(name for name in inspect.signature(QwenVLContentTransformTemplate).parameters if name != "unknown")
+_ARGUMENTS = arguments_of(QwenVLContentTransformTemplate)

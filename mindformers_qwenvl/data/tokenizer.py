@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
@@ -13,7 +12,7 @@ from mindformers.models.tokenization_utils import PreTrainedTokenizer
 from mindformers.models.tokenization_utils_base import AddedToken, BatchEncoding
 from mindformers.tools.logger import logger
 
-from mindformers_qwenvl.checks import refuse_unknown
+from mindformers_qwenvl.checks import arguments_of, refuse_unknown
 from mindformers_qwenvl.config.keys import TOKENIZER
 from mindformers_qwenvl.data.tokenizer_files import NOT_ARGUMENTS, TokenizerFiles
 from mindformers_qwenvl.text import list_format
@@ -299,7 +298,7 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
         return picture
 
 
-_ARGUMENTS = tuple(name for name in inspect.signature(QwenVLTokenizer).parameters if name != "kwargs")
+_ARGUMENTS = arguments_of(QwenVLTokenizer)
 # `max_length` is in old YAMLs; auto_map names code of the original repository.
 WITHOUT_EFFECT = ("max_length", "auto_map", "type", "auto_register")
 KNOWN = frozenset((*_ARGUMENTS, *TOKENIZER, *WITHOUT_EFFECT, *NOT_ARGUMENTS))

@@ -19,12 +19,7 @@ __all__ = ["TokenizerFiles"]
 
 # Keys of tokenizer_config.json and of callers of from_pretrained that are not arguments of the class.
 NOT_ARGUMENTS = frozenset(
-    (
-        *("tokenizer_class", "auto_map", "added_tokens_decoder", "tokenizer_file", "name_or_path", "_from_auto"),
-        *("_from_pipeline", "_commit_hash", "trust_remote_code", "cache_dir", "force_download", "resume_download"),
-        *("proxies", "token", "use_auth_token", "revision", "subfolder", "local_files_only", "use_fast"),
-        *HUB,
-    )
+    ("tokenizer_class", "auto_map", "added_tokens_decoder", "tokenizer_file", "name_or_path", *HUB)
 )
 
 

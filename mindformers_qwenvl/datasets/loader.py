@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from mindspore.dataset import GeneratorDataset, config
 
-from mindformers_qwenvl.checks import refuse_unknown, whole
+from mindformers_qwenvl.checks import arguments_of, refuse_unknown, whole
 from mindformers_qwenvl.datasets.ahead import PreparedSamples
 from mindformers_qwenvl.datasets.annotations import AnnotationFile, SampleNote, encode_sample
 from mindformers_qwenvl.datasets.order import OrderedDataset, SampleOrder
@@ -80,7 +79,7 @@ class QwenVLDataLoader:
         shard_id: int | None = None,
         **kwargs: Any,
     ) -> GeneratorDataset:
-        refuse_unknown("QwenVLDataLoader", kwargs, (*_OF_THE_HOST, *inspect.signature(cls.__new__).parameters))
+        refuse_unknown("QwenVLDataLoader", kwargs, (*_OF_THE_HOST, *arguments_of(cls)))
         whole("seed", seed, 0, optional=True)
         whole("num_samples", num_samples, optional=True)
         whole("split_seed", split_seed, 0)
@@ -153,4 +152,4 @@ def _find(
     return path, None if root is None else str(root)
 
 
-_OF_THE_HOST = tuple(name for name in inspect.signature(GeneratorDataset.__init__).parameters if name != "self")
+_OF_THE_HOST = arguments_of(GeneratorDataset)

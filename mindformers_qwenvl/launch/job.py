@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl import recipes
-from mindformers_qwenvl.checks import printable
+from mindformers_qwenvl.checks import LAYOUT, printable
 from mindformers_qwenvl.config.yaml_keys import warnings_of
 from mindformers_qwenvl.launch.cause import explain
 from mindformers_qwenvl.launch.options import RUN_MODES, input_data, settings
@@ -19,7 +19,6 @@ from mindformers_qwenvl.launch.quiet import Screen
 
 __all__ = ["Job", "read", "work"]
 
-LAYOUT = "\n\t"  # of messages in several lines
 TRAINING = ("train", "finetune")
 PREDICTION = ("predict", "predict_with_train_model")
 

@@ -16,7 +16,7 @@ from mindformers_qwenvl.adapters.handover import original_settings
 from mindformers_qwenvl.adapters.network import freeze_base
 from mindformers_qwenvl.adapters.settings import CONFIG_FILE, from_pet_config
 from mindformers_qwenvl.adapters.switch import AdapterSwitch, named, room_for
-from mindformers_qwenvl.checks import refuse_unknown
+from mindformers_qwenvl.checks import arguments_of, refuse_unknown
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.config.keys import HINTS, without_hub
 from mindformers_qwenvl.config.original import is_original_directory
@@ -171,22 +171,19 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
             kwargs = self._without_mask(args, kwargs)
         input_ids = args[0] if args else kwargs.get("input_ids")
         images = args[1] if len(args) > 1 else kwargs.get("images")
-        if images is None and isinstance(input_ids, Tensor | np.ndarray) and input_ids.ndim == 2:
-            ids = self._ids_with_slots(input_ids)
-            if ids is not None:
-                found = self._with_pictures(ids, None, None)
-                pictures = {"images": found[1], "image_context_pos": found[2]}
-                given = dict(zip(("input_ids", "images", "image_context_pos", "labels"), args, strict=False))
-                if found[1] is not None and len(args) <= len(given):
-                    tensors = {name: Tensor(array) for name, array in pictures.items()}
-                    return super().__call__(**{**given, **kwargs, **tensors})
-        return super().__call__(*args, **kwargs)
+        if images is not None or not self._may_have_slots(input_ids):
+            return super().__call__(*args, **kwargs)
+        ids = input_ids.asnumpy() if isinstance(input_ids, Tensor) else input_ids
+        _, images, positions = self._with_pictures(ids, None, None)
+        if images is None:
+            return super().__call__(*args, **kwargs)
+        given = dict(zip(arguments_of(self.construct), args, strict=False)) | kwargs
+        return super().__call__(**{**given, "images": Tensor(images), "image_context_pos": Tensor(positions)})
 
-    def _ids_with_slots(self, input_ids: Any) -> np.ndarray | None:
-        """The ids, if there may be an image in them: a single column, as in decoding, has none."""
-        if input_ids.shape[1] < self.config.num_queries + 2:
-            return None
-        return input_ids.asnumpy() if isinstance(input_ids, Tensor) else input_ids
+    def _may_have_slots(self, input_ids: Any) -> bool:
+        """Whether there may be an image in the ids: a single column, as in decoding, has none."""
+        is_batch = isinstance(input_ids, Tensor | np.ndarray) and input_ids.ndim == 2
+        return is_batch and input_ids.shape[1] >= self.config.num_queries + 2
 
     def _without_mask(self, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         kwargs = dict(kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import mindspore as ms
@@ -12,7 +11,7 @@ from mindspore import dtype as mstype
 from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
-from mindformers_qwenvl.checks import refuse_unknown, switch, whole
+from mindformers_qwenvl.checks import arguments_of, refuse_unknown, switch, whole
 from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
 from mindformers_qwenvl.model.ops import NotFinite, count_not_finite, has_overflow_register, square_sum
 
@@ -178,7 +177,7 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
 
 # Of the host's step, which drops what it does not know; the trainer adds the last ones.
 _ARGUMENTS = (
-    *(name for cls in (MFTrainOneStepCell, QwenVLTrainOneStepCell) for name in inspect.signature(cls).parameters),
+    *(name for cls in (MFTrainOneStepCell, QwenVLTrainOneStepCell) for name in arguments_of(cls)),
     *HOST_ONLY,
     *("parallel_config", "global_norm_spike_threshold", "grouped_lr_scheduler", "lr_scheduler", "model"),
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mindformers_qwenvl.files import write_json
+from mindformers_qwenvl.weights.formats import ENDINGS
 from mindformers_qwenvl.weights.formats.reader import SAFETENSORS_INDEX
 
 __all__ = ["MINDSPORE_INDEX", "UNFINISHED", "WorkFolder", "fingerprint"]
@@ -23,7 +24,6 @@ MINDSPORE_INDEX = "param_name_map.json"  # what MindSpore reads where HuggingFac
 RECORD = "conversion.json"  # names our files, so that a rerun replaces these and never a user's own
 UNFINISHED = "conversion.unfinished"
 FORM = 2  # of the manifest
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def fingerprint(inputs: Sequence[Path], result: object) -> str:
@@ -43,7 +43,7 @@ class WorkFolder:
         """
         self.directory, self._work = directory, directory / UNFINISHED
         directory.mkdir(parents=True, exist_ok=True)
-        weights = {file.name for file in directory.iterdir() if file.suffix in _WEIGHTS}
+        weights = {file.name for file in directory.iterdir() if file.suffix in ENDINGS}
         if foreign := sorted(weights - self._recorded()):
             raise ValueError(f"{directory} already holds weights ({', '.join(foreign[:3])}): give an empty folder")
         self._manifest = {"made_from": made_from, "finished": {}, "publishing": False}

@@ -1,1 +1,3 @@
 """Files of weights, read lazily."""
+
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # of their names
