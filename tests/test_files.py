@@ -247,9 +247,9 @@ with locked(Path("lock"), "busy"), replacing("out") as file:
     file.write(b"half")
     file.flush()
     if not os.fork():
+        print("ready", flush=True)  # said by the child: right after the fork it still holds what its parent holds
         time.sleep(60)
         os._exit(0)
-    print("ready", flush=True)
     time.sleep(60)
 """
 
