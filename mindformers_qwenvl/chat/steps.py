@@ -44,7 +44,7 @@ class Steps:
         self.columns = _prompt_sizes(longest)
         # Attention that reads whole tables, whatever the rows' lengths, wants short ones for short rows.
         most = self.blocks_of(longest)
-        self.table_widths = [most] if network.reads_by_length else _doubling(min(16, most), most, 4)
+        self.table_widths = [most] if network.reads_by_length(rows) else _doubling(min(16, most), most, 4)
 
     def blocks_of(self, tokens: int) -> int:
         """Blocks of the cache that hold `tokens`."""

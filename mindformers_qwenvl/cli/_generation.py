@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import gc
 import io
 import logging
 import os
@@ -142,11 +143,16 @@ def import_host() -> None:
     if "LOCAL_DEFAULT_PATH" not in os.environ:
         os.environ["LOCAL_DEFAULT_PATH"] = str(_log_folder())
     spoken = io.StringIO()
+    first = "mindformers" not in sys.modules
+    gc.disable()  # the import makes half a million objects that stay
     try:
         with contextlib.redirect_stdout(spoken):
             import mindspore as ms
             from mindformers.tools.logger import LimitedRepeatHandler, get_logger
+        if first:
+            gc.freeze()  # MindSpore collects garbage twice for each graph it compiles; these need not be looked through
     finally:
+        gc.enable()
         # Except warnings of unrelated models, which want a package that is not on any index.
         sys.stderr.writelines(line for line in spoken.getvalue().splitlines(True) if "hyper_parallel" not in line)
     for handler in get_logger().handlers:

@@ -69,13 +69,15 @@ class GenerationInputs:
             inputs["batch_valid_length"] = Tensor(lengths)
         else:
             inputs["batch_valid_length"] = lengths  # the host makes a tensor of it
-            blocks = -(-columns // self.config.block_size)
-            inputs["block_tables"] = Tensor(np.ascontiguousarray(kwargs["block_tables"][:, :blocks]))
             slots = kwargs["slot_mapping"]
+            # One decoding graph for all lengths, where it reads no more for a longer table.
+            held = padded if not prefill and self.reads_by_length(rows) else columns
+            blocks = -(-held // self.config.block_size)
+            inputs["block_tables"] = Tensor(np.ascontiguousarray(kwargs["block_tables"][:, :blocks]))
             if prefill:
                 slots = np.ascontiguousarray(slots.reshape(rows, padded)[:, :columns]).reshape(-1)
             inputs["slot_mapping"] = Tensor(slots)
-            self.set_phase_of_shape(rows, columns)
+            self.set_phase_of_shape(rows, held)
         if prefill in (None, True) and kwargs.get("images") is not None:
             inputs["images"] = kwargs["images"]
             inputs["image_context_pos"] = kwargs["image_context_pos"]

@@ -22,6 +22,7 @@ from mindformers_qwenvl.model.ops import (
     RotaryTables,
     decoder_kernel,
     head_kernel,
+    reads_by_length,
 )
 from mindformers_qwenvl.model.positions import inverse_frequencies, log_n_scale, ntk_limits
 
@@ -342,6 +343,10 @@ class QwenForCausalLM(QwenPreTrainedModel):
         if self.head_kernel is not None and past is not None and hidden.size <= MOST_ROWS * hidden.shape[-1]:
             return self._head_of_few(hidden)
         return self.lm_head(hidden)
+
+    def reads_by_length(self, rows: int) -> bool:
+        """Whether decoding `rows` rows reads of the cache what a row has, not all that its block table could hold."""
+        return reads_by_length(self.transformer.layers[0].kernel, rows)
 
     def _head_of_few(self, hidden):
         logits = self.head_kernel(hidden, self.lm_head.weight)

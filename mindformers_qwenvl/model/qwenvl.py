@@ -24,7 +24,7 @@ from mindformers_qwenvl.generation.settings import generation_config_of
 from mindformers_qwenvl.generation.slots import check_covered, find_slots, opened_columns
 from mindformers_qwenvl.model.base import QwenPreTrainedModel
 from mindformers_qwenvl.model.language import QwenForCausalLM
-from mindformers_qwenvl.model.ops import LabelLoss, LabelTokens, reads_by_length
+from mindformers_qwenvl.model.ops import LabelLoss, LabelTokens
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
 from mindformers_qwenvl.pictures.images import ImageTransform
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
@@ -159,10 +159,9 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
         vectors = self.vision_encoder(Tensor(np.ascontiguousarray(pixels), ms.float32))
         return vectors.astype(ms.float32).asnumpy()
 
-    @property
-    def reads_by_length(self) -> bool:
-        """Whether decoding reads of the cache what a row has, not all that its block table could hold."""
-        return reads_by_length(self.llm_model.transformer.layers[0].kernel)
+    def reads_by_length(self, rows: int) -> bool:
+        """Whether decoding `rows` rows reads of the cache what a row has, not all that its block table could hold."""
+        return self.llm_model.reads_by_length(rows)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Called by itself, outside a graph: images in the ids are opened by the paths in their slots, or are an error,

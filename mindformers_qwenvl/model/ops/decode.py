@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindspore import dtype as mstype
 from mindspore import nn
 
-from mindformers_qwenvl.model.ops.cpu.kernels import DecoderLayer, LinearRows, library
+from mindformers_qwenvl.model.ops.cpu.kernels import MOST_ROWS, DecoderLayer, LinearRows, library
 from mindformers_qwenvl.model.ops.device import on_ascend, unsharded
 
 __all__ = ["decoder_kernel", "head_kernel", "reads_by_length"]
@@ -26,9 +26,10 @@ def head_kernel(config) -> nn.Cell | None:
     return LinearRows() if _may_have_kernels(config) and config.compute_dtype == mstype.float32 else None
 
 
-def reads_by_length(kernel: nn.Cell | None) -> bool:
-    """Whether decoding with this `decoder_kernel` reads of the cache what a row has, not all its block table holds."""
-    return kernel is not None or on_ascend()
+def reads_by_length(kernel: nn.Cell | None, rows: int) -> bool:
+    """Whether decoding `rows` rows with this `decoder_kernel` reads of the cache what a row has, not all that its block
+    table holds."""
+    return (kernel is not None and rows <= MOST_ROWS) or on_ascend()
 
 
 def _may_have_kernels(config) -> bool:
