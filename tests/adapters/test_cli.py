@@ -32,12 +32,18 @@ def _released():
     release()
 
 
-def test_predict_and_chat(checkpoint_dir, capsys, monkeypatch):
+@pytest.fixture(scope="module")
+def models(checkpoint_dir, tmp_path_factory):
+    """The base, the adapter, and both merged."""
     base, adapter = str(checkpoint_dir("a56")), str(lora.adapter_dir("a56"))
-    assert (
-        main(["convert-weight", "--reverse", "--input_path", base, "--adapter", adapter, "--output_path", "merged"])
-        == 0
-    )
+    merged = str(tmp_path_factory.mktemp("merged") / "merged")
+    words = ["--input_path", base, "--adapter", adapter, "--output_path", merged]
+    assert main(["convert-weight", "--reverse", *words]) == 0
+    return base, adapter, merged
+
+
+def test_predict(models, capsys):
+    base, adapter, merged = models
     capsys.readouterr()
 
     def answer(*words):
@@ -45,10 +51,16 @@ def test_predict_and_chat(checkpoint_dir, capsys, monkeypatch):
         return capsys.readouterr().out
 
     with_adapter = answer("--model", base, "--adapter", adapter)
-    assert with_adapter == answer("--model", "merged")
-    assert with_adapter != answer("--model", base)
+    assert with_adapter == answer("--model", merged)
+    assert with_adapter.strip() != A56.greedy_text("one_image", 8)  # that of the base
+
+
+@pytest.mark.slow
+def test_chat(models, capsys, monkeypatch):
+    base, adapter, merged = models
+    capsys.readouterr()
     said = []
-    for words in (["--model", base, "--adapter", adapter], ["--model", "merged"]):
+    for words in (["--model", base, "--adapter", adapter], ["--model", merged]):
         monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\nAgain\n"))
         assert main(["chat", *words, *GREEDY]) == 0
         said.append(capsys.readouterr().out)

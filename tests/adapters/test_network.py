@@ -142,7 +142,7 @@ def test_gradients(name, which, checkpoint_dir):
 @pytest.mark.parametrize(
     ("name", "curve"),
     [
-        ("a56", "curve_lora"),
+        pytest.param("a56", "curve_lora", marks=pytest.mark.slow),  # test_whole_way has it, through the Trainer
         pytest.param("b224", "curve_lora", marks=pytest.mark.slow),
         pytest.param("a56", "curve_lora_base", marks=pytest.mark.slow),
         pytest.param("b224", "curve_lora_base", marks=pytest.mark.slow),

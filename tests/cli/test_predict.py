@@ -33,18 +33,12 @@ def _logs(monkeypatch):
     monkeypatch.setenv("GLOG_v", "3")
 
 
-def golden_text(name, tokens):
-    from mindformers_qwenvl.text.vocabulary import Vocabulary
-
-    return Vocabulary.from_file(GOLDEN.vocab_file).decode(GOLDEN.arrays[f"greedy.{name}"][:tokens].tolist()).strip()
-
-
 def test_two_pictures_and_a_question(checkpoint_dir, capsys):
     images = ["--image", str(GOLDEN.image(1)), "--image", str(GOLDEN.image(2))]
     options = ["--greedy", "--max-new-tokens", "8", "--draw", "out.png"]
     assert main(["predict", "--model", str(checkpoint_dir("a56")), *images, "Compare them.", *options]) == 0
     out, err = capsys.readouterr()
-    assert out == golden_text("two_images", 8) + "\n"
+    assert out == GOLDEN.greedy_text("two_images", 8) + "\n"
     assert err == "out.png: not written, because the answer has no box\n" and not Path("out.png").exists()
 
 
@@ -62,7 +56,7 @@ def test_a_picture_from_an_address(checkpoint_dir, capsys):
         assert "the host 127.0.0.1 is not allowed; allowed are: pictures.example" in capsys.readouterr().err
         assert served.seen == []
         assert main([*words, "--allow-private", "127.0.0.0/8", "--allow-host", "127.0.0.1"]) == 0
-        assert capsys.readouterr().out == golden_text("one_image", 8) + "\n"
+        assert capsys.readouterr().out == GOLDEN.greedy_text("one_image", 8) + "\n"
         assert [path for path, _ in served.seen] == ["/0.png"]
 
 
@@ -90,7 +84,7 @@ def test_a_file_of_questions_and_going_on(checkpoint_dir, capsys):
     for name in ("text", "one_image"):
         prompt_tokens = len(GOLDEN.arrays[f"ids.{name}"])
         expected = {"finish": "length", "prompt_tokens": prompt_tokens, "new_tokens": 8}
-        assert found[name] == {"id": name, "answer": golden_text(name, 8), **expected}
+        assert found[name] == {"id": name, "answer": GOLDEN.greedy_text(name, 8), **expected}
     assert found["missing"]["error"].endswith("questions/later.png: no such file")
     assert found[4]["error"].startswith("line 4 is not JSON")
     assert "4/4" in err and "tokens/s" in err and "2 answered, 2 failed; 16 tokens" in err

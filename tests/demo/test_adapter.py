@@ -18,6 +18,7 @@ print(adapter.run(Path(sys.argv[1]), pictures_to_train=64).same_answers)
 """
 
 
+@pytest.mark.slow
 def test_with_few_steps(tmp_path):
     workdir = tmp_path / "demo"
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(workdir)], capture_output=True, text=True, timeout=600)

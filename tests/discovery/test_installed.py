@@ -51,7 +51,11 @@ def test_off_switch(installed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "first", ["from mindformers_qwenvl import QwenVL", "from mindformers_qwenvl.data.processor import QwenVLProcessor"]
+    "first",
+    [
+        "from mindformers_qwenvl import QwenVL",
+        pytest.param("from mindformers_qwenvl.data.processor import QwenVLProcessor", marks=pytest.mark.slow),
+    ],
 )
 def test_our_package_before_mindformers(installed, tmp_path, first):
     name = first.split()[-1]
@@ -88,6 +92,7 @@ def test_spawned_and_forked_processes(installed, tmp_path):
     assert sorted(lines(done, "FOUND")) == ["FOUND fork QwenVL", "FOUND spawn QwenVL"]
 
 
+@pytest.mark.slow
 def test_msrun_workers(installed, tmp_path):
     (tmp_path / "job.py").write_text(FOUND)
     launch = f"import sys; sys.executable = {str(installed.python)!r}; sys.argv[1:] = {{}}; "
@@ -199,6 +204,7 @@ def test_a_checkout_of_another_version_is_named(installed, tmp_path, checkout):
     assert f"takes {folder}, version 9.0.1, which hides the installed MindFormers {VERSION} in" in line
 
 
+@pytest.mark.slow
 def test_a_checkout_of_the_same_version_is_not(installed, tmp_path, checkout):
     checkout(VERSION)
     done = installed.run("-c", f"import mindformers{FOUND}", cwd=tmp_path)
@@ -247,6 +253,7 @@ def test_names_that_leave_us_out(installed, tmp_path, add_plugin):
     assert lines(done, "FOUND") == ["FOUND False"]
 
 
+@pytest.mark.slow
 def test_a_target_folder_needs_an_explicit_import(tmp_path, wheel):
     """`pip install --target`: Python reads no `.pth` there."""
     environment = new_environment(tmp_path / "env")
@@ -256,6 +263,7 @@ def test_a_target_folder_needs_an_explicit_import(tmp_path, wheel):
     assert lines(done, "FOUND") == ["FOUND QwenVL"]
 
 
+@pytest.mark.slow
 def test_editable_install_and_uninstall(tmp_path):
     environment = new_environment(tmp_path / "env")
     before = environment.files()

@@ -22,7 +22,7 @@ print("done")
 """
 
 
-@pytest.mark.parametrize(("mode", "times"), [("default", 1), ("graph", 0)])
+@pytest.mark.parametrize(("mode", "times"), [("default", 1), pytest.param("graph", 0, marks=pytest.mark.slow)])
 def test_pynative_mode_is_reported_once(checkpoint_dir, mode, times):
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(

@@ -112,10 +112,15 @@ def test_a_class_that_cannot_be_built_is_reported_and_the_rest_stays(tmp_path):
     ("damage", "named"),
     [
         ("import mindformers.modules.layers as layers\ndel layers.Linear\n", "Linear"),
-        ('del sys.modules["mindformers.wrapper.build_wrapper"].WRAPPERS_MINDFORMERS_DEFINED\n', "WRAPPERS"),
-        (
+        pytest.param(
+            'del sys.modules["mindformers.wrapper.build_wrapper"].WRAPPERS_MINDFORMERS_DEFINED\n',
+            "WRAPPERS",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "from mindformers.mindformer_book import MindFormerBook\ndel MindFormerBook.get_config_support_list\n",
             "get_config_support_list",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -63,6 +63,7 @@ def test_inputs_without_a_shape(checkpoint_dir):
     np.testing.assert_array_equal(answer[-6:], golden.arrays["greedy.text"][:6])
 
 
+@pytest.mark.slow
 @only("a56")
 def test_inputs_for_the_layout_are_those_of_a_prompt(cached_network, network):
     """The trainer asks for them to learn how several cards share the weights."""
@@ -96,6 +97,7 @@ def language(network):
     return factory
 
 
+@pytest.mark.slow
 @only("a56")
 def test_the_language_model_alone_without_cache(golden, language, network):
     import mindspore as ms

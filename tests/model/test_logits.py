@@ -110,6 +110,7 @@ def test_vision_tower(golden, network, image):
     np.testing.assert_allclose(thinned(vectors, expected), expected, atol=2e-5, rtol=0)
 
 
+@pytest.mark.slow
 @only("a56")
 def test_filler_images_change_nothing(golden, network):
     batch = prompt(golden, "one_image")

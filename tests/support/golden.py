@@ -53,6 +53,13 @@ class GoldenSet:
     def image(self, index: int | str) -> Path:
         return self.directory / "images" / f"{index}.png"
 
+    def greedy_text(self, prompt: str, tokens: int) -> str:
+        """The first `tokens` of the greedy answer to a prompt, as text."""
+        from mindformers_qwenvl.text.vocabulary import Vocabulary
+
+        ids = self.arrays[f"greedy.{prompt}"][:tokens].tolist()
+        return Vocabulary.from_file(self.vocab_file).decode(ids).strip()
+
 
 @cache
 def golden_set(name: str) -> GoldenSet:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mindformers_qwenvl.pictures.images import ImageTransform
-from tests.support.golden import GoldenSet
+from tests.support.golden import SETS, GoldenSet
 
 PROMPTS = ("text", "one_image", "two_images", "multi_turn", "raw_caption", "image_last")
 BATCH_IMAGES = {"batch0": [0], "batch1": [1, 2], "batch2": [3, 2], "text_only": []}
@@ -21,6 +21,12 @@ BATCH_ROWS = ("one_image", "text", "two_images")  # of batch_right
 def only(name: str) -> pytest.MarkDecorator:
     """For a test, and the networks it asks for, of that golden set alone."""
     return pytest.mark.parametrize("golden", [name], indirect=True)
+
+
+def all_but_slow(name: str) -> pytest.MarkDecorator:
+    """For a test of every golden set: those but `name` are slow, as each compiles for itself."""
+    sets = [name, *(pytest.param(other, marks=pytest.mark.slow) for other in SETS if other != name)]
+    return pytest.mark.parametrize("golden", sets, indirect=True)
 
 
 @dataclass
