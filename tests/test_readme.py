@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from mindformers_qwenvl import __version__
+from mindformers_qwenvl import __version__, hosts
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.recipes import shipped
-from tests.support.golden import golden_set
+from tests.support import lora
+from tests.support.golden import golden_set, write_checkpoint
 
 tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
 
@@ -64,12 +65,21 @@ def test_the_readme_is_short():
 
 @pytest.mark.parametrize("page", ["README.md", "README_CN.md"])
 def test_supported_versions_are_those_of_the_package(page):
-    requirements = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"].get("host", [])]
-    required = {re.match(r"[\w-]+", text).group(): re.sub(r"^[\w-]+", "", text) for text in requirements}
-    _, mindformers, mindspore, python, _ = row_of_this_version(page)
-    assert mindformers == required["mindformers"]
-    assert mindspore == required["mindspore"]
-    assert python == PROJECT["requires-python"]
+    """First and last supported version of each, what `[host]` installs, and the Pythons that pip accepts."""
+
+    def versions(cell: str) -> list[str]:
+        return re.findall(r"\d+\.\d+", re.sub(r"\]\([^)]*\)", "]", cell))
+
+    def minor(version: str) -> int:
+        return int(version.partition(".")[2])
+
+    _, mindformers, mindspore, host, python, _ = row_of_this_version(page)
+    assert versions(mindformers) == [hosts.PAIRS[0].mindformers, hosts.PAIRS[-1].mindformers]
+    assert versions(mindspore) == [hosts.PAIRS[0].mindspore[0], hosts.PAIRS[-1].mindspore[0]]
+    required = dict(re.match(r"([\w-]+)>=([\d.]+)", text).groups() for text in PROJECT["optional-dependencies"]["host"])
+    assert versions(host) == [required["mindformers"], required["mindspore"]]
+    first, after_last = re.findall(r"3\.\d+", PROJECT["requires-python"])
+    assert versions(python)[0] == first and minor(versions(python)[1]) == minor(after_last) - 1
 
 
 def test_the_test_command_is_marked():
@@ -107,6 +117,14 @@ def test_every_command_and_flag_that_is_named_exists(page):
         command, *words = shlex.split(rest, comments=True)
         for flag in (word for word in words if word.startswith("--")):
             assert re.search(rf"{flag}\b", help_of(command)), f"{line}: {flag}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_names_its_language(page):
+    """The other tests find blocks by it."""
+    fences = re.findall(r"^```(.*)$", text_of(page), re.MULTILINE)
+    assert len(fences) % 2 == 0
+    assert all(fences[::2]) and not any(fences[1::2])
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -175,18 +193,17 @@ def test_python_examples_are_python_in_graph_mode(page, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("page", "number"), [pair for pair in PYTHON if pair[0] in ("README.md", "docs/predict.md")])
-def test_python_examples_run(page, number, tmp_path):
-    """With a tiny random model, whose answers have no box."""
+@pytest.mark.parametrize("page", ["README.md", "docs/predict.md", "docs/evaluate.md", "docs/adapters.md"])
+def test_python_examples_run(page, tmp_path):
+    """One after the other, as a reader pastes them. The models are tiny and random; their answers have no box."""
     images = golden_set("a56").directory / "images"
-    for name in ("Qwen-VL", "Qwen-VL-Chat"):
-        subprocess.run(
-            [sys.executable, ROOT / "tests/golden/make_checkpoint.py", golden_set("a56").directory, tmp_path / name],
-            check=True,
-        )
+    write_checkpoint("a56", tmp_path / "Qwen-VL")
+    shutil.copytree(tmp_path / "Qwen-VL", tmp_path / "Qwen-VL-Chat")
+    for name in ("adapter_a", "adapter_b"):
+        lora.copy(tmp_path / name)
     for name in ("a.png", "dog.jpg"):
         shutil.copy(images / "0.png", tmp_path / name)
-    code = blocks(page, "python")[number][1]
+    code = "\n".join(code for _, code in blocks(page, "python"))
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
 
