@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,19 @@ def parse(text: str, where: str) -> Any:
         RecipeError: it is not YAML, an alias contains itself, there are more than MAX_VALUES values, or they are
             nested more than MAX_DEPTH times.
     """
+    return _copied(_document(text, where))
+
+
+@lru_cache(maxsize=8)
+def _document(text: str, where: str) -> Any:
+    """`parse`, kept: PyYAML takes 20 ms for a shipped YAML, and a command reads several of them more than once."""
     try:
         loader = _Loader(text, where)
         node = loader.get_single_node()
         if node is None:
             return None
         _check_size(node, where)
-        return _copied(loader.construct_document(node))
+        return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
