@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import os
 import re
 import shlex
 import shutil
@@ -17,7 +18,9 @@ import pytest
 
 from mindformers_qwenvl import __version__, hosts
 from mindformers_qwenvl.cli import main
+from mindformers_qwenvl.demo import demonstration, shapes
 from mindformers_qwenvl.recipes import shipped
+from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
 from tests.support import lora
 from tests.support.golden import golden_set, write_checkpoint
 
@@ -179,6 +182,38 @@ def test_the_pages_a_user_needs_are_in_chinese():
         "README_CN.md",
         *(f"docs/zh/{name}.md" for name in ("train", "data", "predict", "weights")),
     }
+
+
+# Page -> the block of commands, and the blocks of text that show what it prints.
+PRINTED = {
+    "docs/cards.md": (0, [1]),
+    "docs/data.md": (1, [2, 3]),
+    "docs/weights.md": (0, [1]),
+    "docs/yaml.md": (1, [2]),
+}
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="bash is missing")
+@pytest.mark.parametrize("page", PRINTED)
+def test_examples_print_what_the_page_shows(page, tmp_path):
+    """Each line that is shown, in order; `...` stands for lines that are left out, and times differ."""
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    if page == "docs/data.md":
+        demo = tmp_path / "qwenvl_demo"
+        shapes.write_dataset(demo / "train", 1, seed=7)
+        ranks = find_vocabulary().read_bytes().splitlines(keepends=True)[: demonstration.RANKS]
+        (demo / "qwen.tiktoken").write_bytes(b"".join(ranks))
+        demonstration._yaml("finetune_qwenvl_tiny", demo)
+    command, shown = PRINTED[page]
+    ours = f'mindformers-qwenvl() {{ "{sys.executable}" -m mindformers_qwenvl "$@"; }}'
+    python = f'python() {{ "{sys.executable}" "$@"; }}'
+    code = f"{ours}\n{python}\n{blocks(page)[command][1]}"
+    told = {"env": {**os.environ, "PYTHONUNBUFFERED": "1"}, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(["bash", "-c", code], cwd=tmp_path, text=True, check=False, **told)
+    printed = iter(done.stdout.splitlines())
+    for line in (line for number in shown for line in blocks(page)[number][1].splitlines()):
+        if line and line != "..." and not line.startswith("took "):
+            assert line in printed, f"{line!r} is not printed, or not here:\n{done.stdout}"
 
 
 PYTHON = [(page, number) for page in PAGES for number, _ in enumerate(blocks(page, "python"))]
