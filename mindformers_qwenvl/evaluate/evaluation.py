@@ -32,6 +32,7 @@ from mindformers_qwenvl.pictures.images import ImageTransform
 __all__ = ["Evaluation", "Result", "share_of_process"]
 
 SETTINGS = "settings.json"
+BOX_IN_WORDS = 100  # new tokens: the answer of a conversation has its <ref> too, which RefCOCO's prompt has already
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # the rate is in the postfix
 
 
@@ -93,7 +94,10 @@ class Evaluation:
         }
 
     def _lengths(self) -> tuple[int, int]:
-        longest = self.max_new_tokens or self.task.longest
+        longest = self.task.longest
+        if self.loaded.conversations and self.task.metric == "grounding":
+            longest = max(longest, BOX_IN_WORDS)
+        longest = self.max_new_tokens or longest
         return longest, min(self.task.shortest, longest)
 
     def run(self) -> Result:

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mindformers_qwenvl.cli import main
+from mindformers_qwenvl.evaluate.data import Loaded
 from mindformers_qwenvl.evaluate.prompts import Asking, ask
 from mindformers_qwenvl.evaluate.runner import Share, read_records
 from mindformers_qwenvl.evaluate.samples import Sample
@@ -172,6 +174,19 @@ def test_conversations_in_the_frame_they_were_trained_in(evaluate):
 
 
 # ---- without a network
+
+
+def test_a_box_in_a_conversation_has_room_for_its_words():
+    from mindformers_qwenvl.evaluate.evaluation import BOX_IN_WORDS, Evaluation
+
+    def longest(task: str, conversations: bool, given: int | None = None) -> int:
+        told = SimpleNamespace(task=TASKS[task], loaded=Loaded([], {}, conversations), max_new_tokens=given)
+        return Evaluation._lengths(told)[0]
+
+    assert longest("refcoco", False) == 28
+    assert longest("refcoco", True) == BOX_IN_WORDS
+    assert longest("vqa", True) == TASKS["vqa"].longest
+    assert longest("refcoco", True, 40) == 40
 
 
 def test_examples_are_drawn_by_the_id_of_the_sample():
