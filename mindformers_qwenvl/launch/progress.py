@@ -85,10 +85,11 @@ class Progress(QwenVLMonitor):
 
 
 def _total(params: Any, step: int) -> int:
-    """The number of the last step: what is left of the epochs lies behind this step, also of a resumed run."""
-    epochs_left = params.epoch_num - params.cur_epoch_num
-    in_this = (step - 1) % params.batch_num + 1  # params.cur_step_num counts from where a run was resumed
-    return step + epochs_left * params.batch_num + params.batch_num - in_this
+    """The number of the last step of the training, from what is told after the first step of this run."""
+    # Of a resumed run, params.epoch_num and cur_step_num count from where it goes on; cur_epoch_num, which does not,
+    # is of no use here.
+    in_this = (step - 1) % params.batch_num + 1
+    return step + (params.epoch_num - 1) * params.batch_num + params.batch_num - in_this
 
 
 def _width(terminal: TextIO) -> dict[str, Any]:

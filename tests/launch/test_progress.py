@@ -8,10 +8,11 @@ import pty
 import re
 import struct
 import termios
+from types import SimpleNamespace
 
 import pytest
 
-from mindformers_qwenvl.launch.progress import Progress
+from mindformers_qwenvl.launch.progress import Progress, _total
 from mindformers_qwenvl.launch.quiet import Screen
 
 
@@ -47,3 +48,16 @@ def test_the_bar_fits_and_says_all(drawn, columns):
     assert all(len(line) <= 80 for line in lines)
     said = r" 20%\|.+\| step 1001/5000, loss 8\.3518, lr 2\.90e-04, 12,346 tokens/s, [\d:?]+ left"
     assert re.fullmatch(said, lines[-1].rstrip()), lines
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        (1, {"epoch_num": 2, "cur_epoch_num": 1}),
+        (3, {"epoch_num": 2, "cur_epoch_num": 1}),  # resumed within the first epoch
+        (126, {"epoch_num": 1, "cur_epoch_num": 2}),  # resumed after it
+        (130, {"epoch_num": 1, "cur_epoch_num": 2}),  # resumed within the second
+    ],
+)
+def test_the_last_step_of_a_run(step, told):
+    assert _total(SimpleNamespace(batch_num=125, **told), step) == 250
