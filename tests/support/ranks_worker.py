@@ -15,19 +15,31 @@ from pathlib import Path
 def main() -> int:
     from mindformers_qwenvl.cli import main as run
 
-    if os.environ.get("MS_ROLE") != "MS_SCHED":
-        watch(Path(sys.argv[1]) / f"rank_{os.environ['RANK_ID']}")
+    folder = Path(sys.argv[1]) / f"rank_{os.environ['RANK_ID']}"
     sys.argv = ["mindformers-qwenvl", *sys.argv[2:]]
-    return run()
+    if os.environ.get("MS_ROLE") == "MS_SCHED":
+        return run()
+    watch(folder)
+    code = run()
+    (folder / "code").write_text(str(code))
+    return code
 
 
 def watch(folder: Path) -> None:
-    """Write the process id to FOLDER/pid, and of each step its name and a digest of its result to FOLDER/steps."""
+    """Write to `folder` the process id (pid), of each step its name and a digest of its result (steps), and the code of
+    an end at once (code)."""
     from mindformers_qwenvl.cli._generation import import_host
 
     folder.mkdir(parents=True)
     (folder / "pid").write_text(str(os.getpid()))
     import_host()
+    end = os._exit
+
+    def noted(code: int) -> None:
+        (folder / "code").write_text(str(code))
+        end(code)
+
+    os._exit = noted
     from mindformers_qwenvl.chat.steps import Steps
 
     for name in ("vectors", "prefill", "decode", "set_adapter"):
