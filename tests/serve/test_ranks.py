@@ -224,7 +224,7 @@ class Job:
         self.http = free_port()
         msrun = [sys.executable, "-m", "mindspore.parallel.cluster.run", "--worker_num=2", "--local_worker_num=2"]
         msrun += [f"--master_port={free_port()}", "--log_dir=logs", f"--join={join_}", "--cluster_time_out=120"]
-        words = ["serve", "--model", model, "--port", str(self.http), "--rows", "1", "--max-length", "64"]
+        words = ["serve", "--model", model, "--port", str(self.http), "--rows", "1", "--max-length", "96"]
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         found = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
