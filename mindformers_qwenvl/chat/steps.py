@@ -50,6 +50,10 @@ class Steps:
         """Blocks of the cache that hold `tokens`."""
         return -(-tokens // self.block_size)
 
+    def set_adapter(self, name: str | None) -> None:
+        """Answer with an adapter from now on, see `AdapterSwitch.set_adapter`."""
+        self.network.set_adapter(name)
+
     def vectors(self, pixels: np.ndarray) -> np.ndarray:
         """float32 [Q, H] of a picture float32 [3, H, W], normalised."""
         return self.network.image_vectors(pixels[None])[0]

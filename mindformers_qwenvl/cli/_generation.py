@@ -164,7 +164,7 @@ def import_host() -> None:
 
 
 @contextlib.contextmanager
-def _said_on_stderr() -> Iterator[None]:
+def _told(say: Callable[[str], None]) -> Iterator[None]:
     """What a model's folder says and is not followed, a line each."""
     from mindformers_qwenvl.config.folder import FolderWarning
 
@@ -172,7 +172,7 @@ def _said_on_stderr() -> Iterator[None]:
         warnings.simplefilter("always", FolderWarning)
         yield
     for line in dict.fromkeys(str(one.message) for one in caught if one.category is FolderWarning):
-        print(line, file=sys.stderr, flush=True)
+        say(line)
 
 
 def say(text: object) -> None:
@@ -201,7 +201,7 @@ def server_of(args: argparse.Namespace, option: str, url: str) -> tuple[Any, str
 class ModelDirectory:
     """What --model names: configuration and processor now, the network later, once everything else has been checked."""
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: argparse.Namespace, say: Callable[[str], None] = say):
         given = getattr(args, "adapter", None)
         self.adapters = dict(given) if isinstance(given, list) else {} if given is None else {"default": given}
         if isinstance(given, list) and len(self.adapters) < len(given):
@@ -216,7 +216,7 @@ class ModelDirectory:
         from mindformers_qwenvl.text.vocabulary_file import check_model
 
         self.args = args
-        with _said_on_stderr():
+        with _told(say):
             self.config = QwenVLConfig.from_pretrained(str(args.model))
             self.processor = QwenVLProcessor.from_pretrained(str(args.model))
         tokenizer = self.processor.tokenizer
@@ -235,8 +235,8 @@ class ModelDirectory:
             self.args.usage(str(error))
             raise
 
-    def network(self, num_blocks: int, say: Callable[[str], None]) -> Any:
-        """Load the network, with a cache of `num_blocks` blocks."""
+    def network(self, num_blocks: int, say: Callable[[str], None], **more: Any) -> Any:
+        """Load the network, with a cache of `num_blocks` blocks. more: keys that replace those of config.json."""
         from mindformers_qwenvl.model.ops import can_compute_in
         from mindformers_qwenvl.model.qwenvl import QwenVL
 
@@ -244,7 +244,7 @@ class ModelDirectory:
         if dtype is None and not can_compute_in(self.config.compute_dtype):
             say("the weights are bfloat16, which a CPU cannot compute with: using float32")
             dtype = "float32"
-        types = {} if dtype is None else {"compute_dtype": dtype, "param_init_type": dtype}
+        types = {**more} if dtype is None else {**more, "compute_dtype": dtype, "param_init_type": dtype}
         if self.adapters:
             types["adapter"] = {name: str(path) for name, path in self.adapters.items()}
         network = QwenVL.from_pretrained(str(self.args.model), use_past=True, num_blocks=num_blocks, **types)

@@ -74,7 +74,8 @@ def _serve(args: argparse.Namespace) -> int:
 
     folder = model_directory(args.workdir)
     pictures = args.workdir.resolve() / "test"
-    print(f"pictures to ask about: {pictures}", flush=True)
+    print(f"pictures to ask about: {pictures}")
+    print("questions it has learnt: Find the shape. / What colour is the square? / Which shape is red?", flush=True)
     # A new process: this one has started threads that Ctrl-C would reach, and holds what training needed.
     command = ["serve", "--model", str(folder), "--page", "--greedy", "--system", SYSTEM, "--port", str(args.port)]
     command += ["--max-length", "256", "--rows", "4"]  # few graphs to compile

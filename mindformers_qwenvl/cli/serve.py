@@ -6,10 +6,17 @@ import argparse
 import contextlib
 import importlib.util
 import logging
+import os
+import signal
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mindformers_qwenvl.cli._generation import ModelDirectory, add_generation_arguments
+from mindformers_qwenvl.cli._generation import ModelDirectory, add_generation_arguments, import_host
+
+if TYPE_CHECKING:
+    from mindformers_qwenvl.serve.ranks import Place
 
 EPILOG = """\
 addresses:
@@ -25,9 +32,12 @@ examples:
   mindformers-qwenvl serve --model Qwen-VL-Chat --page --adapter radiology=lora1 --adapter signs=lora2
   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
       -d '{"model": "Qwen-VL-Chat", "messages": [{"role": "user", "content": "Hello"}]}'
+  msrun --worker_num=2 --local_worker_num=2 --join=True $(which mindformers-qwenvl) serve --model Qwen-VL-Chat
 """
 
 NEEDS_HOST = True
+ENDED_BY_RANK_0 = {signal.SIGINT, signal.SIGTERM}
+MOMENT = 1.0  # seconds for a fault that all ranks find while they load: then rank 0 names it, not what it did to others
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +59,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument(
         "--allow-origin", action="append", metavar="ORIGIN", help="let pages of this origin use it (CORS); repeatable"
+    )
+    several = parser.add_argument_group(
+        "several cards", "Started by msrun, rank 0 serves and the others share its network."
+    )
+    several.add_argument(
+        "--ranks-port",
+        type=int,
+        metavar="N",
+        help="port on which rank 0 waits for the others (default: the one after msrun's --master_port)",
+    )
+    several.add_argument(
+        "--ranks-key-file",
+        type=Path,
+        metavar="FILE",
+        help="a secret that all ranks have; needed on several machines (default: one is made, on this machine)",
     )
     size = parser.add_argument_group("size and limits")
     size.add_argument("--rows", type=int, default=8, metavar="N", help="answers written at once (default: %(default)s)")
@@ -94,18 +119,67 @@ def run(args: argparse.Namespace) -> int:
             args.usage(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(args, name)}")
     if not (args.request_timeout > 0 and args.grace >= 0 and 0 <= args.port < 65536):
         args.usage("--request-timeout must be above 0, --grace at least 0, --port from 0 to 65535")
+    if args.ranks_port is not None and not 0 < args.ranks_port < 65536:
+        args.usage(f"--ranks-port must be from 1 to 65535, got {args.ranks_port}")
     need_extra()
+    from mindformers_qwenvl.serve.ranks import Place
+
+    place = Place.of(os.environ)
+    if place is None or place.rank == 0:
+        return _serve(args, place)
+    return _schedule() if place.rank is None else _follow(args, place)
+
+
+def _serve(args: argparse.Namespace, place: Place | None) -> int:
+    from mindformers_qwenvl.serve.ranks import end_now, gather, gone_words
     from mindformers_qwenvl.serve.server import Signals, bind
+
+    def gone(rank: int) -> None:
+        time.sleep(MOMENT)
+        _say(gone_words(rank))
+        end_now(1)
 
     signals = Signals()  # before all that starts threads
     keys = _keys(args.api_key_file)
     listening = bind(args.host, args.port)  # before minutes of loading
-    directory = ModelDirectory(args)
-    from mindformers_qwenvl.serve.start import start
+    with contextlib.ExitStack() as held:
+        ranks = None
+        if place is not None:
+            ranks = gather(place, args.ranks_port, args.ranks_key_file, gone)
+            held.callback(ranks.end)
+        directory = ModelDirectory(args, say=_say)
+        from mindformers_qwenvl.serve.start import start
 
+        _log(logging.INFO)
+        return start(args, directory, listening, signals, keys, _say, ranks)
+
+
+def _follow(args: argparse.Namespace, place: Place) -> int:
+    from mindformers_qwenvl.serve.ranks import join
+
+    rank0 = join(place, args.ranks_port, args.ranks_key_file, _say)
+    for number in ENDED_BY_RANK_0:  # which is sent SIGTERM together with this process, or alone
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDED_BY_RANK_0)  # MindSpore sets handlers of its own
+    directory = ModelDirectory(args, say=lambda _: None)
+    from mindformers_qwenvl.serve.start import start_following
+
+    _log(logging.WARNING)
+    return start_following(args, directory, rank0, place.size)
+
+
+def _log(level: int) -> None:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s", level=logging.WARNING)
-    logging.getLogger("mindformers_qwenvl.serve").setLevel(logging.INFO)
-    return start(args, directory, listening, signals, keys, _say)
+    logging.getLogger("mindformers_qwenvl.serve").setLevel(level)
+
+
+def _schedule() -> int:
+    """What msrun's scheduler does, which runs the command as well."""
+    import_host()
+    from mindformers_qwenvl.host.context import join_job
+
+    join_job()
+    return 0
 
 
 def need_extra() -> None:

@@ -15,5 +15,7 @@
 | `page_files` | the page's files |
 | `app` | the routes (starlette) |
 | `server` | sockets, signals, the graceful end (uvicorn) |
+| `ranks`, `channel` | the processes of one server under msrun, and their messages |
+| `shared_steps` | steps of the network that all of these make |
 | `start` | from the command's options to all of these |
 """

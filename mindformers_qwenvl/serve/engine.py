@@ -168,6 +168,12 @@ class Engine:
                 self._give_up = time.monotonic() + grace
                 self._changed.notify_all()
 
+    def fail(self) -> None:
+        """Answer nothing more: what the network needs is gone."""
+        with self._changed:
+            self.broken = self._closed = True
+            self._changed.notify_all()
+
     def join(self, timeout: float) -> bool:
         """Wait for the engine's end; returns whether it came."""
         if self._thread.is_alive():
@@ -202,6 +208,8 @@ class Engine:
         with self._changed:
             while not (self._waiting or self._running or self._closed):
                 self._changed.wait(timeout=5)
+            if self.broken:
+                return False
             self._drop_waiting()
             job = self._next()
         self._drop_running()
@@ -254,7 +262,7 @@ class Engine:
 
     def _admit(self, job: Job) -> None:
         if getattr(self.network, "active_adapter", None) != job.adapter:
-            self.network.set_adapter(job.adapter)
+            self.steps.set_adapter(job.adapter)
         # An adapter may change the vision tower, so that its vectors are its own.
         vectors = [self.vectors.of((job.adapter, picture.digest), picture.pixels) for picture in job.pictures]
         blocks = [self._free.pop() for _ in range(self._blocks(job))]

@@ -144,5 +144,7 @@ def serve(app: Any, engine: Any, listening: socket.socket, signals: Signals | No
     if signals is not None:
         signals.on_stop = stop
     engine.on_broken = lambda: setattr(server, "should_exit", True)  # whoever watches the process starts it again
+    if engine.broken:  # already
+        server.should_exit = True
     server.run(sockets=[listening])
     engine.close(0)

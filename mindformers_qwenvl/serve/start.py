@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from mindformers_qwenvl.chat.steps import Steps
 from mindformers_qwenvl.chat.vectors import PictureVectors
+from mindformers_qwenvl.host.context import join_job, share_network
 from mindformers_qwenvl.serve.app import make_app
 from mindformers_qwenvl.serve.engine import Engine
 from mindformers_qwenvl.serve.metrics import Metrics
 from mindformers_qwenvl.serve.prompts import Prompts
+from mindformers_qwenvl.serve.ranks import Rank0, RankGone, Ranks, end_now, gone_words
 from mindformers_qwenvl.serve.server import Signals, serve
 from mindformers_qwenvl.serve.service import Limits, Service
+from mindformers_qwenvl.serve.shared_steps import SharedSteps, follow
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 
-__all__ = ["make_service", "start"]
+__all__ = ["load", "make_service", "start", "start_following"]
 
 MB = 2**20
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+STUCK = 5.0  # seconds for the engine to notice that a rank is gone; it may be inside a graph that waits for that rank
 
 
 def make_service(
@@ -39,6 +42,7 @@ def make_service(
     max_pixels: int = 40_000_000,
     folders: tuple[str, ...] = (),
     system: str = SYSTEM_MESSAGE,
+    ranks: Ranks | None = None,
 ) -> Service:
     """The service of a network that is loaded; its engine is not started.
 
@@ -53,6 +57,7 @@ def make_service(
         max_pixels: of a picture.
         folders: that requests may name picture files in.
         system: the system message of conversations without their own.
+        ranks: other processes, which have the same network and make the same steps.
 
     Raises:
         ValueError: `longest` is more than the network or the cache takes, or two models have the same name.
@@ -65,13 +70,41 @@ def make_service(
     policy = replace(transform.policy, allow_folders=folders, max_pixels=min(transform.policy.max_pixels, max_pixels))
     transform = replace(transform, policy=policy)
     tokenizer = processor.template.tokenizer
-    steps = Steps(network, rows, longest or most)
+    longest = longest or most
+    steps = Steps(network, rows, longest) if ranks is None else SharedSteps(network, rows, longest, ranks)
     vectors = PictureVectors(lambda pixels: steps.vectors(transform.normalise(pixels)), picture_memory)
     engine = Engine(network, steps, tokenizer, vectors, queue, Metrics())
     names = [name, *network.adapter_names]
     if len(set(names)) < len(names):
         raise ValueError(f"the models need different names, got {', '.join(names)}; see --served-name")
-    return Service(engine, Prompts(tokenizer, transform, system, longest or most), config, names, limits)
+    return Service(engine, Prompts(tokenizer, transform, system, longest), config, names, limits)
+
+
+def load(args: Any, directory: Any, say: Callable[[str], None], ranks: int = 1) -> Any:
+    """The network of a server, or this rank's part of it. args: see cli/serve.py; directory: its `ModelDirectory`.
+
+    Raises:
+        ValueError: the ranks cannot share it.
+    """
+    config, shared = directory.config, {}
+    longest = min(args.max_length or config.seq_length, config.seq_length)
+    tokens = args.cache_tokens or args.rows * longest
+    if ranks > 1:
+        join_job()
+        if share_network():
+            if directory.adapters:
+                raise ValueError(
+                    "--adapter: cards that share a network cannot switch adapters; merge it (`mindformers-qwenvl "
+                    "convert-weight --adapter`) or serve on one card"
+                )
+            shared["parallel_config"] = {"data_parallel": 1, "model_parallel": ranks, "vocab_emb_dp": False}
+    return directory.network(-(-tokens // config.block_size) + args.rows, say, **shared)
+
+
+def start_following(args: Any, directory: Any, rank0: Rank0, ranks: int) -> int:
+    """Load the model and make the steps that rank 0 tells, until it ends. Arguments as for `load`."""
+    follow(load(args, directory, lambda _: None, ranks), rank0)
+    return 0
 
 
 def start(
@@ -81,13 +114,11 @@ def start(
     signals: Signals,
     keys: tuple[str, ...],
     say: Callable[[str], None],
+    ranks: Ranks | None = None,
 ) -> int:
-    """Load the model and serve it until a signal. args: see cli/serve.py; directory: its `ModelDirectory`."""
-    config = directory.config
-    longest = min(args.max_length or config.seq_length, config.seq_length)
-    tokens = args.cache_tokens or args.rows * longest
+    """Load the model and serve it until a signal. Arguments as for `load`; ranks: the others, if there are any."""
     settings = directory.settings()
-    network = directory.network(-(-tokens // config.block_size) + args.rows, say)
+    network = load(args, directory, say, 1 if ranks is None else ranks.size)
     host, port = listening.getsockname()[:2]
     loopback = host in ("127.0.0.1", "::1")
     names = (*LOOPBACK, *(name.lower() for name in args.server_name or ()))
@@ -112,6 +143,7 @@ def start(
         max_pixels=args.max_pixels,
         folders=tuple(args.allow_folder or ()),
         system=SYSTEM_MESSAGE if args.system is None else args.system,
+        ranks=ranks,
     )
     app = make_app(service, args.page)
     shown = f"[{host}]" if ":" in host else host
@@ -125,10 +157,27 @@ def start(
             page = f", page: http://{shown}:{port}/" if args.page else ""
             say(f"ready: http://{shown}:{port}/v1{page}")
 
+    def gone(rank: int) -> None:
+        say(gone_words(rank))
+        service.engine.fail()
+        if not service.engine.join(STUCK):
+            end_now(1)
+
+    if ranks is not None:
+        ranks.on_gone = gone
+        if ranks.gone is not None:  # before that was set
+            raise RankGone(gone_words(ranks.gone))
+        say(f"{ranks.size} ranks; SIGTERM to this process, {os.getpid()}, ends them all")
     service.engine.start(progress)
     serve(app, service.engine, listening, signals, args.grace)
-    if not service.engine.join(10):  # it is inside a graph that takes long; nobody waits for it any more
-        sys.stderr.flush()
-        os._exit(0)
-    say("stopped: the model cannot answer, see above" if service.engine.broken else "stopped")
-    return 1 if service.engine.broken else 0
+    ended = service.engine.join(10)  # if not, it is inside a graph that takes long; nobody waits for it any more
+    broken = service.engine.broken
+    if ranks is not None:
+        ranks.end()
+    if ended:
+        say("stopped: the model cannot answer, see above" if broken else "stopped")
+    if not ended or (
+        ranks is not None and ranks.gone is not None
+    ):  # MindSpore's own end would wait for the rank that is gone
+        end_now(1 if broken else 0)
+    return 1 if broken else 0

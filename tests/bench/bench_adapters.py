@@ -23,22 +23,23 @@ from pathlib import Path
 
 from tests.bench.bench_inference import HIDDEN, IMAGE, PROMPT, QUERIES, Stamps, build
 from tests.bench.bench_memory import status
+from tests.bench.host import prepare
 
 ROOT = Path(__file__).parents[2]
 PET = {"pet_type": "lora", "lora_rank": 64, "lora_alpha": 16, "lora_dropout": 0.0}
 MB = 1024**2
 ROWS = 1
+THREADS = 2
 STEPS = 3
 LONGEST = 480  # seconds of a part
 
 
 def speed(rounds: int, tokens: int) -> None:
     """Medians of both networks, measured in turn."""
-    import mindspore as ms
+    prepare(THREADS)
     import numpy as np
     from mindspore import Tensor
 
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU", runtime_num_threads=2)
     random = np.random.RandomState(0)
     ids = random.randint(0, 150000, (1, PROMPT)).astype(np.int32)
     positions = np.stack([np.zeros(QUERIES), np.arange(20, 20 + QUERIES)], -1).astype(np.int32)
@@ -75,14 +76,13 @@ def speed(rounds: int, tokens: int) -> None:
 
 def measure(kind: str) -> None:
     """Print MB and seconds of a step, full training or an adapter's."""
-    import mindspore as ms
+    prepare(THREADS)
     import numpy as np
     from mindspore import Tensor
 
     from mindformers_qwenvl.training.optimizer import QwenVLAdamW
     from mindformers_qwenvl.training.step import QwenVLTrainOneStepCell
 
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU", runtime_num_threads=2)
     random = np.random.RandomState(0)
     ids = Tensor(random.randint(0, 150000, (ROWS, 513)).astype(np.int32))
     images = Tensor(random.randn(ROWS, 1, 3, IMAGE, IMAGE).astype(np.float32))
@@ -107,7 +107,7 @@ def memory() -> None:
     used = {}
     for kind in ("adapter", "full"):
         with tempfile.TemporaryDirectory() as folder:
-            environment = {**os.environ, "LOG_MF_PATH": folder, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
             command = [sys.executable, "-m", "tests.bench.bench_adapters", "--part", kind]
             ended = subprocess.run(
                 command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST
@@ -132,10 +132,7 @@ def main() -> int:
     if args.part in ("full", "adapter"):
         measure(args.part)
         return 0
-    os.environ["OMP_NUM_THREADS"] = "2"
-    os.environ.setdefault("LOG_MF_PATH", tempfile.mkdtemp())
     if args.part in ("speed", "all"):
-        os.chdir(tempfile.mkdtemp())
         speed(args.rounds, args.tokens)
     if args.part in ("memory", "all"):
         memory()

@@ -36,6 +36,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from tests.bench.host import quiet
+
 ROOT = Path(__file__).parents[2]
 YAML = ROOT / "yaml" / "finetune_qwenvl_9.6b.yaml"
 SIZE, BATCH, ROUNDS = 448, 4, 5
@@ -276,6 +278,7 @@ def steady(dataset) -> tuple[float, float]:
 
 
 def pipeline(pictures: list[Path], data: Path, workers: int) -> bool:
+    quiet()
     from mindformers.dataset.build_dataset import build_dataset
     from mindformers.tools.register import MindFormerConfig
 

@@ -21,9 +21,10 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import tempfile
 import time
 from itertools import pairwise
+
+from tests.bench.host import prepare
 
 HIDDEN, LAYERS, HEADS, MLP, VOCAB = 1024, 8, 8, 2752, 151936
 VISION_WIDTH, VISION_LAYERS, VISION_HEADS, IMAGE, PATCHES, QUERIES = 512, 8, 8, 448, 1024, 256
@@ -135,13 +136,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="times to measure everything")
     parser.add_argument("--full-width", action="store_true", help="4 layers of the 9.6B network instead")
     args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    os.environ["LOG_MF_PATH"] = tempfile.mkdtemp()
-    os.chdir(tempfile.mkdtemp())
-
-    import mindspore as ms
-
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU", runtime_num_threads=args.threads)
+    prepare(args.threads)
     return full_width(args.tokens, args.rounds) if args.full_width else compare(args.tokens, args.rounds)
 
 

@@ -27,10 +27,12 @@ from pathlib import Path
 from mindformers_qwenvl.estimate import Card, Estimate, activations, estimate, read_job
 from mindformers_qwenvl.estimate.section import read_yaml
 from mindformers_qwenvl.registration import yaml_dir
+from tests.bench.host import prepare
 
 ROOT, TINY = Path(__file__).parents[2], yaml_dir() / "finetune_qwenvl_tiny.yaml"
 MB = 1024**2
 STEPS = 3
+THREADS = 2
 KINDS = ("gradients", "QwenVLAdamW", "AdamW")
 
 
@@ -60,7 +62,7 @@ def estimated(kind: str, settings: list[str]) -> Estimate:
 def measured(kind: str, settings: list[str]) -> int:
     """Bytes by which the resident memory of a fresh process grows."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "LOG_MF_PATH": folder, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         ended = subprocess.run(
             [sys.executable, "-m", "tests.bench.bench_memory", "--measure", kind, json.dumps(settings)],
             cwd=folder,
@@ -83,6 +85,7 @@ def status(key: str) -> int:
 
 
 def run(kind: str, settings: list[str]) -> int:
+    prepare(THREADS)
     import mindspore as ms
     import numpy as np
     from mindformers import MindFormerConfig
@@ -127,7 +130,6 @@ def run(kind: str, settings: list[str]) -> int:
             (out[0] if isinstance(out, tuple) else out).asnumpy()
 
     register()
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU", runtime_num_threads=2)
     train(["runner_config.batch_size=1"], 1)  # loads what compiling and computing need
     before = status("VmRSS")
     train(settings, STEPS)

@@ -27,6 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.bench.host import prepare
+
 ROWS = 8
 LONGEST = {"tiny": 128, "448M": 448}
 
@@ -36,9 +38,7 @@ LONGEST = {"tiny": 128, "448M": 448}
 
 def serve(size: str, threads: int) -> None:
     """Load a network of random weights and serve it; prints the port when it is ready."""
-    import mindspore as ms
-
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU", runtime_num_threads=threads)
+    prepare(threads)
     import uvicorn
 
     from mindformers_qwenvl.generation.settings import settings_for
@@ -98,7 +98,7 @@ def large() -> tuple[Any, Any]:
 def server(size: str, threads: int) -> Iterator[tuple[str, int]]:
     """Address and process id of a server of its own."""
     command = [sys.executable, "-m", "tests.bench.bench_serve", "--serve", size, "--threads", str(threads)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "LOG_MF_PATH": tempfile.mkdtemp(), "GLOG_v": "3"}
+    environment = dict(os.environ)
     root = str(Path(__file__).parents[2])
     environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(

@@ -9,13 +9,12 @@ YAMLs. All parts learn, or (--freeze-vision) the resampler and the language mode
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import statistics
-import tempfile
 import time
 
 from tests.bench.bench_inference import HIDDEN, IMAGE, LAYERS, MLP, QUERIES, VOCAB, build, timed, vision_flops
+from tests.bench.host import prepare
 
 LENGTH, FIRST_SLOT = 512, 20
 
@@ -45,10 +44,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=4, help="steps to time, after two that are not")
     parser.add_argument("--freeze-vision", action="store_true")
     args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    os.environ["LOG_MF_PATH"] = tempfile.mkdtemp()
-    os.chdir(tempfile.mkdtemp())
-
+    prepare(args.threads)
     import mindspore as ms
     import numpy as np
     from mindspore import Tensor, ops
@@ -56,7 +52,6 @@ def main() -> int:
     from mindformers_qwenvl.training.optimizer import QwenVLAdamW
     from mindformers_qwenvl.training.step import QwenVLTrainOneStepCell
 
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU", runtime_num_threads=args.threads)
     a, b = (Tensor(np.random.RandomState(seed).randn(1024, 1024).astype(np.float32)) for seed in (0, 1))
     square = ops.MatMul()
     peak = 2 * 1024**3 / timed(lambda: square(a, b).asnumpy(), 30, 5) / 1e9

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +20,7 @@ import pytest
 
 from tests.support.golden import golden_set
 from tests.support.lora import adapter_dir, copy
-from tests.support.served import data_uri, events, user, wait_until
+from tests.support.served import ask, data_uri, events, user, wait_until
 
 ROOT = Path(__file__).parents[2]
 PICTURE = data_uri(golden_set("a56").image(0))
@@ -25,16 +28,17 @@ KEY = "a-key"
 
 
 class Server:
-    """`mindformers-qwenvl serve` and what it says on standard error."""
+    """`mindformers-qwenvl serve` and what it says on standard error. errors: a file for that instead."""
 
-    def __init__(self, *options: str, errors=None):
+    def __init__(self, *options: str, errors=None, folder: Path | None = None, **environment: str):
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mindformers_qwenvl", "serve", "--port", "0", *options],
             stdout=subprocess.PIPE,
             stderr=errors or subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": path, **environment},
         )
         self.lines: list[str] = []
         self.address = ""
@@ -203,3 +207,68 @@ def test_bad_options_and_a_second_ctrl_c(checkpoint_dir, tmp_path):
     time.sleep(3)
     started.process.send_signal(signal.SIGINT)  # while it loads: at once
     assert started.process.wait(20) == 128 + signal.SIGINT
+
+
+@contextlib.contextmanager
+def full_disk(folder: Path) -> Iterator[Path | None]:
+    """A file system without a free byte; None where this user must not mount one."""
+    folder.mkdir()
+    size = ["-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(["mount", *size], capture_output=True).returncode:
+        yield None
+        return
+    try:
+        with pytest.raises(OSError, match="No space left"), (folder / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(b"x" * 4096)
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.slow  # two servers, each of which compiles its graphs: half a minute
+def test_killed_and_started_again_on_a_full_disk(checkpoint_dir, tmp_path):
+    """The port is free at once, nothing is left; and the second server has nowhere to write a word to."""
+    work, cache = tmp_path / "work", tmp_path / "cache"
+    work.mkdir()
+    cache.mkdir(mode=0o700)
+    words = ["--model", str(checkpoint_dir("a56")), "--rows", "1", "--max-length", "64", "--served-name", "base"]
+    own = {"TMPDIR": str(work), "XDG_CACHE_HOME": str(cache)}
+    question = {"messages": [user("What?", PICTURE)], "max_tokens": 6}
+    first = Server(*words, folder=work, **own)
+    try:
+        address = first.ready()
+        answer = ask(address, **question).json()["choices"]
+        long = {**question, "model": "base", "max_tokens": 30, "logit_bias": {"65": 100}, "stream": True}
+        with httpx.stream("POST", f"{address}/v1/chat/completions", json=long, timeout=60) as response:
+            lines = response.iter_lines()
+            assert next(lines).startswith("data: ")
+            first.process.kill()
+            with pytest.raises(httpx.HTTPError):
+                list(lines)
+        first.process.wait()
+    finally:
+        first.end()
+    assert list(work.iterdir()) == [], "a killed server leaves no file behind"
+
+    port = address.rpartition(":")[2]
+    with full_disk(tmp_path / "full") as full, Path("/dev/full").open("w") as nowhere:
+        if full is not None:
+            own["LOCAL_DEFAULT_PATH"] = str(full)
+        second = Server(*words, "--port", port, errors=nowhere, folder=work, **own)
+        try:
+            wait_until(lambda: second.process.poll() is not None or is_healthy(address), 200)
+            for _ in range(3):
+                assert ask(address, **question).json()["choices"] == answer
+            assert ask(address, messages=[user("a", "file:///etc/passwd")]).status_code == 400
+            assert ask(address, **question).json()["choices"] == answer
+            second.process.send_signal(signal.SIGTERM)
+            assert second.process.wait(30) == 0
+        finally:
+            second.end()
+
+
+def is_healthy(address: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{address}/health", timeout=5).status_code == 200
+    return False

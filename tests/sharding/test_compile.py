@@ -104,6 +104,16 @@ def test_prediction(compiled, task):
     check_predict(compiled(4, 1, task=task, dp=2, mp=2), dp=2, mp=2)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["served_vision", "served_prefill", "served_decode"])
+def test_steps_of_a_server(compiled, task):
+    """What `serve` compiles where cards share its network: a picture, a prompt with its vectors, two rows."""
+    found = compiled(2, dp=1, mp=2, task=task)
+    assert_weights(found, 2)
+    assert_strategies(found, [])
+    assert not found.whole
+
+
 def test_a_wrong_strategy_does_not_compile(compiled):
     with pytest.raises(DoesNotCompile, match="MatMul"):
         compiled(2, task="decode", mp=2, wrong="heads")

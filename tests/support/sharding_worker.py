@@ -22,7 +22,7 @@ from mindspore.nn.wrap.cell_wrapper import PipelineCell, _VirtualDatasetCell
 from mindspore.parallel import set_algo_parameters
 
 TASK = {
-    "task": "train",  # or prefill, decode
+    "task": "train",  # or prefill, decode; or a server's served_vision, served_prefill, served_decode
     "dp": 1,
     "mp": 1,
     "pp": 1,
@@ -70,8 +70,10 @@ def main(task: dict, report: Path) -> None:
     task = {**TASK, **task}
     network, config = build(task)
     shapes = {parameter.name: list(parameter.shape) for parameter in network.get_parameters()}  # before they are cut
-    rows = PER_CARD * task["dp"]
-    if task["task"] == "train":
+    rows, named = PER_CARD * task["dp"], {}
+    if task["task"].startswith("served_"):
+        step, inputs, named = served(network.set_train(False), task["task"])
+    elif task["task"] == "train":
         rows *= task["pp"]
         step = train_step(network, task["pp"], task["vision_lr_decay"])
         inputs = batch(config, rows if task["full_batch"] else rows // task["dp"])
@@ -86,7 +88,7 @@ def main(task: dict, report: Path) -> None:
         spoil(network, task["wrong"], task["dp"], task["mp"])
     for parameter in step.get_parameters():
         parameter.init_param = True  # MindSpore need not allocate it
-    step.compile(*inputs)
+    step.compile(*inputs, **named)
     found = {
         "layouts": {
             name: {"devices": devices, "map": tensor_map, "slice": piece, "optimizer_group": group}
@@ -155,6 +157,29 @@ def train_step(network: nn.Cell, stages: int, vision_lr_decay: float) -> nn.Cell
     if stages > 1:
         return MFPipelineWithLossScaleCell(wrapped, optimizer, micro_batch_num=stages, **settings).set_train()
     return QwenVLTrainOneStepCell(wrapped, optimizer, **settings).set_train()
+
+
+def served(network: nn.Cell, task: str) -> tuple[nn.Cell, list[Tensor], dict[str, Tensor]]:
+    """The cell that a server calls, and what it gives it."""
+    from mindformers_qwenvl.chat.steps import Steps
+    from mindformers_qwenvl.text.rows import ImageSpan, Row
+
+    class Given(Steps):
+        def _run(self, phase: str, **inputs: Tensor) -> np.ndarray:
+            self.inputs = inputs
+            return np.zeros((PER_CARD, 1))
+
+    if task == "served_vision":
+        side = network.config.vision.image_size
+        return network.vision_encoder, [Tensor(np.zeros((1, 3, side, side), np.float32))], {}
+    steps = Given(network, PER_CARD, 64)
+    if task == "served_prefill":
+        vectors = np.zeros((steps.slots, steps.width), np.float32)
+        prompt = Row(np.ones(40, np.int32), spans=(ImageSpan(4, 4 + steps.slots),))
+        steps.prefill(prompt, [vectors], range(steps.blocks_of(40)))
+    else:
+        steps.decode([1] * PER_CARD, [40] * PER_CARD, [30] * PER_CARD, [range(steps.blocks_of(64))] * PER_CARD)
+    return network, [], steps.inputs
 
 
 def batch(config, rows: int) -> tuple[Tensor, ...]:

@@ -1,0 +1,126 @@
+"""Steps that every rank of a server makes: rank 0 with the engine, the others as it tells them.
+
+A network that cards share communicates inside its graphs, so all ranks run the same graph with the same inputs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mindformers_qwenvl.chat.steps import Steps
+from mindformers_qwenvl.serve.ranks import Rank0, Ranks
+from mindformers_qwenvl.text.rows import ImageSpan, Row
+
+__all__ = ["SharedSteps", "follow"]
+
+logger = logging.getLogger(__name__)
+
+
+class SharedSteps(Steps):
+    """The `Steps` of rank 0: what it does, the others are told first, and it is done when all have done it.
+
+    Args:
+        network, rows, longest: see `Steps`.
+        ranks: the others.
+
+    Raises (each step):
+        RankGone: one of them is gone.
+        RuntimeError: one of them has failed.
+    """
+
+    def __init__(self, network: Any, rows: int, longest: int, ranks: Ranks):
+        super().__init__(network, rows, longest)
+        self.ranks = ranks
+        self.made = 0  # steps
+        ranks.tell({"call": "begin", "rows": rows, "longest": longest})
+        ranks.hear()
+
+    def vectors(self, pixels: np.ndarray) -> np.ndarray:
+        own = super().vectors
+        return self._together({"call": "vectors"}, [pixels], lambda: own(pixels))
+
+    def prefill(self, prompt: Row, vectors: Sequence[np.ndarray], blocks: Sequence[int]) -> np.ndarray:
+        message = {
+            "call": "prefill",
+            "spans": [[int(span.start), int(span.stop)] for span in prompt.spans],
+            "blocks": _plain(blocks),
+        }
+        own = super().prefill
+        return self._together(message, [prompt.input_ids, *vectors], lambda: own(prompt, vectors, blocks))
+
+    def decode(
+        self,
+        tokens: Sequence[int],
+        lengths: Sequence[int],
+        prompt_lengths: Sequence[int],
+        blocks: Sequence[Sequence[int]],
+    ) -> np.ndarray:
+        message = {
+            "call": "decode",
+            "tokens": _plain(tokens),
+            "lengths": _plain(lengths),
+            "prompt_lengths": _plain(prompt_lengths),
+            "blocks": [_plain(row) for row in blocks],
+        }
+        own = super().decode
+        return self._together(message, [], lambda: own(tokens, lengths, prompt_lengths, blocks))
+
+    def set_adapter(self, name: str | None) -> None:
+        own = super().set_adapter
+        self._together({"call": "set_adapter", "name": name}, [], lambda: own(name))
+
+    def _together(self, message: dict[str, Any], arrays: Sequence[np.ndarray], own: Callable[[], Any]) -> Any:
+        self.ranks.tell(message, arrays)
+        self.made += 1
+        try:
+            return own()
+        finally:
+            self.ranks.hear()  # after a fault of our own as well: the next answers belong to the next step
+
+
+def follow(network: Any, rank0: Rank0) -> int:
+    """Make the steps that rank 0 tells, until it says that it is over; returns how many. For the other ranks.
+
+    Args:
+        network: the same as rank 0 has.
+    """
+    steps: Steps | None = None
+    made = 0
+    while (told := rank0.next())[0]["call"] != "end":
+        message, arrays = told
+        try:
+            if message["call"] == "begin":
+                steps = Steps(network, message["rows"], message["longest"])
+            else:
+                _make(steps, message, arrays)
+                made += 1
+        except Exception as error:  # rank 0 ends the answers concerned; or the server, if it happens again and again
+            logger.exception("a step of the network failed")
+            rank0.answer({"failed": type(error).__name__})
+        else:
+            rank0.answer({"made": made})
+    rank0.leave()
+    return made
+
+
+def _make(steps: Steps, message: dict[str, Any], arrays: Sequence[np.ndarray]) -> None:
+    call = message["call"]
+    if call == "vectors":
+        steps.vectors(arrays[0])
+    elif call == "prefill":
+        spans = tuple(ImageSpan(*span) for span in message["spans"])
+        steps.prefill(Row(arrays[0], tuple("" for _ in spans), spans), arrays[1:], message["blocks"])
+    elif call == "decode":
+        steps.decode(message["tokens"], message["lengths"], message["prompt_lengths"], message["blocks"])
+    elif call == "set_adapter":
+        steps.set_adapter(message["name"])
+    else:
+        raise ValueError(f"there is no step {call!r}")
+
+
+def _plain(numbers: Sequence[int]) -> list[int]:
+    return [int(number) for number in numbers]
