@@ -45,6 +45,22 @@ def test_in_the_imports_it_ends_with_a_word_and_130(command, tmp_path, checkpoin
     assert (process.returncode, out, said) == (130, "", ["interrupted"]), seen[-2000:] + rest[-2000:]
 
 
+def test_pieces_of_an_answer_come_one_by_one_and_in_the_middle_it_ends_with_a_word_and_130(checkpoint_dir):
+    golden = golden_set("a56")
+    begins = Vocabulary.from_file(golden.vocab_file).decode(golden.arrays["greedy.text"][:8].tolist())
+    words = ["predict", "--model", str(checkpoint_dir("a56")), "--greedy", "--max-new-tokens", "1800"]
+    process = started("-m", "mindformers_qwenvl", *words, "Hello, who are you? 你好")
+    pieces = []
+    while len(pieces) < 4 and (piece := os.read(process.stdout.fileno(), 1 << 16)):
+        pieces.append(piece.decode("utf-8", "replace"))
+    process.send_signal(signal.SIGINT)
+    rest, err = process.communicate(timeout=60)
+    shown = "".join(pieces) + rest
+    assert len(pieces) == 4 and (process.returncode, err) == (130, "interrupted\n"), (shown[-2000:], err[-2000:])
+    assert shown.startswith(begins.strip()[:10]) and shown.endswith("\n")
+    assert shown.count("\n") == 1, shown
+
+
 HELD = """
 import os, signal, sys, time
 from mindformers_qwenvl.cli._interrupt import Interrupts, held_back

@@ -1,0 +1,145 @@
+"""Training, killed in one process and in two, and resumed: it ends with the bits of one that was not killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from tests.robust.killed import A56, HANGS, Killed
+from tests.support.cluster import Job
+from tests.support.small_runs import LLM, VISION, training
+
+EPOCHS, STEPS = 8, 3  # of 12 samples, 4 a step
+EACH = 2  # steps between two checkpoints
+SAVED, ROWS = "output/checkpoint", "output/steps"
+
+
+def train(kills: int, seed: int, workers: int) -> Killed:
+    """Killed and resumed in the same folder until it has ended, and then from the beginning, until there were `kills`
+    kills: half of them at any moment of the run, the others at a random step."""
+    killed = Killed("training" if workers == 1 else "training in two processes")
+    moments = random.Random(f"{seed} training {workers}")
+    with tempfile.TemporaryDirectory() as place:
+        samples = Path(place) / "samples.json"
+        samples.write_text(json.dumps(_samples()), encoding="utf-8")
+        folder = Path(place) / "sound"
+        began = time.monotonic()
+        with Job(folder, _settings(samples, workers, keep=99), workers) as job:
+            code = job.end()
+        took = time.monotonic() - began
+        sound = {_step(name): digest for name, digest in _saved(folder, {}).items()}
+        rows = _rows(job)
+        if code or len(sound) != workers * EPOCHS * STEPS // EACH:
+            killed.faults.append(f"it ended with {code}, {sorted(sound)}: {job.printed()[-800:]}")
+            return killed
+        while killed.kills < kills:
+            folder = Path(place) / f"{killed.kills}"
+            saved: dict[str, str] = {}
+            unfinished: set[Path] = set()
+            while True:
+                with Job(folder, _settings(samples, workers, resumed=bool(saved)), workers) as job:
+                    _until_a_moment(job, took if killed.kills < kills else None, moments)
+                    code = job.process.poll()
+                if code is not None:
+                    break
+                before, left = saved, unfinished
+                saved, unfinished = _saved(folder, before), {*folder.glob(f"{SAVED}/*/*.tmp")}
+                killed.count(wrote=bool(saved.keys() - before.keys()), unfinished=bool(unfinished - left))
+                if others := [name for name, digest in saved.items() if digest != sound[_step(name)]]:
+                    killed.faults.append(f"kill {killed.kills}: {others} have other bits")
+            if code or _last(folder, workers) != _last(folder.with_name("sound"), workers) or _rows(job) != rows:
+                steps = [path.name for path in sorted(folder.glob(f"{SAVED}/*/*"))]
+                killed.faults.append(f"after {killed.kills}: it ended with {code}, {steps}: {job.printed()[-800:]}")
+            else:
+                killed.same += 1
+            shutil.rmtree(folder)
+    return killed
+
+
+def _settings(samples: Path, workers: int, keep: int = 3, resumed: bool = False) -> dict:
+    checkpoints = {"type": "CheckpointMonitor", "prefix": "tiny", "save_checkpoint_steps": EACH}
+    checkpoints |= {"checkpoint_format": "safetensors", "keep_checkpoint_max": keep}
+    more = {"load_checkpoint": f"./{SAVED}", "resume_training": True} if resumed else {}
+    return training(
+        samples,
+        **{
+            f"{LLM}.num_layers": 1,
+            f"{VISION}.num_hidden_layers": 1,
+            "runner_config.epochs": EPOCHS,
+            "runner_config.batch_size": 4 // workers,
+            "callbacks": [{"type": "QwenVLMonitor", "per_print_times": 0}, checkpoints],
+            **more,
+        },
+    )
+
+
+def _until_a_moment(job: Job, took: float | None, moments: random.Random) -> None:
+    """Wait for a random moment of the run or a random step that is to come; without `took`, for the end."""
+    done = len(job.rows())
+    hangs = time.monotonic() + HANGS
+    ends, step, late = hangs, EPOCHS * STEPS + 1, 0.0
+    if took is not None and (moments.random() < 0.5 or done >= EPOCHS * STEPS):
+        ends = time.monotonic() + moments.uniform(0, took)
+    elif took is not None:
+        step, late = moments.randint(done + 1, EPOCHS * STEPS), moments.uniform(0, took / 100)
+    while job.process.poll() is None and time.monotonic() < ends:
+        if len(job.rows()) >= step:
+            time.sleep(late)
+            return
+        time.sleep(0.005)
+    if time.monotonic() > hangs:
+        raise TimeoutError(f"a training took over {HANGS:.0f} s: {job.printed()[-800:]}")
+
+
+def _saved(folder: Path, known: dict[str, str]) -> dict[str, str]:
+    """Name -> digest of what is in it, of each checkpoint in `folder`; `known` are those that were there before."""
+    files = {file.name: file for file in folder.glob(f"{SAVED}/*/*.safetensors")}
+    return {name: known.get(name) or _digest(file) for name, file in files.items()}
+
+
+def _digest(file: Path) -> str:
+    """Of all that it takes to resume: weights, moments, step; the header's order is not always the same."""
+    found = hashlib.sha256()
+    for name, array in sorted(load_file(file).items()):
+        found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return found.hexdigest()
+
+
+def _step(name: str) -> tuple[str, str]:
+    """Rank and EPOCH_STEP of a checkpoint `tiny_rank_0_2-4_1.safetensors`, of whichever run."""
+    of, _, step = Path(name).stem.rpartition("-")
+    return of.split("_")[2], step
+
+
+def _last(folder: Path, workers: int) -> list[tuple[tuple[str, str], str]]:
+    """Step and digest of the checkpoint that each rank has saved last."""
+    ranks = [folder.glob(f"{SAVED}/rank_{rank}/*.safetensors") for rank in range(workers)]
+    files = [max(rank, key=lambda file: file.stat().st_mtime_ns, default=None) for rank in ranks]
+    return [(_step(file.name), _digest(file)) for file in files if file]
+
+
+def _rows(job: Job) -> list[list[list[str]]]:
+    """Step, epoch, loss, learning rate and gradient norm of each step, by rank."""
+    return [job.rows(rank) for rank in range(job.workers)]
+
+
+def _samples() -> list[dict]:
+    words = np.random.default_rng(0).choice(["red", "green", "blue"], 4 * STEPS)
+    return [
+        {
+            "id": str(number),
+            "conversations": [
+                {"from": "user", "value": f"Picture 1: <img>{A56.image(number % 4).name}</img>\nWhich colour?"},
+                {"from": "assistant", "value": str(word)},
+            ],
+        }
+        for number, word in enumerate(words)
+    ]
