@@ -1,7 +1,8 @@
-"""Ctrl-C: in the imports of a command, while the network computes, and at the prompt."""
+"""Ctrl-C: in the imports of a command, in the middle of an answer, while the network computes, and at the prompt."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 
 import pytest
 
+from mindformers_qwenvl.text.vocabulary import Vocabulary
+from tests.support.golden import golden_set
 from tests.support.pictures import draw
 
 
