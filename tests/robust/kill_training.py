@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -20,6 +21,14 @@ from tests.support.small_runs import LLM, VISION, training
 EPOCHS, STEPS = 8, 3  # of 12 samples, 4 a step
 EACH = 2  # steps between two checkpoints; a resumed run may save the odd ones
 SAVED, ROWS = "output/checkpoint", "output/steps"
+
+
+class Saved(NamedTuple):
+    """A checkpoint: rank folder, steps so far, digest of its content."""
+
+    rank: str
+    step: int
+    digest: str
 
 
 def train(kills: int, seed: int, workers: int) -> Killed:
@@ -35,14 +44,14 @@ def train(kills: int, seed: int, workers: int) -> Killed:
         with Job(folder, _settings(samples, workers, each=1, keep=99), workers) as job:
             code = job.end()
         took = time.monotonic() - began
-        sound = {_step(name): digest for name, digest in _saved(folder, {}).items()}
+        sound = {*_saved(folder, {}).values()}
         rows = _rows(job)
         if code or len(sound) != workers * EPOCHS * STEPS:
             killed.faults.append(f"it ended with {code}, {sorted(sound)}: {job.printed()[-800:]}")
             return killed
         while killed.kills < kills:
             folder = Path(place) / f"{killed.kills}"
-            saved: dict[str, str] = {}
+            saved: dict[str, Saved] = {}
             unfinished: set[Path] = set()
             while True:
                 with Job(folder, _settings(samples, workers, resumed=bool(saved)), workers) as job:
@@ -53,9 +62,13 @@ def train(kills: int, seed: int, workers: int) -> Killed:
                 before, left = saved, unfinished
                 saved, unfinished = _saved(folder, before), {*folder.glob(f"{SAVED}/*/*.tmp")}
                 killed.count(wrote=bool(saved.keys() - before.keys()), unfinished=bool(unfinished - left))
-                if others := [name for name, digest in saved.items() if digest != sound[_step(name)]]:
+                if others := [name for name, one in saved.items() if one not in sound]:
                     killed.faults.append(f"kill {killed.kills}: {others} have other bits")
-            if code or _last(folder, workers) != _last(folder.with_name("sound"), workers) or _rows(job) != rows:
+                if _is_over(folder):
+                    break
+            if code is None:  # killed when its last checkpoint was there: nothing is left to resume
+                pass
+            elif code or _last(folder, workers) != _last(folder.with_name("sound"), workers) or _rows(job) != rows:
                 steps = [path.name for path in sorted(folder.glob(f"{SAVED}/*/*"))]
                 killed.faults.append(f"after {killed.kills}: it ended with {code}, {steps}: {job.printed()[-800:]}")
             else:
@@ -100,31 +113,32 @@ def _until_a_moment(job: Job, took: float | None, moments: random.Random) -> Non
         raise TimeoutError(f"a training took over {HANGS:.0f} s: {job.printed()[-800:]}")
 
 
-def _saved(folder: Path, known: dict[str, str]) -> dict[str, str]:
-    """Name -> digest of what is in it, of each checkpoint in `folder`; `known` are those that were there before."""
+def _is_over(folder: Path) -> bool:
+    """Whether the file that MindFormers has noted last is that of the last step."""
+    note = folder / SAVED / "rank_0/meta.json"
+    named = json.loads(note.read_text())["last_ckpt_file"] if note.exists() else ""
+    return bool(named) and _held(note.with_name(named)).step == EPOCHS * STEPS
+
+
+def _saved(folder: Path, known: dict[str, Saved]) -> dict[str, Saved]:
+    """What each checkpoint in `folder` holds, by name; `known` are those that were there before."""
     files = {file.name: file for file in folder.glob(f"{SAVED}/*/*.safetensors")}
-    return {name: known.get(name) or _digest(file) for name, file in files.items()}
+    return {name: known.get(name) or _held(file) for name, file in files.items()}
 
 
-def _digest(file: Path) -> str:
-    """Of all that it takes to resume: weights, moments, step; the header's order is not always the same."""
-    found = hashlib.sha256()
-    for name, array in sorted(load_file(file).items()):
+def _held(file: Path) -> Saved:
+    """All that it takes to resume: weights, moments, numbers. The header's order is not always the same, and of a run
+    that was resumed within an epoch MindFormers counts the step in the name from there."""
+    arrays, found = load_file(file), hashlib.sha256()
+    for name, array in sorted(arrays.items()):
         found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-    return found.hexdigest()
+    return Saved(file.parent.name, int(arrays["step_num"].item()), found.hexdigest())
 
 
-def _step(name: str) -> tuple[str, str]:
-    """Rank and EPOCH_STEP of a checkpoint `tiny_rank_0_2-4_1.safetensors`, of whichever run."""
-    of, _, step = Path(name).stem.rpartition("-")
-    return of.split("_")[2], step
-
-
-def _last(folder: Path, workers: int) -> list[tuple[tuple[str, str], str]]:
-    """Step and digest of the checkpoint that each rank has saved last."""
+def _last(folder: Path, workers: int) -> list[Saved]:
+    """The checkpoint that each rank has saved last."""
     ranks = [folder.glob(f"{SAVED}/rank_{rank}/*.safetensors") for rank in range(workers)]
-    files = [max(rank, key=lambda file: file.stat().st_mtime_ns, default=None) for rank in ranks]
-    return [(_step(file.name), _digest(file)) for file in files if file]
+    return [_held(max(files, key=lambda file: file.stat().st_mtime_ns)) for files in map(list, ranks) if files]
 
 
 def _rows(job: Job) -> list[list[list[str]]]:
