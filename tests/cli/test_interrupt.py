@@ -48,9 +48,9 @@ def test_in_the_imports_it_ends_with_a_word_and_130(command, tmp_path, checkpoin
     assert (process.returncode, out, said) == (130, "", ["interrupted"]), seen[-2000:] + rest[-2000:]
 
 
-def test_pieces_of_an_answer_come_one_by_one_and_in_the_middle_it_ends_with_a_word_and_130(checkpoint_dir):
+def test_an_answer_comes_piece_by_piece_and_in_the_middle_it_ends_with_a_word_and_130(checkpoint_dir):
     golden = golden_set("a56")
-    begins = Vocabulary.from_file(golden.vocab_file).decode(golden.arrays["greedy.text"][:8].tolist())
+    expected = Vocabulary.from_file(golden.vocab_file).decode(golden.arrays["greedy.text"][:16].tolist()).strip()
     words = ["predict", "--model", str(checkpoint_dir("a56")), "--greedy", "--max-new-tokens", "1800"]
     process = started("-m", "mindformers_qwenvl", *words, "Hello, who are you? 你好")
     pieces = []
@@ -60,8 +60,9 @@ def test_pieces_of_an_answer_come_one_by_one_and_in_the_middle_it_ends_with_a_wo
     rest, err = process.communicate(timeout=60)
     shown = "".join(pieces) + rest
     assert len(pieces) == 4 and (process.returncode, err) == (130, "interrupted\n"), (shown[-2000:], err[-2000:])
-    assert shown.startswith(begins.strip()[:10]) and shown.endswith("\n")
-    assert shown.count("\n") == 1, shown
+    assert shown.endswith("\n") and shown.count("\n") == 1
+    both = min(len(shown) - 1, len(expected))
+    assert both > 4 and shown[:both] == expected[:both]
 
 
 HELD = """
