@@ -269,6 +269,19 @@ WORK_AROUNDS = (
     ),
     # ---- resuming
     WorkAround(
+        name="names of checkpoints",
+        kind=Kind.PATCH,
+        where="host.checkpoint_names:name_checkpoints_by_their_step",
+        host=("mindformers/core/callback/callback.py",),
+        reason="after a resume within an epoch, the step in a checkpoint's name is counted from the start of the run",
+        seen="1.7-2.1",
+        tests=(f"{_RESUME}test_stock_names_a_checkpoint_by_the_steps_of_the_run",),
+        touches=(
+            "mindformers.core.callback.callback:CheckpointMonitor.save_checkpoint",
+            "mindformers.core.callback.callback:CheckpointMonitor.save_checkpoint_network",
+        ),
+    ),
+    WorkAround(
         name="processes that wait for each other on a CPU",
         kind=Kind.PATCH,
         where="host.barrier:wait_on_cpu",

@@ -1,7 +1,8 @@
-"""Ctrl-C: in the imports of a command, while the network computes, and at the prompt."""
+"""Ctrl-C: in the imports of a command, in the middle of an answer, while the network computes, and at the prompt."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 
 import pytest
 
+from mindformers_qwenvl.text.vocabulary import Vocabulary
+from tests.support.golden import golden_set
 from tests.support.pictures import draw
 
 
@@ -43,6 +46,23 @@ def test_in_the_imports_it_ends_with_a_word_and_130(command, tmp_path, checkpoin
     out, rest = process.communicate(timeout=60)
     said = [line for line in rest.splitlines() if line and not line.startswith("import time:")]
     assert (process.returncode, out, said) == (130, "", ["interrupted"]), seen[-2000:] + rest[-2000:]
+
+
+def test_an_answer_comes_piece_by_piece_and_in_the_middle_it_ends_with_a_word_and_130(checkpoint_dir):
+    golden = golden_set("a56")
+    expected = Vocabulary.from_file(golden.vocab_file).decode(golden.arrays["greedy.text"][:16].tolist()).strip()
+    words = ["predict", "--model", str(checkpoint_dir("a56")), "--greedy", "--max-new-tokens", "1800"]
+    process = started("-m", "mindformers_qwenvl", *words, "Hello, who are you? 你好")
+    pieces = []
+    while len(pieces) < 4 and (piece := os.read(process.stdout.fileno(), 1 << 16)):
+        pieces.append(piece.decode("utf-8", "replace"))
+    process.send_signal(signal.SIGINT)
+    rest, err = process.communicate(timeout=60)
+    shown = "".join(pieces) + rest
+    assert len(pieces) == 4 and (process.returncode, err) == (130, "interrupted\n"), (shown[-2000:], err[-2000:])
+    assert shown.endswith("\n") and shown.count("\n") == 1
+    both = min(len(shown) - 1, len(expected))
+    assert both > 4 and shown[:both] == expected[:both]
 
 
 HELD = """

@@ -5,6 +5,7 @@ If such a test fails, the host has been mended and the work-around can go.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import socket
@@ -13,6 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.checkpoints import names_of_a_resumed_run
 
 COMMON = """
 import json, os
@@ -40,7 +43,9 @@ def settings(path, **more):
 ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
 network = nn.Dense(2, 2)
 """
-ONE = """
+ONE = f"""
+{inspect.getsource(names_of_a_resumed_run)}
+
 def load(path):
     load_checkpoint_utils.load_checkpoint_with_safetensors(settings(path), ms.Model(network), network, None)
 
@@ -51,6 +56,7 @@ fault("folder", lambda: load("saved"))
 fault("file", lambda: load(file))
 ms.save_checkpoint(network, "whole.ckpt")
 fault("ckpt", lambda: load("whole.ckpt"))
+fault("names", lambda: names_of_a_resumed_run("resumed", network))
 """
 # As the Trainer calls them, in two processes that share the files of one.
 TWO = """
@@ -119,6 +125,11 @@ def test_stock_takes_the_file_of_one_process_for_that_of_several(stock, given):
 def test_stock_reads_a_file_as_the_yaml_says(stock):
     """A .ckpt file with `load_ckpt_format: safetensors`."""
     assert "Error" in stock["ckpt"], stock["ckpt"]
+
+
+def test_stock_names_a_checkpoint_by_the_steps_of_the_run(stock):
+    """Steps 10 and 12, of three an epoch, after a resume at step 8."""
+    assert stock["names"] == ["4_2", "4_1"]
 
 
 @pytest.mark.slow

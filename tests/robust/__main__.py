@@ -34,10 +34,11 @@ def main() -> int:
                 print(fault, file=sys.stderr)
         print(f"\n{total:,} inputs, seed {args.seed}\n", flush=True)
     if args.kills:
+        from tests.robust.killed import HEADER
         from tests.robust.kills import COMMANDS
 
-        print("| command | kills | before the first result | while writing | went on and gave the same | faults |")
-        print("|---|---|---|---|---|---|", flush=True)
+        print(HEADER)
+        print("|---" * HEADER.count(" | ") + "|---|", flush=True)
         for name, command in COMMANDS.items():
             if args.only == name or (args.only in name and args.only not in COMMANDS):
                 found = command(args.kills, args.seed)

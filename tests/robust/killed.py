@@ -1,0 +1,68 @@
+"""What the kills of a command led to, and what it left in its folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors.numpy import save_file
+
+from tests.support.golden import COMPANIONS, golden_set, maker
+
+A56 = golden_set("a56")
+HANGS = 600.0  # seconds of a run; a busy machine may stand still for a while
+HEADER = "| command | kills | before it wrote | after | unfinished file | runs compared | faults | minutes |"
+
+
+@dataclass
+class Killed:
+    """The kills of a command, and the runs that went on after them to the end.
+
+    Attributes:
+        early: kills before the run had written anything.
+        begun: kills after it had.
+        unfinished: how many of these left a file that was being written, under its temporary name.
+        same: runs that went on to the end, with the result of one that was not killed.
+    """
+
+    name: str
+    kills: int = 0
+    early: int = 0
+    begun: int = 0
+    unfinished: int = 0
+    same: int = 0
+    faults: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def count(self, wrote: bool, unfinished: bool) -> None:
+        """One kill."""
+        self.kills += 1
+        self.early += not wrote
+        self.begun += wrote
+        self.unfinished += unfinished
+
+    def row(self) -> str:
+        counts = (self.kills, self.early, self.begun, self.unfinished, self.same, len(self.faults))
+        minutes = f"{(time.monotonic() - self.started) / 60:.1f}"
+        return f"| {' | '.join((self.name, *map(str, counts), minutes))} |"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Path in `folder` -> bytes of each file."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def one_layer_model(folder: Path) -> Path:
+    """Set a56 with one layer of each kind, in the original's layout: the smallest network that takes the whole way."""
+    config = {**A56.config, "num_hidden_layers": 1, "visual": {**A56.config["visual"], "layers": 1}}
+    tensors = {name: maker().draw(name, shape, 0) for name, shape in maker().parameter_shapes(config).items()}
+    folder.mkdir(parents=True)
+    for companion in COMPANIONS:
+        if (A56.directory / companion).exists():
+            shutil.copy(A56.directory / companion, folder)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
