@@ -8,11 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.annotation_files import record, write_lines, write_list
 from tests.support.golden import golden_set, write_checkpoint
 from tests.support.transforms import SLOTS
 from tests.support.web import site
+
+# Inputs are drawn by seed, and the time of an example says more of the machine than of the code.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_collection_finish():

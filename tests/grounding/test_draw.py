@@ -113,7 +113,7 @@ def test_each_ref_has_its_colour():
     assert colours_of(draw(white(), many[:3], colours=["red"])) == {(255, 255, 255), (255, 0, 0)}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.integers(1, 60),
     st.integers(1, 60),
@@ -173,7 +173,7 @@ def test_characters_without_a_shape_are_left_out(no_fonts):
         np.testing.assert_array_equal(np.asarray(empty), np.asarray(draw(white(), [Box(0, 0, 999, 999)])))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=30))
 @pytest.mark.filterwarnings("ignore::mindformers_qwenvl.grounding.FontWarning")
 def test_any_label_can_be_drawn(label):
@@ -196,7 +196,7 @@ def hidden(size, boxes: list[Box]) -> float:
     return float((with_labels != without).any(axis=2).mean())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.tuples(st.integers(1, 130), st.integers(1, 130)),
     st.lists(

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mindformers_qwenvl.grounding import Box, Quad, parse, to_text
@@ -124,7 +124,6 @@ def test_tags_may_be_spelled_otherwise():
     assert to_text(parse(text, tags).objects, tags) == "{a*}[(1,2),(3,4)]"
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # its first example is slow on a busy machine
 @given(answers())
 def test_to_text_and_back(found):
     again = parse(to_text(found))

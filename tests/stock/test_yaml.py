@@ -186,7 +186,7 @@ VALUES = st.recursive(
 FILES = st.lists(st.dictionaries(st.sampled_from("abcd"), VALUES, min_size=1, max_size=4), min_size=4, max_size=4)
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=150)
 @given(files=FILES, shape=st.sampled_from(["chain", "several", "both"]))
 def test_any_overlay_is_read_as_mindformers_reads_it(files, shape):
     """0 is what is read; or both readers refuse, where a section stands against another value."""

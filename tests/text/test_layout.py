@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mindformers_qwenvl.text.layout import BadSampleError, ImageCutError, make_context, training_sample, turn_ends
@@ -165,7 +165,6 @@ TURN = st.tuples(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(TURN, min_size=1, max_size=5))
 def test_what_is_trained(turns):
     sample = training_sample(turns, SMALL, max_length=10_000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mindformers_qwenvl.text.list_format import from_list_format, restore_image_paths, to_list_format
@@ -51,7 +51,6 @@ def test_bad_elements_are_named(elements, named):
         from_list_format(elements)
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("abc 猫\n", min_size=1, max_size=5), max_size=4))
 def test_texts_and_images_come_back(words):
     elements = [element for word in words for element in ({"text": word}, {"image": word})]

@@ -12,7 +12,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mindformers_qwenvl.text.tags import Tags
@@ -154,14 +154,12 @@ def test_allowed_special_takes_words_and_lists():
         REAL.encode_text(text, "image", disallowed_special="all")
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_people_cannot_write_chat_specials(text):
     ids = REAL.encode_text(text, "image")
     assert not [i for i in ids if REAL.eod_id <= i < REAL.ref_start_id]
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_round_trip(text):
     for vocabulary in (REAL, SMALL):
@@ -169,7 +167,6 @@ def test_round_trip(text):
             assert vocabulary.decode(vocabulary.encode_text(text, allowed)) == unicodedata.normalize("NFC", text)
 
 
-@settings(deadline=None)
 @given(TEXTS, st.text("abc/.猫", max_size=20), TEXTS)
 def test_round_trip_around_an_image(before, path, after):
     assume(unicodedata.normalize("NFC", ">" + after)[0] == ">")  # U+0338 after a tag makes its > another letter

@@ -69,7 +69,7 @@ def test_damage_is_named(content, reason):
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_is_named_or_harmless(data):
     content = bytearray(value("a", np.arange(6, dtype=np.float32), shape=(2, 3)) + value("b", np.float32([1])))
     for _ in range(data.draw(st.integers(1, 4))):

@@ -106,7 +106,7 @@ class TestWithoutPyTorch:
             Checkpoint(tmp_path)
 
     @given(st.data())
-    @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_damage_is_named_or_harmless(self, tmp_path, data):
         """Any bytes of the file changed or cut: an error that names it, or tensors that can be read."""
         file = tmp_path / "a.bin"
