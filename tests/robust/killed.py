@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,11 +39,12 @@ class Killed:
     started: float = field(default_factory=time.monotonic)
 
     def count(self, wrote: bool, unfinished: bool) -> None:
-        """One kill."""
+        """One kill; the row so far goes to stderr, for the minutes that many take."""
         self.kills += 1
         self.early += not wrote
         self.begun += wrote
         self.unfinished += unfinished
+        print(self.row(), file=sys.stderr, flush=True)
 
     def row(self) -> str:
         counts = (self.kills, self.early, self.begun, self.unfinished, self.same, len(self.faults))
