@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.support.checkpoints import names_of_a_resumed_run, read_all
+from safetensors.numpy import load_file
+
+from tests.support.checkpoints import names_of_a_resumed_run
 
 
 def test_a_checkpoint_has_the_step_of_the_epoch_in_its_name(tmp_path):
@@ -13,5 +15,5 @@ def test_a_checkpoint_has_the_step_of_the_epoch_in_its_name(tmp_path):
 
     name_checkpoints_by_their_step()
     assert names_of_a_resumed_run(str(tmp_path), nn.Dense(2, 2)) == ["4_1", "4_3"]
-    files = [read_all(file.path) for file in saved_files(tmp_path / "checkpoint/rank_0")]
+    files = [load_file(file.path) for file in saved_files(tmp_path / "checkpoint/rank_0")]
     assert [int(file["step_num"].item()) for file in files] == [10, 12]  # those in the files were right before
