@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from mindformers.models.modeling_utils import PreTrainedModel
+from mindspore import Tensor
 
 from mindformers_qwenvl.generation.arguments import GenerateArguments
 from mindformers_qwenvl.generation.inputs import GenerationInputs
@@ -16,7 +17,7 @@ from mindformers_qwenvl.host.network import (
     PhaseToldOnce,
     SaveParameters,
 )
-from mindformers_qwenvl.model.ops import greedy_argmax
+from mindformers_qwenvl.model.ops import greedy_argmax, logits_to_choose_from
 
 __all__ = ["QwenPreTrainedModel"]
 
@@ -44,4 +45,12 @@ class QwenPreTrainedModel(
     def __init__(self, config: Any, **kwargs: Any):
         super().__init__(config, **kwargs)
         self.argmax = greedy_argmax()
+        self.logits_to_choose_from = logits_to_choose_from()
         self.use_past = config.use_past
+
+    def postprocess(self, *args: Any, **kwargs: Any) -> Any:
+        """The host's choice of the next tokens, from logits where they are read fastest."""
+        res = kwargs.get("res")
+        if isinstance(res, Tensor) and res.size == len(kwargs["input_ids"]) * res.shape[-1]:
+            kwargs["res"] = self.logits_to_choose_from(res)
+        return super().postprocess(*args, **kwargs)

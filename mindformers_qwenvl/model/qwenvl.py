@@ -11,6 +11,7 @@ import numpy as np
 from mindformers.tools.logger import logger
 from mindspore import Tensor, nn
 from mindspore import ops as P
+from mindspore.nn.utils import no_init_parameters
 
 from mindformers_qwenvl.adapters.handover import original_settings
 from mindformers_qwenvl.adapters.network import freeze_base
@@ -261,16 +262,20 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
                 config.make_room({**room, "param_init_type": str(config.compute_dtype).lower()})
         if not is_original_directory(directory):
             # Not the original's config.json, but the one of `save_pretrained(directory, save_json=True)`.
-            network = super().from_pretrained_experimental_mode(str(directory), *args, config=config)
+            with no_init_parameters():  # drawing weights at random takes longer than reading them
+                network = super().from_pretrained_experimental_mode(str(directory), *args, config=config)
+            _init_the_rest(network)
             check = checked(network)
         else:
             weights = load_original(directory)
-            network = cls(config)
+            with no_init_parameters():
+                network = cls(config)
             parameters = {parameter.name: parameter for parameter in network.get_parameters()}
             check = FiniteCheck()
             for name, array in weights:
                 check.look(name, array)
                 parameters[name].set_data(Tensor(array, parameters[name].dtype))
+            _init_the_rest(network)
         network.not_finite = check.sentence()
         if network.not_finite:
             logger.warning("%s: %s", directory, network.not_finite)
@@ -398,3 +403,10 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
     convert_weight_dict = staticmethod(hooks.convert_weight_dict)
     convert_map_dict = staticmethod(hooks.convert_map_dict)
     obtain_name_map = staticmethod(hooks.obtain_name_map)
+
+
+def _init_the_rest(network: nn.Cell) -> None:
+    """Parameters that no file has: the cache, and adapters, which are loaded later."""
+    for parameter in network.get_parameters():
+        if parameter.has_init:
+            parameter.init_data()

@@ -10,7 +10,7 @@ from mindformers_qwenvl.model.ops.adamw import can_update_in_place, update_in_pl
 from mindformers_qwenvl.model.ops.attention import Attention
 from mindformers_qwenvl.model.ops.cpu.kernels import MOST_ROWS
 from mindformers_qwenvl.model.ops.decode import decoder_kernel, head_kernel, reads_by_length
-from mindformers_qwenvl.model.ops.device import can_compute_in, fused_or_plain, greedy_argmax
+from mindformers_qwenvl.model.ops.device import can_compute_in, fused_or_plain, greedy_argmax, logits_to_choose_from
 from mindformers_qwenvl.model.ops.gelu import Gelu
 from mindformers_qwenvl.model.ops.gradients import NotFinite, count_not_finite, has_overflow_register, square_sum
 from mindformers_qwenvl.model.ops.linear import bias_add
@@ -37,6 +37,7 @@ __all__ = [
     "greedy_argmax",
     "has_overflow_register",
     "head_kernel",
+    "logits_to_choose_from",
     "reads_by_length",
     "row_norm",
     "square_sum",

@@ -12,7 +12,15 @@ from mindspore import dtype as mstype
 from mindformers_qwenvl.host.accumulation import is_sharded
 from mindformers_qwenvl.host.context import device_target, parallel_mode
 
-__all__ = ["can_compute_in", "fused_or_plain", "greedy_argmax", "on_ascend", "unsharded"]
+__all__ = [
+    "can_compute_in",
+    "fused_or_plain",
+    "greedy_argmax",
+    "in_numpy",
+    "logits_to_choose_from",
+    "on_ascend",
+    "unsharded",
+]
 
 Form = TypeVar("Form")
 
@@ -36,7 +44,23 @@ def greedy_argmax() -> Callable:
 
     Logits [B, V] of a CPU are numpy's to read, and starting one more operator takes longer than looking at them.
     """
-    return fused_or_plain(mint.argmax, lambda logits, axis: Tensor(np.argmax(logits.asnumpy(), axis)))
+    return fused_or_plain(mint.argmax, lambda logits, axis: Tensor(np.argmax(in_numpy(logits), axis)))
+
+
+def logits_to_choose_from() -> Callable:
+    """What `generate()` chooses tokens from: logits as the device has them; those of a CPU in numpy.
+
+    An operator outside a graph wakes three threads of MindSpore, which then look for work without sleeping and take the
+    processors from the graph of the next token: one `reshape` of the host's costs 3 ms a token on two processors.
+    """
+    return fused_or_plain(lambda logits: logits, in_numpy)
+
+
+def in_numpy(values: Tensor | np.ndarray) -> np.ndarray:
+    """Values of a CPU as an array; bfloat16, which numpy does not have, as float32."""
+    if not isinstance(values, Tensor):
+        return values
+    return (values.astype(mstype.float32) if values.dtype == mstype.bfloat16 else values).asnumpy()
 
 
 def can_compute_in(dtype: mstype.Type) -> bool:
