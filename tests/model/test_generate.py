@@ -35,7 +35,11 @@ def test_greedy_ids_with_cache(golden, cached_network, name):
     np.testing.assert_array_equal(answer, golden.arrays[f"greedy.{name}"])
 
 
-@pytest.mark.parametrize(("golden", "name"), [("a56", "two_images"), ("b224", "text")], indirect=["golden"])
+@pytest.mark.parametrize(
+    ("golden", "name"),
+    [pytest.param("a56", "two_images", marks=pytest.mark.slow), ("b224", "text")],
+    indirect=["golden"],
+)
 def test_greedy_ids_without_cache(golden, network, name):
     answer = greedy(network, golden, name)
     np.testing.assert_array_equal(answer, golden.arrays[f"greedy.{name}"])

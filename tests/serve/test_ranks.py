@@ -163,8 +163,7 @@ def test_a_rank_that_is_gone(place):
     others, found, gone = met(place, 3)
     others.tell({"call": "x"})
     found[1].answer({"made": 1})
-    found[2]._channel.close()  # as the system does for a process that is killed
-    found[2]._done.set()
+    found[2].leave()  # closes the connection, as the system does for a process that is killed
     with pytest.raises(RankGone, match="rank 2 is gone"):
         others.hear()
     wait_until(lambda: gone == [2])

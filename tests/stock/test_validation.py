@@ -133,6 +133,7 @@ def test_run_mode_eval_finds_the_same_loss(validated, files, tmp_path):
         assert found == pytest.approx(wanted, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_a_part_of_the_training_file_is_held_out(validated, files, tmp_path):
     """`split` of train_dataset: the evaluation takes the other part of the same file."""
     split = {"train_dataset.data_loader.split": 0.4, "eval_dataset.data_loader.annotation_file": str(files[0])}
@@ -170,6 +171,7 @@ def test_two_cards_validate_as_one(files, tmp_path):
         assert losses[2, rank] == pytest.approx(losses[1, 0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_validation_does_not_change_the_training(validated, files, tmp_path):
     folder, _ = validated
     settings = training(files[0], callbacks=[{"type": "QwenVLMonitor"}])
