@@ -35,7 +35,6 @@ class SharedSteps(Steps):
     def __init__(self, network: Any, rows: int, longest: int, ranks: Ranks):
         super().__init__(network, rows, longest)
         self.ranks = ranks
-        self.made = 0  # steps
         ranks.tell({"call": "begin", "rows": rows, "longest": longest})
         ranks.hear()
 
@@ -75,21 +74,19 @@ class SharedSteps(Steps):
 
     def _together(self, message: dict[str, Any], arrays: Sequence[np.ndarray], own: Callable[[], Any]) -> Any:
         self.ranks.tell(message, arrays)
-        self.made += 1
         try:
             return own()
         finally:
             self.ranks.hear()  # after a fault of our own as well: the next answers belong to the next step
 
 
-def follow(network: Any, rank0: Rank0) -> int:
-    """Make the steps that rank 0 tells, until it says that it is over; returns how many. For the other ranks.
+def follow(network: Any, rank0: Rank0) -> None:
+    """Make the steps that rank 0 tells, until it says that it is over. For the other ranks.
 
     Args:
         network: the same as rank 0 has.
     """
     steps: Steps | None = None
-    made = 0
     while (told := rank0.next())[0]["call"] != "end":
         message, arrays = told
         try:
@@ -97,14 +94,12 @@ def follow(network: Any, rank0: Rank0) -> int:
                 steps = Steps(network, message["rows"], message["longest"])
             else:
                 _make(steps, message, arrays)
-                made += 1
         except Exception as error:  # rank 0 ends the answers concerned; or the server, if it happens again and again
             logger.exception("a step of the network failed")
             rank0.answer({"failed": type(error).__name__})
         else:
-            rank0.answer({"made": made})
+            rank0.answer({"made": message["call"]})
     rank0.leave()
-    return made
 
 
 def _make(steps: Steps, message: dict[str, Any], arrays: Sequence[np.ndarray]) -> None:

@@ -176,8 +176,7 @@ def start(
         ranks.end()
     if ended:
         say("stopped: the model cannot answer, see above" if broken else "stopped")
-    if not ended or (
-        ranks is not None and ranks.gone is not None
-    ):  # MindSpore's own end would wait for the rank that is gone
-        end_now(1 if broken else 0)
-    return 1 if broken else 0
+    code = 1 if broken else 0
+    if not ended or (ranks is not None and ranks.gone is not None):  # whom MindSpore's own end would wait for
+        end_now(code)
+    return code
