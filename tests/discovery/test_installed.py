@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import textwrap
 from importlib import metadata
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.installed import PROJECT, new_environment
+from tests.support.ports import free_port
 
 FOUND = """
 from mindformers import MindFormerRegister
@@ -100,7 +100,7 @@ def test_msrun_workers(installed, tmp_path):
     options = [
         "--worker_num=2",
         "--local_worker_num=2",
-        f"--master_port={_free_port()}",
+        f"--master_port={free_port()}",
         "--join=True",
         "--log_dir=log",
     ]
@@ -110,12 +110,6 @@ def test_msrun_workers(installed, tmp_path):
     logs = [path.read_text() for path in sorted((tmp_path / "log").glob("worker_*.log"))]
     assert len(logs) == 2
     assert all("FOUND QwenVL" in log for log in logs)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_broken_plugins_only_warn(installed, tmp_path, add_plugin):

@@ -267,7 +267,7 @@ def test_several_processes_share_the_samples(checkpoint_dir):
     Path("worker.py").write_text(
         "import sys\nfrom mindformers_qwenvl.cli import main\nsys.exit(main())\n", encoding="utf-8"
     )
-    from tests.support.evaluation import free_port
+    from tests.support.ports import free_port
 
     msrun = [sys.executable, "-m", "mindspore.parallel.cluster.run", "--worker_num=2", "--local_worker_num=2"]
     where = [f"--master_port={free_port()}", "--log_dir=logs_msrun", "--join=True", "--cluster_time_out=300"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkpoints import names_of_a_resumed_run
+from tests.support.ports import free_port
 
 COMMON = """
 import json, os
@@ -101,11 +101,8 @@ def stock(folder) -> dict:
 def stock_of_two(stock, folder) -> list[dict]:
     """The same for each of two processes, which go on from what one has saved."""
     (folder / "two.py").write_text(COMMON + TWO + PRINT)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     msrun = [sys.executable, "-m", "mindspore.parallel.cluster.run", "--worker_num=2", "--local_worker_num=2"]
-    where = [f"--master_port={port}", "--log_dir=logs", "--join=True", "--cluster_time_out=300"]
+    where = [f"--master_port={free_port()}", "--log_dir=logs", "--join=True", "--cluster_time_out=300"]
     # msrun starts its workers with the `python` of the PATH.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "MINDFORMERS_PLUGINS": ""}

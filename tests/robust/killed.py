@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors.numpy import save_file
-
-from tests.support.golden import COMPANIONS, golden_set, maker
+from tests.support.golden import golden_set, write_checkpoint
 
 A56 = golden_set("a56")
 HANGS = 600.0  # seconds of a run; a busy machine may stand still for a while
@@ -60,11 +56,4 @@ def content(folder: Path) -> dict[str, bytes]:
 def one_layer_model(folder: Path) -> Path:
     """Set a56 with one layer of each kind, in the original's layout: the smallest network that takes the whole way."""
     config = {**A56.config, "num_hidden_layers": 1, "visual": {**A56.config["visual"], "layers": 1}}
-    tensors = {name: maker().draw(name, shape, 0) for name, shape in maker().parameter_shapes(config).items()}
-    folder.mkdir(parents=True)
-    for companion in COMPANIONS:
-        if (A56.directory / companion).exists():
-            shutil.copy(A56.directory / companion, folder)
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    return write_checkpoint("a56", folder, shards=1, config=config)

@@ -21,21 +21,12 @@ from mindformers_qwenvl.serve.channel import Refused, admit, enter
 from mindformers_qwenvl.serve.ranks import Place, Rank0, RankGone, gather, join
 from tests.support.golden import golden_set
 from tests.support.lora import adapter_dir
+from tests.support.ports import free_port
 from tests.support.served import ask, data_uri, user, wait_until
 
 ROOT = Path(__file__).parents[2]
 WORKER = ROOT / "tests" / "support" / "ranks_worker.py"
 KEY = b"a key of enough bytes"
-
-
-def free_port() -> int:
-    """One whose next one is free as well."""
-    while True:
-        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError, OverflowError):
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            second.bind(("127.0.0.1", port + 1))
-            return port
 
 
 @pytest.fixture
@@ -106,7 +97,7 @@ def test_what_is_no_message(pair, monkeypatch):
 
 @pytest.fixture
 def port():
-    return free_port()
+    return free_port(2)
 
 
 @pytest.fixture
@@ -222,7 +213,7 @@ class Job:
         folder.mkdir()
         self.http = free_port()
         msrun = [sys.executable, "-m", "mindspore.parallel.cluster.run", "--worker_num=2", "--local_worker_num=2"]
-        msrun += [f"--master_port={free_port()}", "--log_dir=logs", f"--join={join_}", "--cluster_time_out=120"]
+        msrun += [f"--master_port={free_port(2)}", "--log_dir=logs", f"--join={join_}", "--cluster_time_out=120"]
         words = ["serve", "--model", model, "--port", str(self.http), "--rows", "1", "--max-length", "96"]
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         found = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +13,8 @@ import pytest
 
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.registration import yaml_dir
+from tests.support.ports import free_port
 from tests.support.small_runs import DRIVER, PREDICT, QUERIES, assert_golden
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,16 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mindformers_qwenvl.registration import yaml_dir
+from tests.support.ports import free_port
 
 LONG = 600  # seconds; a busy machine may stand still for minutes
 NODE_TIMEOUT = 300  # seconds until a process that says nothing counts as dead; the host's own is too short for that
 HERE = Path(__file__).parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Job:

@@ -6,7 +6,6 @@ import base64
 import json
 import pickle
 import shutil
-import socket
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -287,9 +286,3 @@ BENCHMARKS = (
         "<img>1</img>\nIs it red? Please answer yes or no.",
     ),
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -78,20 +78,25 @@ def maker() -> ModuleType:
     return module
 
 
-def draw_checkpoint(name: str, seed: int = 0) -> dict[str, np.ndarray]:
-    """Original name -> float32 array of every tensor of set `name`."""
-    shapes = maker().parameter_shapes(golden_set(name).config)
+def draw_checkpoint(name: str, seed: int = 0, config: dict[str, Any] | None = None) -> dict[str, np.ndarray]:
+    """Original name -> float32 array of every tensor of set `name`, or of another `config`."""
+    shapes = maker().parameter_shapes(config or golden_set(name).config)
     return {key: maker().draw(key, shape, seed) for key, shape in shapes.items()}
 
 
-def write_checkpoint(name: str, out_dir: str | os.PathLike, *, seed: int = 0, shards: int = 3) -> Path:
-    """Write set `name` as an original HuggingFace directory: config, vocabulary, safetensors shards, index."""
+def write_checkpoint(
+    name: str, out_dir: str | os.PathLike, *, seed: int = 0, shards: int = 3, config: dict[str, Any] | None = None
+) -> Path:
+    """Write set `name` as an original HuggingFace directory: config, vocabulary, safetensors shards, index. config:
+    instead of the set's own."""
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     for companion in COMPANIONS:
         if (golden_set(name).directory / companion).exists():
             shutil.copy(golden_set(name).directory / companion, out_dir)
-    tensors = draw_checkpoint(name, seed)
+    if config is not None:
+        (out_dir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    tensors = draw_checkpoint(name, seed, config)
     weight_map = {}
     for number, part in enumerate(np.array_split(np.array(list(tensors), dtype=object), shards), 1):
         file_name = f"model-{number:05d}-of-{shards:05d}.safetensors"
