@@ -70,8 +70,10 @@ def _by_model(args: argparse.Namespace, asking: Asking, common: dict[str, Any]) 
     from mindformers_qwenvl.evaluate.evaluation import Evaluation
 
     template = directory.processor.template
+    if args.system is None:
+        asking = replace(asking, system=template.layout["system_message"])
     return Evaluation(
-        asking=replace(asking, system=template.layout["system_message"]),
+        asking=asking,
         config=directory.config,
         network=lambda blocks: directory.network(blocks, say),
         tokenizer=template.tokenizer,
@@ -105,8 +107,10 @@ def _asking(args: argparse.Namespace, task: Task, loaded: Loaded) -> Asking:
     chat = loaded.conversations or task.chat
     if args.chat_format:
         chat = args.chat_format == "chatml"
+    more = {} if args.system is None else {"system": args.system}
+    drawn = {"few_shot": args.few_shot, "examples": examples, "seed": args.seed}
     try:
-        return Asking.of(task, prompt=args.prompt, chat=chat, few_shot=args.few_shot, examples=examples, seed=args.seed)
+        return Asking.of(task, prompt=args.prompt, chat=chat, **drawn, **more)
     except ValueError as error:
         args.usage(str(error))
         raise

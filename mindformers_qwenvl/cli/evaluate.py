@@ -98,6 +98,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="chatml: in the frame of a chat; raw: the prompt as it is (default: what the task says; conversations of "
         "one's own: chatml)",
     )
+    run.add_argument(
+        "--system",
+        metavar="TEXT",
+        help="system message of the chat frame (default: what the model's processor says): the one it was trained with",
+    )
     run.add_argument("--allow-outside", action="store_true", help="let pictures be outside of --image-dir")
     run.add_argument("--dtype", choices=list(DTYPES), metavar="DTYPE", help="float32, float16 or bfloat16")
     parser.set_defaults(usage=parser.error)

@@ -165,9 +165,11 @@ def test_conversations_in_the_frame_they_were_trained_in(evaluate):
         for n, (ask, said) in enumerate(turns)
     ]
     Path("held_out.json").write_text(json.dumps(data), encoding="utf-8")
-    for task, asked in (("vqa", 0), ("refcoco", 1)):
+    for task, asked, system in (("vqa", 0, "You are a helpful assistant."), ("refcoco", 1, "Look.")):
         words = ["--task", task, "--data", "held_out.json", "--output", task, "--max-new-tokens", 4]
+        words += ["--system", system] if asked else []
         assert evaluate(*words) == 0
+        assert summary(task)["settings"]["system"] == system
         assert [record["id"] for record in records(task)] == [asked]
         assert summary(task)["settings"]["chat_format"] == "chatml"
         assert sum(summary(task)["left_out"].values()) == 1
