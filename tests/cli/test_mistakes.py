@@ -142,6 +142,7 @@ def test_adapters_that_are_given_for_a_model(capsys):
     from mindformers_qwenvl import QwenVL
     from mindformers_qwenvl.weights.hooks import refuse_incomplete
 
+    capsys.readouterr()  # MindFormers prints when it is imported, which another test may have done
     with pytest.raises(
         ValueError, match=r"is a LoRA adapter, not a model: call QwenVL\.from_pretrained\(BASE, adapter="
     ):
