@@ -82,6 +82,12 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         super().set_train_dataset(dataset)
 
     def create_optimizer_scheduler(self, network: Any, *args: Any, **kwargs: Any) -> Any:  # 1.7: layer_scale too
+        runner = self.config.runner_config
+        if runner.initial_epoch and runner.initial_epoch >= runner.epochs:  # MindSpore names arguments of its own
+            raise ValueError(
+                f"resume_training: the checkpoint is at the end of runner_config.epochs={runner.epochs}, so nothing is "
+                "left to train; set more epochs to go on"
+            )
         if not network.trainable_params():  # MindSpore says: parameters must not be empty
             raise ValueError(
                 "model_config: all parameters are frozen, so that nothing would be trained; set one of freeze_vision, "

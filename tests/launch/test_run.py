@@ -179,6 +179,14 @@ def test_predict(checkpoint, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_complete_training_is_not_resumed(trained, samples, tmp_path):
+    options = ["--load_checkpoint", str(trained[0] / "output" / "checkpoint"), "--resume_training", "True"]
+    done = run(tmp_path, "--config", "finetune_qwenvl_tiny", *words(training(samples)), *options, code=1)
+    assert "ValueError: resume_training: the checkpoint is at the end of runner_config.epochs=1" in done.stderr
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.slow
 def test_an_error_says_its_cause_first(samples, tmp_path):
     settings = training(samples, **{f"{TEMPLATE}.dataset_dir": str(tmp_path / "nowhere")})
     done = run(tmp_path, "--config", "finetune_qwenvl_tiny", *words(settings), code=1)
