@@ -216,6 +216,7 @@ def test_dropout_and_recompute_agree(checkpoint_dir):
         np.testing.assert_allclose(found[1][1][name], gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_targets_of_the_tower_and_the_resampler(checkpoint_dir):
     """in_proj, out_proj, c_fc, c_proj, kv_proj and lm_head: the answer is that of the merged weights."""
     ends = ["in_proj", "out_proj", "c_fc", "c_proj", "kv_proj", "lm_head"]

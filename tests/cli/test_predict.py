@@ -42,6 +42,7 @@ def test_two_pictures_and_a_question(checkpoint_dir, capsys):
     assert err == "out.png: not written, because the answer has no box\n" and not Path("out.png").exists()
 
 
+@pytest.mark.slow
 def test_a_picture_from_an_address(checkpoint_dir, capsys):
     """Refused while its server is not a public one, until that is allowed; then the answer is that of the file."""
     with site() as served:
@@ -133,6 +134,7 @@ def test_a_drawing_that_cannot_be_saved_leaves_nothing_behind(checkpoint_dir):
     assert sorted(Path().iterdir()) == before
 
 
+@pytest.mark.slow  # the network is taught first; `demo` learns boxes, too
 def test_boxes_that_a_network_has_learnt(taught, capsys):
     """From weights to PNG: the boxes are in what the network writes, by itself."""
     capsys.readouterr()

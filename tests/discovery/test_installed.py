@@ -69,6 +69,7 @@ def test_our_package_before_mindformers(installed, tmp_path, first):
     assert lines(installed.run(*code(text), cwd=tmp_path), "FOUND") == [f"FOUND {kind}"]
 
 
+@pytest.mark.slow
 def test_spawned_and_forked_processes(installed, tmp_path):
     """The parent does not import MindFormers: the spawned child starts anew, the forked one inherits the hook."""
     (tmp_path / "job.py").write_text(
@@ -113,14 +114,27 @@ def test_msrun_workers(installed, tmp_path):
 
 
 def test_broken_plugins_only_warn(installed, tmp_path, add_plugin):
+    """They fail at import and in the hook, would end the process, and have errors without a message; one package has a
+    damaged list of entry points, and two plugins have our name."""
     add_plugin("bad_import", "import no_such_module_at_all\n")
     add_plugin("bad_hook", "def mindformers_register(): raise RuntimeError('out of\\nluck')\n", version="7.7")
-    folder = add_plugin("good", GOOD)
+    add_plugin("a_exit", "import sys; sys.exit(7)\n")
+    add_plugin("b_exit", "def mindformers_register(): raise SystemExit('bye')\n")
+    add_plugin("c_odd", "class Odd(BaseException): pass\ndef mindformers_register(): raise Odd('odd')\n")
+    silent = "class Silent(Exception):\n    def __str__(self): raise ValueError\n"
+    add_plugin("d_silent", f"{silent}def mindformers_register(): raise Silent\n")
+    add_plugin("qwenvl", GOOD.replace("GOOD", "NAMESAKE"))
+    folder = add_plugin("z_good", GOOD)
+    damaged = folder / "damaged_dist-1.dist-info"
+    damaged.mkdir()
+    (damaged / "METADATA").write_text("Metadata-Version: 2.1\nName: damaged-dist\nVersion: 1\n")
+    (damaged / "entry_points.txt").write_text("[mindformers.plugins]\nno equals sign\n")
     # `-W error` for warnings of plugins and of the hook; the host itself warns on import.
     text = "import warnings; import mindformers; warnings.simplefilter('error')" + FOUND
     done = installed.run(*code(text), cwd=tmp_path, PYTHONPATH=str(folder))
     assert lines(done, "FOUND") == ["FOUND QwenVL"]
     assert lines(done, "GOOD") == ["GOOD called"]
+    assert lines(done, "NAMESAKE") == ["NAMESAKE called"]
     (bad_import,) = lines(done, "plugin bad_import")
     (bad_hook,) = lines(done, "plugin bad_hook")
     assert " - WARNING - " in bad_import
@@ -128,19 +142,6 @@ def test_broken_plugins_only_warn(installed, tmp_path, add_plugin):
     assert "bad_hook-dist 7.7" in bad_hook
     assert "RuntimeError: out of luck" in bad_hook
     assert "MINDFORMERS_PLUGINS" in bad_import
-
-
-def test_plugins_that_would_end_the_process_only_warn(installed, tmp_path, add_plugin):
-    """At import and in the hook; the message of an error may fail too; a package may have a damaged list."""
-    add_plugin("a_exit", "import sys; sys.exit(7)\n")
-    add_plugin("b_exit", "def mindformers_register(): raise SystemExit('bye')\n")
-    add_plugin("c_odd", "class Odd(BaseException): pass\ndef mindformers_register(): raise Odd('odd')\n")
-    silent = "class Silent(Exception):\n    def __str__(self): raise ValueError\n"
-    folder = add_plugin("d_silent", f"{silent}def mindformers_register(): raise Silent\n")
-    add_plugin("z_good", GOOD)
-    done = installed.run("-c", f"import mindformers{FOUND}", cwd=tmp_path, PYTHONPATH=str(folder))
-    assert lines(done, "FOUND") == ["FOUND QwenVL"]
-    assert lines(done, "GOOD") == ["GOOD called"]
     for name, words in (
         ("a_exit", "SystemExit: 7"),
         ("b_exit", "SystemExit: bye"),
@@ -149,25 +150,7 @@ def test_plugins_that_would_end_the_process_only_warn(installed, tmp_path, add_p
     ):
         (line,) = lines(done, f"plugin {name} ")
         assert f"was not loaded: {words}" in line
-
-
-def test_a_damaged_list_of_entry_points(installed, tmp_path, add_plugin):
-    folder = add_plugin("good", GOOD)
-    damaged = folder / "damaged_dist-1.dist-info"
-    damaged.mkdir()
-    (damaged / "METADATA").write_text("Metadata-Version: 2.1\nName: damaged-dist\nVersion: 1\n")
-    (damaged / "entry_points.txt").write_text("[mindformers.plugins]\nno equals sign\n")
-    done = installed.run("-c", f"import mindformers{FOUND}", cwd=tmp_path, PYTHONPATH=str(folder))
-    assert lines(done, "FOUND") == ["FOUND QwenVL"]
-    assert lines(done, "GOOD") == ["GOOD called"]
     assert len(lines(done, "list of entry points cannot be read")) == 1
-
-
-def test_two_plugins_of_our_name(installed, tmp_path, add_plugin):
-    folder = add_plugin("qwenvl", GOOD)
-    done = installed.run("-c", f"import mindformers{FOUND}", cwd=tmp_path, PYTHONPATH=str(folder))
-    assert lines(done, "FOUND") == ["FOUND QwenVL"]
-    assert lines(done, "GOOD") == ["GOOD called"]
     (line,) = lines(done, "2 MindFormers plugins are named qwenvl")
     assert "qwenvl-dist 1.2 (qwenvl_module)" in line
     assert "(mindformers_qwenvl.registration)" in line
@@ -216,6 +199,7 @@ def test_a_host_that_is_too_old_is_one_sentence(installed, tmp_path, checkout):
     assert "MindFormers 1.6.0" in line
 
 
+@pytest.mark.slow  # test_manager.py and test_boot.py have it without MindFormers
 def test_strict(installed, tmp_path, add_plugin):
     folder = add_plugin("bad", "def mindformers_register(): raise RuntimeError('out of luck')\n")
     done = installed.run(
@@ -239,6 +223,7 @@ def test_command_plugins(installed, tmp_path, add_plugin):
     assert rows["qwenvl"].endswith(" loaded")
 
 
+@pytest.mark.slow  # test_manager.py has every form of the list
 def test_names_that_leave_us_out(installed, tmp_path, add_plugin):
     folder = add_plugin("good", GOOD)
     text = "from mindformers import MindFormerRegister; print('FOUND', MindFormerRegister.is_exist('models', 'QwenVL'))"

@@ -45,6 +45,7 @@ def test_golden_losses_of_ids(network):
         np.testing.assert_allclose(found, row["losses"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_options_of_several_tokens(network, processor):
     """The mean over the tokens of an option, as if each were asked for after those before it."""
     prompt, option = "Hello", processor.template.tokenizer.encode_with_images(" who are you").ids

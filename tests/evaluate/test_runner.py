@@ -98,6 +98,7 @@ def test_from_file_to_score(name, evaluate, tmp_path, capsys):
         assert sheet.width >= 300
 
 
+@pytest.mark.slow  # chat/test_batches.py has it for `predict`, whose batches these are
 def test_batches_answer_as_single_samples_do(evaluate):
     shutil.copytree(IMAGES, "pictures")
     data = questions(7)

@@ -78,6 +78,7 @@ def test_a_patch_that_finds_nothing_is_reported_and_the_rest_stays(tmp_path):
     assert line.startswith("mindformers-qwenvl: resume in data parallel: not available on MindFormers ")
 
 
+@pytest.mark.slow
 def test_what_is_lost_of_a_patch_is_all_of_it(tmp_path):
     damage = """
 from mindformers.trainer import Trainer
@@ -95,6 +96,7 @@ atexit.register(lambda: print("STOCK", Trainer._check_config_rules is stock))
     assert "STOCK True" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_class_that_cannot_be_built_is_reported_and_the_rest_stays(tmp_path):
     found = registered(tmp_path, 'del sys.modules["mindformers.pipeline"].MultiModalToTextPipeline\n')
     assert found["model"]

@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 
 from tests.support.golden import golden_set
-from tests.support.network_inputs import BATCH_ROWS, PROMPTS, inputs, named_images, only, pixels, prompt, thinned
+from tests.support.network_inputs import (
+    BATCH_ROWS,
+    PROMPTS,
+    all_but_slow,
+    inputs,
+    named_images,
+    only,
+    pixels,
+    prompt,
+    thinned,
+)
 
 TOLERANCE = 5e-5
 
@@ -34,6 +44,7 @@ def check(golden, name, logits):
     np.testing.assert_array_equal(logits.argmax(-1), golden.arrays[f"argmax.{name}"])
 
 
+@all_but_slow("a56", "c448")
 @pytest.mark.parametrize("name", PROMPTS)
 def test_logits_of_golden_prompts(golden, padded, name):
     check(golden, name, padded[name])
@@ -101,6 +112,7 @@ def test_rows_of_a_padded_batch_equal_themselves_alone(golden, network):
         np.testing.assert_allclose(logits[index, length - 1], expected, atol=TOLERANCE, rtol=0)
 
 
+@all_but_slow("a56", "c448")
 @pytest.mark.parametrize("image", ["0", "1", "2", "3", "fake_zeros"])
 def test_vision_tower(golden, network, image):
     size = golden.config["visual"]["image_size"]

@@ -103,11 +103,15 @@ def original(hf, folder) -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
-def ours(original, folder) -> dict[str, dict]:
-    """The directories that the pipeline and the parts of `original` saved."""
-    for saved in ("saved", "as_yaml"):
-        shutil.move(folder / "work" / saved, folder / f"moved_{saved}")
-    folders = {"model": str(folder / "moved_saved"), "as_yaml": str(folder / "moved_as_yaml")}
+def moved(original, folder) -> dict[str, Path]:
+    """The directories that the pipeline and the parts of `original` saved, at another place."""
+    return {name: Path(shutil.move(folder / "work" / name, folder / f"moved_{name}")) for name in ("saved", "as_yaml")}
+
+
+@pytest.fixture(scope="module")
+def ours(moved, folder) -> dict[str, dict]:
+    """What another process finds in them."""
+    folders = {"model": str(moved["saved"]), "as_yaml": str(moved["as_yaml"])}
     return run(folder / "work2", "ours", **folders, queries=list(QUERIES.values()), texts=TEXTS)
 
 
@@ -117,7 +121,7 @@ def found(request, original):
     return original if request.param == "original" else request.getfixturevalue(request.param)
 
 
-BOTH = pytest.mark.parametrize("found", ["original", "ours"], indirect=True)
+BOTH = pytest.mark.parametrize("found", ["original", pytest.param("ours", marks=pytest.mark.slow)], indirect=True)
 
 
 def test_the_driver_names_nothing_of_this_package():
@@ -204,26 +208,27 @@ def test_code_beside_the_weights_is_never_run(original):
 # ---- save_pretrained
 
 
-def test_what_the_pipeline_saves(original, ours, folder):
+def test_what_the_pipeline_saves(original, moved):
     assert original["save_pipeline"] == {"result": None}
-    saved = json.loads((folder / "moved_saved" / "generation_config.json").read_text())
+    saved = json.loads((moved["saved"] / "generation_config.json").read_text())
     assert saved == {key: value for key, value in GENERATION.items() if key != "do_sample"} | {"eos_token_id": [800]}
-    assert (folder / "moved_saved" / "qwen.tiktoken").read_bytes() == A56.vocab_file.read_bytes()
+    assert (moved["saved"] / "qwen.tiktoken").read_bytes() == A56.vocab_file.read_bytes()
     import mindspore as ms
 
-    names = ms.load_checkpoint(str(folder / "moved_saved" / "mindspore_model.ckpt"))
+    names = ms.load_checkpoint(str(moved["saved"] / "mindspore_model.ckpt"))
     assert not [name for name in names if "cache" in name]
 
 
-def test_parts_that_are_saved_one_by_one(original, ours, folder):
+def test_parts_that_are_saved_one_by_one(original, moved, folder):
     """save_pretrained of network, configuration, tokenizer and processor write what the pipeline's writes."""
     assert original["save_apart"] == {"result": None}
-    apart, whole = folder / "work" / "apart", folder / "moved_saved"
+    apart, whole = folder / "work" / "apart", moved["saved"]
     assert sorted(file.name for file in apart.iterdir()) == sorted(file.name for file in whole.iterdir())
     for name in ("generation_config.json", "tokenizer_config.json", "preprocessor_config.json", "mindspore_model.ckpt"):
         assert (apart / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_directory_with_a_yaml(original, ours):
     """What `save_pretrained` writes when it is not told `save_json=True`."""
     assert original["save_as_yaml"] == {"result": None}

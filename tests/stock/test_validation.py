@@ -121,6 +121,7 @@ def test_the_best_step_is_kept_and_named(validated):
     assert (folder / "output" / "best" / best["file"]).is_file()
 
 
+@pytest.mark.slow
 def test_run_mode_eval_finds_the_same_loss(validated, files, tmp_path):
     """Whatever the batch: the last one is filled up with samples without labels, and tokens are counted."""
     folder, _ = validated
