@@ -19,7 +19,7 @@ from PIL import Image
 from mindformers_qwenvl.grounding import parse
 from tests.support.browser import GIVE, chromium
 from tests.support.relay import relay
-from tests.support.served import running, wait_until
+from tests.support.served import PATIENCE, running, wait_until
 
 SCREENSHOTS = (
     Path(__file__).parents[2] / "docs" / "pictures" if os.environ.get("MINDFORMERS_QWENVL_SCREENSHOTS") else None
@@ -57,7 +57,7 @@ def page(browser, served):
     served.pace = 0
     context = browser.new_context(locale="en-GB", viewport={"width": 1000, "height": 800}, accept_downloads=True)
     context.grant_permissions(["clipboard-read", "clipboard-write"], origin=served.address)
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(1000 * PATIENCE)
     made = context.new_page()
     complaints: list[str] = []
     made.on("pageerror", lambda error: complaints.append(str(error)))
