@@ -20,6 +20,7 @@ from mindformers_qwenvl.grounding import parse
 from tests.support.browser import GIVE, chromium
 from tests.support.relay import relay
 from tests.support.served import PATIENCE, running, wait_until
+from tests.support.web import PATIENT
 
 SCREENSHOTS = (
     Path(__file__).parents[2] / "docs" / "pictures" if os.environ.get("MINDFORMERS_QWENVL_SCREENSHOTS") else None
@@ -45,7 +46,7 @@ def served(browser, request):
     engine, prompts, config = service.engine, service.prompts, service.config
     with pytest.MonkeyPatch.context() as patch, weights_in(engine.network, taught.directory):
         patch.setattr(service, "config", settings_for(engine.network, config, do_sample=False))
-        policy = replace(prompts.transform.policy, allow_private=("127.0.0.1",))  # for the test's own site
+        policy = replace(prompts.transform.policy, allow_private=("127.0.0.1",), **PATIENT)  # the test's own
         patch.setattr(prompts, "transform", replace(prompts.transform, policy=policy))
         with running(service, page=True) as address, relay(int(address.rpartition(":")[2])) as made:
             yield made

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.golden import golden_set
 from tests.support.served import PATIENCE, post, running
+from tests.support.web import PATIENT
 
 PICTURE = golden_set("a56").image(0)
 
@@ -23,7 +24,7 @@ def picture(service):
 def allowed(service, monkeypatch):
     """Pictures may come from this machine."""
     transform = service.prompts.transform
-    policy = replace(transform.policy, allow_private=("127.0.0.1",))
+    policy = replace(transform.policy, allow_private=("127.0.0.1",), **PATIENT)
     monkeypatch.setattr(service.prompts, "transform", replace(transform, policy=policy))
 
 
