@@ -285,11 +285,10 @@ def test_a_step_that_fails_is_not_the_end(service, address, monkeypatch):
 
 
 def test_logs_hold_no_text_of_requests(service, caplog):
-    with caplog.at_level(logging.DEBUG):
-        with running(service) as address:
-            ask(address, messages=[user("my password is hunter2", data_uri(PICTURE))])
-            ask(address, messages=[user("hunter2", "file:///hunter2.png")])
-            ask(address, messages=[user("hunter2")], colour="hunter2")
+    with caplog.at_level(logging.DEBUG), running(service) as address:
+        ask(address, messages=[user("my password is hunter2", data_uri(PICTURE))])
+        ask(address, messages=[user("hunter2", "file:///hunter2.png")])
+        ask(address, messages=[user("hunter2")], colour="hunter2")
         # The line of a request comes after its answer: here the server has ended, so that all are there. What another
         # one still says of an earlier test does not count.
     records = [record for record in caplog.records if record.name.startswith("mindformers_qwenvl.serve")]
