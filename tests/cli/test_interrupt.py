@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -43,7 +44,7 @@ def test_in_the_imports_it_ends_with_a_word_and_130(command, tmp_path, checkpoin
         if "mindspore" in line:
             break
     process.send_signal(signal.SIGINT)
-    out, rest = process.communicate(timeout=60)
+    out, rest = process.communicate(timeout=300)
     said = [line for line in rest.splitlines() if line and not line.startswith("import time:")]
     assert (process.returncode, out, said) == (130, "", ["interrupted"]), seen[-2000:] + rest[-2000:]
 
@@ -53,11 +54,12 @@ def test_an_answer_comes_piece_by_piece_and_in_the_middle_it_ends_with_a_word_an
     expected = Vocabulary.from_file(golden.vocab_file).decode(golden.arrays["greedy.text"][:16].tolist()).strip()
     words = ["predict", "--model", str(checkpoint_dir("a56")), "--greedy", "--max-new-tokens", "1800"]
     process = started("-m", "mindformers_qwenvl", *words, "Hello, who are you? 你好")
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)  # less than the answer: it waits for who reads it
     pieces = []
     while len(pieces) < 4 and (piece := os.read(process.stdout.fileno(), 1 << 16)):
         pieces.append(piece.decode("utf-8", "replace"))
     process.send_signal(signal.SIGINT)
-    rest, err = process.communicate(timeout=60)
+    rest, err = process.communicate(timeout=300)
     shown = "".join(pieces) + rest
     assert len(pieces) == 4 and (process.returncode, err) == (130, "interrupted\n"), (shown[-2000:], err[-2000:])
     assert shown.endswith("\n") and shown.count("\n") == 1
@@ -84,11 +86,11 @@ with held_back(), Interrupts() as interrupts:
         try:
             with interrupts.allowed():
                 press()
-                time.sleep(20)
+                time.sleep(200)
         except KeyboardInterrupt:
             print("at the prompt", interrupts.is_set())
         press()
-        for _ in range(100):
+        for _ in range(2000):
             time.sleep(0.1)
     except KeyboardInterrupt:
         print("ended", flush=True)
@@ -114,18 +116,18 @@ with _interrupt.held_back(), _interrupt.Interrupts() as interrupts:
 
 
 def test_it_is_noted_while_the_network_computes_and_ends_what_listens():
-    out, err = started("-c", HELD).communicate(timeout=60)
+    out, err = started("-c", HELD).communicate(timeout=300)
     assert out == "noted\nat the prompt False\nended\nfree\n", err
 
 
 def test_who_does_not_hear_it_is_ended():
     process = started("-c", DEAF)
     began = time.monotonic()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (130, "last words\n"), err
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 200
 
 
 def test_nothing_with_threads_is_imported_before_it_is_held_back():
     code = "import sys, mindformers_qwenvl.__main__; print({'numpy', 'mindformers_qwenvl.cli'} & {*sys.modules})"
-    assert started("-c", code).communicate(timeout=60)[0] == "set()\n"
+    assert started("-c", code).communicate(timeout=300)[0] == "set()\n"

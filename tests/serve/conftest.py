@@ -22,7 +22,7 @@ def service(checkpoint_dir, tmp_path_factory):
     from mindformers_qwenvl.serve.service import Limits
     from mindformers_qwenvl.serve.start import make_service
     from tests.support.graphs import release
-    from tests.support.served import PATIENCE
+    from tests.support.waiting import PATIENCE
 
     os.chdir(tmp_path_factory.mktemp("serve"))
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
@@ -59,7 +59,7 @@ def address(service):
 def client(address):
     from openai import OpenAI
 
-    from tests.support.served import PATIENCE
+    from tests.support.waiting import PATIENCE
 
     with OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as found:
         yield found

@@ -12,7 +12,8 @@ import openai
 import pytest
 
 from tests.support.golden import golden_set
-from tests.support.served import PATIENCE, ask, data_uri, events, get, held, user, wait_until, wait_until_quiet
+from tests.support.served import ask, data_uri, events, get, held, user, wait_until_quiet
+from tests.support.waiting import PATIENCE, wait_until
 
 PICTURES = [data_uri(golden_set("a56").image(number)) for number in range(3)]
 GREEDY = {"model": "base", "temperature": 0, "max_tokens": 12}

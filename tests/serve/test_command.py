@@ -19,7 +19,8 @@ import pytest
 
 from tests.support.golden import golden_set
 from tests.support.lora import adapter_dir, copy
-from tests.support.served import PATIENCE, ask, data_uri, events, get, post, user, wait_until
+from tests.support.served import ask, data_uri, events, get, post, user
+from tests.support.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
 PICTURE = data_uri(golden_set("a56").image(0))

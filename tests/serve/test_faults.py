@@ -16,19 +16,8 @@ import httpx
 import pytest
 
 from tests.support.golden import golden_set
-from tests.support.served import (
-    PATIENCE,
-    ask,
-    data_uri,
-    events,
-    get,
-    held,
-    post,
-    running,
-    user,
-    wait_until,
-    wait_until_quiet,
-)
+from tests.support.served import ask, data_uri, events, get, held, post, running, user, wait_until_quiet
+from tests.support.waiting import PATIENCE, wait_until
 
 CHAT = "/v1/chat/completions"
 PICTURE = golden_set("a56").image(0)

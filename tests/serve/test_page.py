@@ -19,7 +19,8 @@ from PIL import Image
 from mindformers_qwenvl.grounding import parse
 from tests.support.browser import GIVE, chromium
 from tests.support.relay import relay
-from tests.support.served import PATIENCE, running, wait_until
+from tests.support.served import running
+from tests.support.waiting import PATIENCE, wait_until
 from tests.support.web import PATIENT
 
 SCREENSHOTS = (

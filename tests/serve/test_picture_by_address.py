@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from tests.support.golden import golden_set
-from tests.support.served import PATIENCE, post, running
+from tests.support.served import post, running
+from tests.support.waiting import PATIENCE
 from tests.support.web import PATIENT
 
 PICTURE = golden_set("a56").image(0)

@@ -22,7 +22,8 @@ from mindformers_qwenvl.serve.ranks import Place, Rank0, RankGone, gather, join
 from tests.support.golden import golden_set
 from tests.support.lora import adapter_dir
 from tests.support.ports import free_port
-from tests.support.served import PATIENCE, ask, data_uri, user, wait_until
+from tests.support.served import ask, data_uri, user
+from tests.support.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
 WORKER = ROOT / "tests" / "support" / "ranks_worker.py"

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-PATIENCE = 120  # seconds for what must come at all; a busy machine may stand still for many of them
+from tests.support.waiting import PATIENCE, wait_until
+
 get, post = functools.partial(httpx.get, timeout=PATIENCE), functools.partial(httpx.post, timeout=PATIENCE)
 
 
@@ -69,14 +69,6 @@ def events(response: httpx.Response) -> list[Any]:
                 data = line.removeprefix("data: ")
                 found.append(data if data == "[DONE]" else json.loads(data))
     return found
-
-
-def wait_until(condition: Any, seconds: float = PATIENCE) -> None:
-    """Wait for `condition()` to be true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.02)
 
 
 def wait_until_quiet(service: Any) -> None:
