@@ -80,13 +80,14 @@ def wait_until_quiet(service: Any) -> None:
 
 
 @contextlib.contextmanager
-def held(engine: Any) -> Iterator[None]:
-    """No answer gets its second token before the block ends: what the test does in it, it does while they run."""
+def held(engine: Any, after: int = 1) -> Iterator[None]:
+    """No answer gets more than `after` tokens before the block ends: what is done in it happens while they run."""
     go, decode = threading.Event(), engine.steps.decode
 
-    def waiting(*args: Any) -> Any:
-        assert go.wait(PATIENCE)
-        return decode(*args)
+    def waiting(tokens: Any, lengths: Any, asked: Any, blocks: Any) -> Any:
+        if max(length - of_prompt for length, of_prompt in zip(lengths, asked, strict=True)) >= after:
+            assert go.wait(PATIENCE)
+        return decode(tokens, lengths, asked, blocks)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine.steps, "decode", waiting)
