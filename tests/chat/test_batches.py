@@ -21,6 +21,7 @@ from mindformers_qwenvl.generation.prompt import Pictures
 from mindformers_qwenvl.generation.settings import settings_for
 from mindformers_qwenvl.pictures.images import ImageTransform
 from tests.support.golden import golden_set
+from tests.support.waiting import wait_until
 
 GOLDEN = golden_set("a56")
 HELLO = "Hello, who are you? 你好"
@@ -115,32 +116,33 @@ def test_a_file_of_something_else_is_left_alone(content):
 
 
 WRITER = """
-import sys
+import time
 from mindformers_qwenvl.chat.journal import Journal
 with Journal("out.jsonl") as journal:
     print("ready", flush=True)
     number = len(journal.answered)
-    while True:
+    for number in range(number, number + 500):  # a disk is not filled if nobody comes to kill it
         journal.write({"id": number, "answer": "猫" * 20000})
-        number += 1
+    time.sleep(600)
 """
 
 
 def test_killed_at_any_time_no_answer_is_lost_or_written_twice():
-    answered = 0
+    answered, journal = 0, Path("out.jsonl")
     for delay in (0.05, 0.02, 0.1):
         path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
         )
         assert writer.stdout.readline() == b"ready\n"
+        wait_until(lambda before=answered: journal.read_bytes().count(b"\n") > before)
         time.sleep(delay)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         writer.stdout.close()
-        with Journal("out.jsonl") as journal:
-            assert len(journal.answered) > answered
-            answered = len(journal.answered)
+        with Journal(journal) as opened:
+            assert len(opened.answered) > answered
+            answered = len(opened.answered)
     records = [json.loads(line) for line in Path("out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [record["id"] for record in records] == list(range(answered))
     assert all(record["answer"] == "猫" * 20000 for record in records)

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from mindformers_qwenvl.cli import main
+from tests.support.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -118,17 +118,29 @@ def test_it_needs_neither_mindspore_nor_mindformers():
     assert done.returncode == 0, done.stderr
 
 
+STUCK = """
+import sys, time
+from mindformers_qwenvl.cli import main
+from mindformers_qwenvl.datasets.convert.conversations import ConversationReader
+read = ConversationReader.read
+def stuck(self, record):
+    if record["id"] == 50:
+        time.sleep(600)
+    return read(self, record)
+ConversationReader.read = stuck
+sys.exit(main())
+"""
+
+
 def test_sigterm_leaves_nothing_unfinished():
     """As job schedulers send it."""
-    record = {"conversations": [{"from": "human", "value": "q" * 300}, {"from": "gpt", "value": "r"}]}
-    Path("many.json").write_text("[" + ",".join([json.dumps(record)] * 100_000) + "]")
+    turns = [{"from": "human", "value": "q" * 300}, {"from": "gpt", "value": "r"}]
+    Path("many.json").write_text(json.dumps([{"id": number, "conversations": turns} for number in range(100)]))
     words = ["convert-data", "--data_path", "many.json", "--image_location", "coco", "--output_path", "new/out.json"]
-    process = subprocess.Popen([sys.executable, "-m", "mindformers_qwenvl", *words, "--quiet"])
-    while not list(Path().glob("new/*.tmp")):
-        assert process.poll() is None
-        time.sleep(0.01)
+    process = subprocess.Popen([sys.executable, "-c", STUCK, *words, "--quiet"])
+    wait_until(lambda: process.poll() is not None or list(Path().glob("new/*.tmp")))
     process.terminate()
-    assert process.wait(20) == 128 + signal.SIGTERM
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
     assert list(Path("new").iterdir()) == []
 
 
@@ -149,7 +161,7 @@ def test_a_reader_that_leaves_and_an_output_that_is_not_utf8(after, env):
     records = [{"id": "图", "conversations": turns}, *json.loads(Path("detail_23k.json").read_text())]
     Path("detail_23k.json").write_text(json.dumps(records))
     line = " ".join([sys.executable, "-m", "mindformers_qwenvl", *WORDS, "--output_path", "out.json", "--quiet", after])
-    ran = subprocess.run(["bash", "-c", line], env={**os.environ, **env}, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(["bash", "-c", line], env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
     assert ran.stdout.strip() in ("0", "1") and "Traceback" not in ran.stderr and "Broken" not in ran.stderr
     assert len(json.loads(Path("out.json").read_text())) == 1
     if env:

@@ -43,26 +43,44 @@ def test_in_the_imports_it_ends_with_a_word_and_130(command, tmp_path, checkpoin
         if "mindspore" in line:
             break
     process.send_signal(signal.SIGINT)
-    out, rest = process.communicate(timeout=60)
+    out, rest = process.communicate(timeout=300)
     said = [line for line in rest.splitlines() if line and not line.startswith("import time:")]
     assert (process.returncode, out, said) == (130, "", ["interrupted"]), seen[-2000:] + rest[-2000:]
+
+
+# The command, whose answer goes no further than its fourth piece. After some more, MindSpore would compile another
+# graph, and complain about a Ctrl-C in it; and soon after that the answer would be over.
+IN_THE_MIDDLE = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+import sys, time
+from mindformers_qwenvl.cli import _interrupt, main, predict
+_interrupt.GRACE = 200.0
+on_screen, pieces = predict.on_screen, []
+def shown(text):
+    pieces.append(text)
+    while len(pieces) > 4:
+        time.sleep(0.01)
+    return on_screen(text)
+predict.on_screen = shown
+sys.exit(main())
+"""
 
 
 def test_an_answer_comes_piece_by_piece_and_in_the_middle_it_ends_with_a_word_and_130(checkpoint_dir):
     golden = golden_set("a56")
     expected = Vocabulary.from_file(golden.vocab_file).decode(golden.arrays["greedy.text"][:16].tolist()).strip()
     words = ["predict", "--model", str(checkpoint_dir("a56")), "--greedy", "--max-new-tokens", "1800"]
-    process = started("-m", "mindformers_qwenvl", *words, "Hello, who are you? 你好")
-    pieces = []
-    while len(pieces) < 4 and (piece := os.read(process.stdout.fileno(), 1 << 16)):
-        pieces.append(piece.decode("utf-8", "replace"))
+    process = started("-c", IN_THE_MIDDLE, *words, "Hello, who are you? 你好")
+    first = b""
+    while len(first) < 5 and (piece := os.read(process.stdout.fileno(), 1 << 16)):
+        first += piece
     process.send_signal(signal.SIGINT)
-    rest, err = process.communicate(timeout=60)
-    shown = "".join(pieces) + rest
-    assert len(pieces) == 4 and (process.returncode, err) == (130, "interrupted\n"), (shown[-2000:], err[-2000:])
+    rest, err = process.communicate(timeout=300)
+    shown = first.decode() + rest
+    assert (process.returncode, err) == (130, "interrupted\n"), (shown[-2000:], err[-2000:])
     assert shown.endswith("\n") and shown.count("\n") == 1
-    both = min(len(shown) - 1, len(expected))
-    assert both > 4 and shown[:both] == expected[:both]
+    assert 4 < len(shown) - 1 < len(expected) and expected.startswith(shown[:-1])
 
 
 HELD = """
@@ -84,11 +102,11 @@ with held_back(), Interrupts() as interrupts:
         try:
             with interrupts.allowed():
                 press()
-                time.sleep(20)
+                time.sleep(200)
         except KeyboardInterrupt:
             print("at the prompt", interrupts.is_set())
         press()
-        for _ in range(100):
+        for _ in range(2000):
             time.sleep(0.1)
     except KeyboardInterrupt:
         print("ended", flush=True)
@@ -114,18 +132,18 @@ with _interrupt.held_back(), _interrupt.Interrupts() as interrupts:
 
 
 def test_it_is_noted_while_the_network_computes_and_ends_what_listens():
-    out, err = started("-c", HELD).communicate(timeout=60)
+    out, err = started("-c", HELD).communicate(timeout=300)
     assert out == "noted\nat the prompt False\nended\nfree\n", err
 
 
 def test_who_does_not_hear_it_is_ended():
     process = started("-c", DEAF)
     began = time.monotonic()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (130, "last words\n"), err
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 200
 
 
 def test_nothing_with_threads_is_imported_before_it_is_held_back():
     code = "import sys, mindformers_qwenvl.__main__; print({'numpy', 'mindformers_qwenvl.cli'} & {*sys.modules})"
-    assert started("-c", code).communicate(timeout=60)[0] == "set()\n"
+    assert started("-c", code).communicate(timeout=300)[0] == "set()\n"

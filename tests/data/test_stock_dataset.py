@@ -140,7 +140,7 @@ def in_two_threads(transform, samples):
     from concurrent.futures import ThreadPoolExecutor
     from threading import Barrier
 
-    template, barrier = transform.model_transform_template, Barrier(2, timeout=20)
+    template, barrier = transform.model_transform_template, Barrier(2, timeout=300)
     step = template.build_labels
 
     def meet(*args, **kwargs):

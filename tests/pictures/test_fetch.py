@@ -11,9 +11,10 @@ from PIL import Image
 from mindformers_qwenvl.pictures.fetch import fetch
 from mindformers_qwenvl.pictures.images import open_image
 from mindformers_qwenvl.pictures.policy import ImageError, ImagePolicy, ImageRefusedError
-from tests.support.web import TLS, TLS_NAME, closed_port, picture, raw_server, site
+from tests.support.ports import free_port
+from tests.support.web import PATIENT, TLS, TLS_NAME, picture, raw_server, site
 
-LOCAL = ImagePolicy(allow_private=["127.0.0.1"])
+LOCAL = ImagePolicy(allow_private=["127.0.0.1"], **PATIENT)
 PNG = picture()
 
 
@@ -98,7 +99,7 @@ def test_the_address_that_was_checked_is_the_one_connected_to(web):
 
 def test_the_next_address_is_tried_if_one_does_not_answer(web):
     names = Names(two__test=["127.0.0.2", "127.0.0.1"])
-    policy = ImagePolicy(allow_private=["127.0.0.0/8"])
+    policy = ImagePolicy(allow_private=["127.0.0.0/8"], **PATIENT)
     web.page("/a.png", PNG)
     assert fetch(web.url("/a.png", "two.test"), policy, resolver=names).data == PNG
 
@@ -130,7 +131,7 @@ def test_names_without_an_address():
     ],
 )
 def test_allow_hosts(web, allowed, host, passes):
-    policy = ImagePolicy(allow_hosts=allowed, allow_private=["127.0.0.1"])
+    policy = ImagePolicy(allow_hosts=allowed, allow_private=["127.0.0.1"], **PATIENT)
     names = Names(**{host.replace(".", "__"): ["127.0.0.1"]})
     web.page("/a.png", PNG)
     if passes:
@@ -173,7 +174,7 @@ def test_redirects_are_judged_anew(web, location, reason):
 
 
 def test_redirects_leave_the_allowed_hosts_no_more_than_addresses_do(web):
-    policy = ImagePolicy(allow_hosts=["good.test"], allow_private=["127.0.0.1"])
+    policy = ImagePolicy(allow_hosts=["good.test"], allow_private=["127.0.0.1"], **PATIENT)
     web.redirect("/first", web.url("/a.png", "other.test"))
     web.page("/a.png", PNG)
     names = Names(good__test=["127.0.0.1"], other__test=["127.0.0.1"])
@@ -188,7 +189,7 @@ def test_the_number_of_redirects_is_limited(web):
         fetch(web.url("/round"), LOCAL)
     assert error.value.rule == "max_redirects" and len(web.seen) == 4
     with pytest.raises(ImageRefusedError, match="more than 0 redirects"):
-        fetch(web.url("/round"), ImagePolicy(allow_private=True, max_redirects=0))
+        fetch(web.url("/round"), ImagePolicy(allow_private=True, max_redirects=0, **PATIENT))
     with pytest.raises(ImageError, match="without a Location"):
         fetch(web.page("/nowhere", b"", 302), LOCAL)
 
@@ -246,7 +247,7 @@ def test_other_answers(web):
     with pytest.raises(ImageError, match=r"unknown or damaged format; the server says text/plain"):
         open_image(web.page("/text", b"hello", Content_Type="text/plain"), policy=LOCAL)
     with pytest.raises(ImageError, match=r"cannot be fetched from 127\.0\.0\.1: .*refused"):
-        fetch(f"http://127.0.0.1:{closed_port()}/", LOCAL)
+        fetch(f"http://127.0.0.1:{free_port()}/", LOCAL)
 
 
 @pytest.mark.parametrize("answer", [b"", b"hello\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 500 + b"\r\n"])

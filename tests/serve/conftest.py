@@ -22,6 +22,7 @@ def service(checkpoint_dir, tmp_path_factory):
     from mindformers_qwenvl.serve.service import Limits
     from mindformers_qwenvl.serve.start import make_service
     from tests.support.graphs import release
+    from tests.support.waiting import PATIENCE
 
     os.chdir(tmp_path_factory.mktemp("serve"))
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
@@ -32,17 +33,17 @@ def service(checkpoint_dir, tmp_path_factory):
         QwenVLProcessor.from_pretrained(directory),
         settings_for(network),
         "base",
-        Limits(body=4 * 2**20, bodies=64 * 2**20, body_seconds=2, answer_seconds=120),
+        Limits(body=4 * 2**20, bodies=64 * 2**20, answer_seconds=120),
         rows=ROWS,
         queue=QUEUE,
         longest=LONGEST,
         picture_memory=6 * 16 * 256 * 4,  # six pictures
     )
     made.engine.start(print)
-    assert made.engine.ready.wait(300)
+    assert made.engine.ready.wait(600)
     yield made
     made.engine.close(0)
-    assert made.engine.join(60)
+    assert made.engine.join(PATIENCE)
     release()
 
 
@@ -58,5 +59,7 @@ def address(service):
 def client(address):
     from openai import OpenAI
 
-    with OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=120) as found:
+    from tests.support.waiting import PATIENCE
+
+    with OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as found:
         yield found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -11,19 +12,21 @@ import openai
 import pytest
 
 from tests.support.golden import golden_set
-from tests.support.served import ask, data_uri, events, user, wait_until
+from tests.support.served import ask, data_uri, events, get, held, user, wait_until_quiet
+from tests.support.waiting import PATIENCE, wait_until
 
 PICTURES = [data_uri(golden_set("a56").image(number)) for number in range(3)]
 GREEDY = {"model": "base", "temperature": 0, "max_tokens": 12}
 
 
-def test_models_and_health(client, address):
+def test_models_and_health(client, service, address):
+    wait_until_quiet(service)
     [model] = client.models.list().data
     assert model.id == "base" and client.models.retrieve("base").id == "base"
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("other")
     assert caught.value.code == "model_not_found"
-    assert httpx.get(f"{address}/health").json() == {"status": "ready", "running": 0, "waiting": 0}
+    assert get(f"{address}/health").json() == {"status": "ready", "running": 0, "waiting": 0}
 
 
 def test_an_answer_is_that_of_the_network(client, service):
@@ -86,7 +89,7 @@ def test_many_askers_get_their_own_answers_while_rows_come_and_go(service, addre
         asked.append({**body, "max_tokens": rng.randrange(1, 20)})
     alone = [ask(address, **body).json() for body in asked]
 
-    client = openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=120)
+    client = openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
 
     async def one(body, streamed):
         if not streamed:
@@ -105,8 +108,7 @@ def test_many_askers_get_their_own_answers_while_rows_come_and_go(service, addre
     expected = [(one["choices"][0]["message"]["content"], one["choices"][0]["finish_reason"]) for one in alone]
     assert together == expected
     assert len(set(expected)) > 9, "the answers differ, so that one in the wrong place would be seen"
-    assert service.engine.running == service.engine.waiting == 0 and service.in_flight == 0
-    assert len(service.engine._free) == 48, "all blocks of the cache are free again"
+    wait_until_quiet(service)
 
 
 def test_stop_strings_across_tokens_and_whole_characters(client):
@@ -235,27 +237,45 @@ def test_a_second_question_about_a_picture_skips_the_vision_tower(service, addre
     assert first["choices"] == again["choices"]
     ask(address, messages=[user("One", PICTURES[1])])
     assert vectors.encoded == encoded + 2 and 0 < vectors.size <= vectors.most
-    assert f"pictures_encoded_total {vectors.encoded}" in httpx.get(f"{address}/metrics").text
+    assert f"pictures_encoded_total {vectors.encoded}" in get(f"{address}/metrics").text
 
 
 def test_who_goes_away_frees_the_row(service, address):
-    wait_until(lambda: service.engine.running == 0)
-    cancelled = service.engine.metrics.cancelled
+    wait_until_quiet(service)
+    engine, chat = service.engine, f"{address}/v1/chat/completions"
+    cancelled = engine.metrics.cancelled
     body = {"model": "base", "messages": [user("Long")], "temperature": 0, "max_tokens": 90, "stream": True}
-    with httpx.stream("POST", f"{address}/v1/chat/completions", json={**body, "logit_bias": {"65": 100}}) as response:
-        next(response.iter_lines())
-    wait_until(lambda: service.engine.metrics.cancelled == cancelled + 1 and service.engine.running == 0)
-    with pytest.raises(httpx.ReadTimeout):
-        whole = {**body, "stream": False, "n": 4, "logit_bias": {"65": 100}}
-        httpx.post(f"{address}/v1/chat/completions", json=whole, timeout=0.3)
-    wait_until(lambda: service.engine.running == service.engine.waiting == service.in_flight == 0)
-    assert len(service.engine._free) == 48
+    body["logit_bias"] = {"65": 100}
+    with held(engine):
+        with httpx.stream("POST", chat, json=body, timeout=PATIENCE) as response:
+            next(response.iter_lines())
+            wait_until(lambda: engine.running == 1)
+        wait_until(lambda: engine._running[0].job.cancelled)
+    wait_until(lambda: engine.metrics.cancelled == cancelled + 1)
+    wait_until_quiet(service)
+    with held(engine):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(chat, json={**body, "stream": False, "n": 4}, timeout=httpx.Timeout(PATIENCE, read=0.3))
+        wait_until(lambda: service.in_flight == 0)
+    wait_until_quiet(service)
 
 
-def test_a_short_answer_does_not_wait_for_a_long_one(address):
+def test_a_short_answer_does_not_wait_for_a_long_one(service, address, monkeypatch):
+    decode, answered = service.engine.steps.decode, threading.Event()
+
+    def waiting(tokens, lengths, asked, blocks):
+        if max(length - of_prompt for length, of_prompt in zip(lengths, asked, strict=True)) > 40:
+            assert answered.wait(PATIENCE)  # in the middle of the long one
+        return decode(tokens, lengths, asked, blocks)
+
+    monkeypatch.setattr(service.engine.steps, "decode", waiting)
     with ThreadPoolExecutor(2) as pool:
         bias = {"logit_bias": {"65": 100}}
-        long = pool.submit(ask, address, messages=[user("Long")], max_tokens=90, stream=True, **bias)
-        short = ask(address, messages=[user("Short")], max_tokens=2)
-        assert short.status_code == 200 and not long.done()
+        with held(service.engine):
+            long = pool.submit(ask, address, messages=[user("Long")], max_tokens=90, stream=True, **bias)
+            wait_until(lambda: service.engine.running == 1)
+            short = pool.submit(ask, address, messages=[user("Short")], max_tokens=2)
+            wait_until(lambda: service.engine.waiting == 1)
+        assert short.result().status_code == 200 and not long.done()
+        answered.set()
         assert events(long.result())[-1] == "[DONE]"

@@ -25,7 +25,7 @@ COMMANDS = [
 def test_curl(address, number, tmp_path):
     command = COMMANDS[number].replace("http://127.0.0.1:8000", address).replace('"tiny"', '"base"')
     command = command.replace("question.json", str(tmp_path / "question.json"))
-    done = subprocess.run(["bash", "-ec", command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(["bash", "-ec", command], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     if "stream" not in command:
         assert json.loads(done.stdout)["choices"][0]["message"]["content"]
     else:

@@ -19,13 +19,16 @@ from PIL import Image
 from mindformers_qwenvl.grounding import parse
 from tests.support.browser import GIVE, chromium
 from tests.support.relay import relay
-from tests.support.served import running, wait_until
+from tests.support.served import held, running
+from tests.support.waiting import PATIENCE, wait_until
+from tests.support.web import PATIENT
 
 SCREENSHOTS = (
     Path(__file__).parents[2] / "docs" / "pictures" if os.environ.get("MINDFORMERS_QWENVL_SCREENSHOTS") else None
 )
 WORDS = "a red circle and 方块"  # the answer, without its tags
 ANSWERED = "!document.querySelector('.writing') && document.querySelector('#stop').hidden"
+HALF = 8  # tokens: some of the words, and not all
 WRITING = "document.querySelector('.writing')?.textContent.length > 3"
 
 
@@ -45,7 +48,7 @@ def served(browser, request):
     engine, prompts, config = service.engine, service.prompts, service.config
     with pytest.MonkeyPatch.context() as patch, weights_in(engine.network, taught.directory):
         patch.setattr(service, "config", settings_for(engine.network, config, do_sample=False))
-        policy = replace(prompts.transform.policy, allow_private=("127.0.0.1",))  # for the test's own site
+        policy = replace(prompts.transform.policy, allow_private=("127.0.0.1",), **PATIENT)  # the test's own
         patch.setattr(prompts, "transform", replace(prompts.transform, policy=policy))
         with running(service, page=True) as address, relay(int(address.rpartition(":")[2])) as made:
             yield made
@@ -54,10 +57,9 @@ def served(browser, request):
 @pytest.fixture
 def page(browser, served):
     """The page in a browser that has never seen it. No script may have failed in it, and its policy must have held."""
-    served.pace = 0
     context = browser.new_context(locale="en-GB", viewport={"width": 1000, "height": 800}, accept_downloads=True)
     context.grant_permissions(["clipboard-read", "clipboard-write"], origin=served.address)
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(1000 * PATIENCE)
     made = context.new_page()
     complaints: list[str] = []
     made.on("pageerror", lambda error: complaints.append(str(error)))
@@ -113,17 +115,16 @@ def boxes_of(page):
     return [(x, y, x + width, y + height) for x, y, width, height in numbers]
 
 
-def test_upload_ask_and_boxes(page, served, taught, tmp_path):
+def test_upload_ask_and_boxes(page, service, taught, tmp_path):
     attach(page, taught.picture)
     bodies = asked_bodies(page)
-    served.pace = 0.05
-    ask(page, taught.question, until_answered=False)
-    # It is shown while it comes, without half a tag; the button stops it now.
-    wait(page, WRITING)
-    partial = page.inner_text(".writing")
-    assert WORDS.startswith(partial.rstrip()) and partial.rstrip() != WORDS
-    assert page.is_visible("#stop") and not page.is_visible("#send")
-    served.pace = 0
+    with held(service.engine, after=HALF):
+        ask(page, taught.question, until_answered=False)
+        # It is shown while it comes, without half a tag; the button stops it now.
+        wait(page, WRITING)
+        partial = page.inner_text(".writing")
+        assert WORDS.startswith(partial.rstrip()) and partial.rstrip() != WORDS
+        assert page.is_visible("#stop") and not page.is_visible("#send")
     wait(page, ANSWERED)
     assert page.inner_text("article.assistant .words") == WORDS
     assert page.inner_text("article.user figcaption") == "Picture 1:"
@@ -255,14 +256,13 @@ def test_a_turned_photograph_is_sent_upright(page, tmp_path, kind):
         assert upright.convert("RGB").getpixel((20, 5))[1] < 60 < upright.convert("RGB").getpixel((20, 60))[1]
 
 
-def test_stop_retry_edit_clear_and_undo(page, served, taught):
+def test_stop_retry_edit_clear_and_undo(page, service, taught):
     attach(page, taught.picture)
-    served.pace = 0.08
-    ask(page, taught.question, until_answered=False)
-    wait(page, WRITING)
-    page.click("#stop")
-    wait(page, ANSWERED)
-    served.pace = 0
+    with held(service.engine, after=HALF):
+        ask(page, taught.question, until_answered=False)
+        wait(page, WRITING)
+        page.click("#stop")
+        wait(page, ANSWERED)
     answer = page.inner_text("article.assistant .words").rstrip()
     assert "Stopped." in page.inner_text("article.assistant .remark")
     assert WORDS.startswith(answer) and answer != WORDS
@@ -316,21 +316,20 @@ def test_a_refusal_is_shown_and_the_question_can_be_asked_again(page, taught):
     assert "seed" not in bodies[-1] and "top_p" not in bodies[-1]
 
 
-def test_the_server_is_gone_and_comes_back(page, served, taught):
+def test_the_server_is_gone_and_comes_back(page, served, service, taught):
     page.evaluate("document.getElementById('max_tokens').value = 12")  # the network has no room for long conversations
     attach(page, taught.picture)
     ask(page, taught.question)
-    served.pace = 0.2
-    ask(page, "And now?", until_answered=False)
-    wait(page, "document.querySelector('.writing')?.textContent")
-    served.cut()
+    with held(service.engine, after=HALF):
+        ask(page, "And now?", until_answered=False)
+        wait(page, "document.querySelector('.writing')?.textContent")
+        served.cut()
     page.wait_for_selector("[data-notice=gone]")
     assert page.get_attribute("#notices", "role") == "alert"
     ask(page, "Are you there?")
     words = page.locator("article").all_inner_texts()
     assert "a red circle" in words[1] and "broke off" in words[3] and "Are you there?" in words[4]
     assert page.locator("article").count() == 5
-    served.pace = 0
     served.restore()
     page.wait_for_selector("[data-notice=back]")
     page.reload()
@@ -355,7 +354,7 @@ def test_hostile_words_are_shown_as_text(page):
     assert page.locator("main script, main b, main img").count() == 0 and page.title() == "Qwen-VL"
 
 
-def test_keyboard_alone(page, served, taught):
+def test_keyboard_alone(page, service, taught):
     choosers = []
     page.on("filechooser", lambda chooser: choosers.append(chooser))
     page.keyboard.press("Tab")
@@ -371,13 +370,12 @@ def test_keyboard_alone(page, served, taught):
     assert page.input_value("#question") == "one\ntwo"
     page.keyboard.press("Control+A")
     page.keyboard.type(taught.question)
-    served.pace = 0.08
-    page.keyboard.press("Enter")
-    wait(page, WRITING)
-    page.keyboard.press("Escape")
-    wait(page, ANSWERED)
+    with held(service.engine, after=HALF):
+        page.keyboard.press("Enter")
+        wait(page, WRITING)
+        page.keyboard.press("Escape")
+        wait(page, ANSWERED)
     assert "Stopped." in page.inner_text("article.assistant .remark")
-    served.pace = 0
     page.click("article.assistant [data-action=retry]")
     wait(page, ANSWERED)
     assert page.inner_text("#spoken") == f"Answer: {WORDS}"

@@ -1,24 +1,18 @@
-"""A relay before a server on this machine: it can be slow, and it can be gone."""
+"""A relay before a server on this machine: it can be gone."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Iterator
-
-PIECE = 300  # bytes that a slow relay hands on at a time: about one event of a stream
 
 
 class Relay:
-    """Listens on `port` of loopback and hands on to `target`, another port.
-
-    pace: seconds to wait after each piece of an answer; 0 is as fast as it goes.
-    """
+    """Listens on `port` of loopback and hands on to `target`, another port."""
 
     def __init__(self, target: int):
-        self.target, self.pace = target, 0.0
+        self.target = target
         self.port = 0
         self._open: set[socket.socket] = set()
         self._listening: socket.socket | None = None
@@ -49,15 +43,13 @@ class Relay:
                 client, _ = listening.accept()
                 server = socket.create_connection(("127.0.0.1", self.target))
                 self._open |= {client, server}
-                threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
-                threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
+                threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._pump, args=(server, client), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(PIECE if answers and self.pace else 65536):
+            while data := source.recv(65536):
                 sink.sendall(data)
-                if answers and self.pace:
-                    time.sleep(self.pace)
         for one in (source, sink):
             _end(one)
             self._open.discard(one)

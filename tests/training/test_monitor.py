@@ -55,13 +55,15 @@ def test_data_queue_on_the_device(tmp_path):
     dataset = GeneratorDataset([BATCH], ["input_ids", "images", "image_context_pos", "labels"])
     context = params(dataset_sink_mode=True, sink_size=2, train_dataset=dataset, train_dataset_element=())
     outputs = (Tensor(3.5), Tensor(False), Tensor(1024.0), Tensor(1e-5), Tensor([0.5]))
+    began = time.perf_counter()
     steps(QwenVLMonitor(directory=str(tmp_path)), context, outputs, calls=3, by=2)
+    took = time.perf_counter() - began
     rows = read_steps(tmp_path / "steps/rank_0.csv")
     assert [row["step"] for row in rows] == [2, 4, 6]
     for row in rows:
         assert (row["loss"], row["loss_scale"], row["grad_norm"], row["overflow"]) == (3.5, 1024, 0.5, 0)
         assert row["learning_rate"] == pytest.approx(1e-5)
-        assert 0.01 <= row["seconds"] < 5  # of one of the two
+        assert 0.01 <= row["seconds"] <= took / 2  # of one of the two
         assert row["tokens_per_s"] == pytest.approx(2 * 8 / row["seconds"], rel=1e-6)
         assert row["images_per_s"] == pytest.approx(6 / row["seconds"], rel=1e-6)  # places for pictures
 

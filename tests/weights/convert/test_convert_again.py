@@ -20,20 +20,27 @@ from tests.support.checkpoints import ROOT, copy_of, original_bytes
 
 SLOWLY = """
 import sys, time
+from pathlib import Path
 from mindformers_qwenvl.weights.convert import transfer
 from mindformers_qwenvl.weights.convert.convert import convert
 transfer.BLOCK = 20_000
 def slow(total):
     print("go", flush=True)
-    return lambda name, count: time.sleep(0.001)
+    return tick
+def tick(name, count):
+    time.sleep(0.001)
+    if len(list(Path(sys.argv[2]).glob("conversion.unfinished/*.safetensors"))) == int(sys.argv[3]):
+        print("there", flush=True)
+        time.sleep(600)
 report = convert(sys.argv[1], sys.argv[2], max_shard_size=3_000_000, dtype="bf16", progress=slow)
 print(len(report.kept))
 """
 
 
-def run_slowly(source: Path, output: str) -> subprocess.Popen:
+def run_slowly(source: Path, output: str, until: int = -1) -> subprocess.Popen:
+    """A conversion, which stops for long when `until` shards are complete."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, str(source), output],
+        [sys.executable, "-c", SLOWLY, str(source), output, str(until)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
@@ -71,9 +78,8 @@ def test_killed_at_any_moment(output, checkpoint_dir):
 
 def interrupted(source: Path, after: int) -> None:
     """A conversion to `ours` that is killed when `after` shards are complete."""
-    process = run_slowly(source, "ours")
-    while len(list(Path("ours").glob("conversion.unfinished/*.safetensors"))) < after:
-        assert process.poll() is None, "the conversion ended first"
+    process = run_slowly(source, "ours", after)
+    assert process.stdout.readline() == "there\n"
     process.kill()
     process.communicate()
     assert not list(Path("ours").glob("*.safetensors"))
