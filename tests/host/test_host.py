@@ -284,11 +284,23 @@ def test_a_dataset_without_a_batch_is_an_error(registered):
 
 
 def test_a_network_that_does_not_learn_is_an_error(registered):
+    from mindformers import MindFormerConfig
     from mindspore import nn
 
     trainer = registered.get_cls("trainer", "MultiModalToTextGenerationTrainer")("qwenvl")
     network = nn.Dense(2, 2)
     for parameter in network.get_parameters():
         parameter.requires_grad = False
+    trainer.config = MindFormerConfig(runner_config={"initial_epoch": 0, "epochs": 2})
     with pytest.raises(ValueError, match=r"nothing would be trained; set one of freeze_vision.* to False"):
         trainer.create_optimizer_scheduler(network, set())
+
+
+def test_a_complete_training_is_not_resumed(registered):
+    """test_run.py has it from the command's side."""
+    from mindformers import MindFormerConfig
+
+    trainer = registered.get_cls("trainer", "MultiModalToTextGenerationTrainer")("qwenvl")
+    trainer.config = MindFormerConfig(runner_config={"initial_epoch": 2, "epochs": 2})
+    with pytest.raises(ValueError, match=r"resume_training: .* the end of runner_config\.epochs=2, .* set more epochs"):
+        trainer.create_optimizer_scheduler(None, set())
