@@ -42,6 +42,7 @@ def models(checkpoint_dir, tmp_path_factory):
     return base, adapter, merged
 
 
+@pytest.mark.slow
 def test_predict(models, capsys):
     base, adapter, merged = models
     capsys.readouterr()

@@ -38,14 +38,8 @@ def assert_logits(network, name, which):
         assert np.array_equal(found.argmax(-1), arrays[f"{which}.argmax.{key}"])
 
 
-@pytest.mark.parametrize(
-    ("name", "which"),
-    [
-        ("a56", "adapter"),
-        pytest.param("b224", "adapter_base", marks=pytest.mark.slow),
-        pytest.param("a56", "adapter_base", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # the next test has the logits of set a56, too
+@pytest.mark.parametrize(("name", "which"), [("a56", "adapter"), ("b224", "adapter_base"), ("a56", "adapter_base")])
 def test_logits(name, which, checkpoint_dir):
     network = QwenVL.from_pretrained(str(checkpoint_dir(name)), adapter=str(lora.adapter_dir(name, which)))
     assert network.active_adapter == "default"
@@ -113,6 +107,7 @@ def joined(network, values):
     return {key: np.concatenate([found[index] for index in sorted(found)]) for key, found in parts.items()}
 
 
+@pytest.mark.slow  # `test_curve` of test_whole_way.py trains with them
 @pytest.mark.parametrize(
     ("name", "which"), [("a56", "adapter_base"), pytest.param("b224", "adapter", marks=pytest.mark.slow)]
 )

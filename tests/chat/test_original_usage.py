@@ -42,6 +42,7 @@ def test_pictures_are_opened_by_the_paths_in_the_ids(network, tokenizer):
     assert other[0][-8:].tolist() != expected
 
 
+@pytest.mark.slow
 def test_the_call_of_the_evaluation_scripts(network, tokenizer):
     """Padded on the left, with a mask, and with arguments of Hugging Face that change nothing."""
     texts = [text_of(tokenizer, "one_image"), text_of(tokenizer, "text")]

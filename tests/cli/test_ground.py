@@ -28,6 +28,7 @@ def test_bad_usage(words, usage_error):
     )
 
 
+@pytest.mark.slow
 def test_a_network_that_writes_no_box(checkpoint_dir, capsys, monkeypatch):
     from tests.support.graphs import release
 

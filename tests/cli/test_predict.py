@@ -33,6 +33,7 @@ def _logs(monkeypatch):
     monkeypatch.setenv("GLOG_v", "3")
 
 
+@pytest.mark.slow
 def test_two_pictures_and_a_question(checkpoint_dir, capsys):
     images = ["--image", str(GOLDEN.image(1)), "--image", str(GOLDEN.image(2))]
     options = ["--greedy", "--max-new-tokens", "8", "--draw", "out.png"]

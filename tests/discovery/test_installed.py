@@ -50,6 +50,7 @@ def test_off_switch(installed, tmp_path):
     assert lines(installed.run(*code(text), cwd=tmp_path, MINDFORMERS_PLUGINS=""), "FOUND") == ["FOUND False False"]
 
 
+@pytest.mark.slow  # test_boot.py has it without MindFormers
 @pytest.mark.parametrize(
     "first",
     [
@@ -173,6 +174,7 @@ def checkout(tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_a_checkout_of_another_version_is_named(installed, tmp_path, checkout):
     folder = checkout("9.0.1")
     done = installed.run("-c", f"import mindformers{FOUND}", cwd=tmp_path)

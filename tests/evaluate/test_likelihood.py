@@ -77,6 +77,7 @@ def test_clear_errors(network, prompts, options, more, message):
         network.score(prompts, options, **more)
 
 
+@pytest.mark.slow
 def test_generate_works_after_score(network, processor):
     """Each has graphs of its own."""
     before, _ = network.chat(processor, "Hello", max_new_tokens=4, do_sample=False)

@@ -74,10 +74,10 @@ def summary(folder):
         "docvqa official",
         "karpathy",
         "refcoco+ official",
-        "scienceqa official",
+        pytest.param("scienceqa official", marks=pytest.mark.slow),
         "mmbench official",
         "seed-bench official",
-        "mme eval_tool",
+        pytest.param("mme eval_tool", marks=pytest.mark.slow),
     ],
 )
 def test_from_file_to_score(name, evaluate, tmp_path, capsys):

@@ -70,6 +70,7 @@ def test_mixed_batch_answers_as_each_row_alone(golden, cached_network):
         np.testing.assert_array_equal(answer, golden.arrays[f"greedy.{name}"][:STEPS])
 
 
+@pytest.mark.slow
 @only("a56")
 def test_calls_of_other_shapes_in_between_change_nothing(golden, cached_network):
     network = cached_network

@@ -114,6 +114,7 @@ def test_the_language_model_alone_without_cache(golden, language, network):
     np.testing.assert_array_equal(answer[-12:], golden.arrays["greedy.text"][:12])
 
 
+@pytest.mark.slow
 @only("a56")
 def test_the_language_model_alone_with_cache(golden, language, tmp_path):
     """A batch of two lengths, sampling, and what `save_pretrained` writes."""

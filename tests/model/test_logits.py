@@ -44,7 +44,7 @@ def check(golden, name, logits):
     np.testing.assert_array_equal(logits.argmax(-1), golden.arrays[f"argmax.{name}"])
 
 
-@all_but_slow("a56", "c448")
+@all_but_slow("a56")
 @pytest.mark.parametrize("name", PROMPTS)
 def test_logits_of_golden_prompts(golden, padded, name):
     check(golden, name, padded[name])
@@ -112,7 +112,7 @@ def test_rows_of_a_padded_batch_equal_themselves_alone(golden, network):
         np.testing.assert_allclose(logits[index, length - 1], expected, atol=TOLERANCE, rtol=0)
 
 
-@all_but_slow("a56", "c448")
+@all_but_slow("a56")
 @pytest.mark.parametrize("image", ["0", "1", "2", "3", "fake_zeros"])
 def test_vision_tower(golden, network, image):
     size = golden.config["visual"]["image_size"]
@@ -138,6 +138,7 @@ def test_filler_images_change_nothing(golden, network):
     np.testing.assert_allclose(with_filler, alone, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @only("a56")
 def test_float16(golden, checkpoint_dir):
     """The published dtype: the answer stays, the last digits do not."""

@@ -114,11 +114,13 @@ def test_steps_of_a_server(compiled, task):
     assert not found.whole
 
 
+@pytest.mark.slow
 def test_a_wrong_strategy_does_not_compile(compiled):
     with pytest.raises(DoesNotCompile, match="MatMul"):
         compiled(2, task="decode", mp=2, wrong="heads")
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_not_cut_is_noticed(compiled):
     found = compiled(2, task="decode", mp=2, wrong="rows")
     with pytest.raises(AssertionError, match=r"feed_forward\.w1"):

@@ -133,6 +133,7 @@ def test_a_resumed_run_continues_the_file(killed, samples, capsys):
     assert [written.count(tag) for tag in (b"tokens-per-second", b"images-per-second", b"mfu")] == [4, 4, 4]
 
 
+@pytest.mark.slow
 def test_resumed_without_the_hosts_monitors(killed, samples, tmp_path):
     """The step is then the optimizer's, which the checkpoint holds."""
     folder, _, _ = killed

@@ -106,6 +106,7 @@ def _printed(text: str, word: str) -> list:
     return json.loads(line.removeprefix(f"{word} "))
 
 
+@pytest.mark.slow  # test_doors.py predicts by a YAML too
 # One picture is asked about below as well, of the trained checkpoint and in a batch.
 @pytest.mark.parametrize("name", [pytest.param("one_image", marks=pytest.mark.slow), "two_images"])
 def test_greedy_ids_are_the_goldens(checkpoint, tmp_path, name):
@@ -127,6 +128,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "queries",
     [pytest.param(list(QUERIES.values()), id="elements"), pytest.param(TEXTS, id="texts", marks=pytest.mark.slow)],

@@ -188,6 +188,7 @@ def test_the_curve_is_drawn(validated, tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_eval_task_in_a_yaml(validated, files, tmp_path):
     """`run_mode: eval` with a benchmark, on the network of the YAML and the weights that a training has saved."""
     folder, _ = validated
