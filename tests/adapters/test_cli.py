@@ -73,6 +73,7 @@ def test_there_is_no_such_adapter(checkpoint_dir, capsys):
     assert "nowhere" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # weights/formats/test_gptq.py has the values
 def test_int4(checkpoint_dir, tmp_path):
     """The golden logits of the published layout, through from_pretrained as it is; and with an adapter beside it."""
     from mindformers_qwenvl import QwenVL

@@ -141,6 +141,7 @@ def test_merged_it_answers_the_same(trained, answers, checkpoint_dir):
     assert generated(run(folder / "merged", "predict_qwenvl_tiny", changes, **queries)) == with_adapter
 
 
+@pytest.mark.slow
 def test_handed_over_from_the_yaml_alone(trained, checkpoint_dir, graph_mode):
     """The training's checkpoint, with the adapter among its weights, and its YAML: no config.json of the original."""
     from mindformers_qwenvl import QwenVL

@@ -41,6 +41,7 @@ def test_a_process_that_never_names_us(installed, tmp_path):
     assert lines(done, "FROM") == [f"FROM {installed.packages / 'mindformers_qwenvl' / '__init__.py'}"]
 
 
+@pytest.mark.slow  # test_boot.py has it without MindFormers
 def test_off_switch(installed, tmp_path):
     text = """
     from mindformers import MindFormerRegister
@@ -191,6 +192,7 @@ def test_a_checkout_of_the_same_version_is_not(installed, tmp_path, checkout):
     assert lines(done, "hides the installed") == []
 
 
+@pytest.mark.slow
 def test_a_host_that_is_too_old_is_one_sentence(installed, tmp_path, checkout):
     checkout("1.6.0")
     text = "from mindformers import MindFormerRegister; print('FOUND', MindFormerRegister.is_exist('models', 'QwenVL'))"

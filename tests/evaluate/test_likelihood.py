@@ -113,6 +113,7 @@ def test_ground_asks_as_the_benchmark(network, processor, monkeypatch):
     assert (box.label, box.coordinates) == ("the red shape", (100, 200, 300, 400))
 
 
+@pytest.mark.slow
 def test_ground_with_a_network(network, processor):
     assert not network.ground(processor, IMAGES / "0.png", "the red shape").boxes  # random weights write no box
 

@@ -60,6 +60,7 @@ def test_cached_logits_equal_the_full_forward_at_every_step(golden, network, cac
             np.testing.assert_allclose(result.logits[step][row], expected, atol=5e-5, rtol=0)
 
 
+@pytest.mark.slow  # chat/test_batches.py has it, through `predict`
 @all_but_slow("a56")
 def test_mixed_batch_answers_as_each_row_alone(golden, cached_network):
     """One image, none, two images: different lengths and numbers of images in one batch."""

@@ -144,6 +144,7 @@ def test_frozen_vision_has_no_gradient_and_recompute_changes_none(golden, traine
         np.testing.assert_allclose(recomputed[name], gradient, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 @only("a56")
 def test_batch_without_a_label_gives_zero_not_nan(golden, differentiated):
     batch = list(training_batch(golden, "batch0"))

@@ -45,6 +45,7 @@ def check(found, mp: int) -> None:
     assert states and all(".lora_" in name for name in states)  # moments of adapters, and of nothing else
 
 
+@pytest.mark.slow
 def test_data_and_model_parallel(compiled):
     check(compiled(4, 1, dp=2, mp=2, model={"pet_config": PET}), mp=2)
 

@@ -55,6 +55,7 @@ def test_resumed_losses_are_those_of_the_uninterrupted_training(trained, samples
     assert resumed == {step: loss for step, loss in uninterrupted.items() if step > (1, 2)}
 
 
+@pytest.mark.slow
 def test_the_trained_checkpoint_answers(trained, checkpoint_dir, tmp_path):
     """As a .ckpt file, whose name takes precedence over the YAML's `load_ckpt_format`; nothing of it is left out."""
     words = ["convert-weight", "--input_path", str(trained[0] / "output" / "checkpoint")]
