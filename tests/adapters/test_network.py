@@ -108,9 +108,7 @@ def joined(network, values):
 
 
 @pytest.mark.slow  # `test_curve` of test_whole_way.py trains with them
-@pytest.mark.parametrize(
-    ("name", "which"), [("a56", "adapter_base"), pytest.param("b224", "adapter", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("name", "which"), [("a56", "adapter_base"), ("b224", "adapter")])
 def test_gradients(name, which, checkpoint_dir):
     expected, arrays = lora.lora(name), lora.lora_arrays(name)
     network = trained(name, checkpoint_dir(name), which)

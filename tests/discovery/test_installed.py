@@ -56,7 +56,7 @@ def test_off_switch(installed, tmp_path):
     "first",
     [
         "from mindformers_qwenvl import QwenVL",
-        pytest.param("from mindformers_qwenvl.data.processor import QwenVLProcessor", marks=pytest.mark.slow),
+        "from mindformers_qwenvl.data.processor import QwenVLProcessor",
     ],
 )
 def test_our_package_before_mindformers(installed, tmp_path, first):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.support.golden import golden_set
-from tests.support.network_inputs import all_but_slow, inputs, named_images, only
+from tests.support.network_inputs import inputs, named_images, only
 
 STEPS = 12
 
@@ -61,7 +61,6 @@ def test_cached_logits_equal_the_full_forward_at_every_step(golden, network, cac
 
 
 @pytest.mark.slow  # chat/test_batches.py has it, through `predict`
-@all_but_slow("a56")
 def test_mixed_batch_answers_as_each_row_alone(golden, cached_network):
     """One image, none, two images: different lengths and numbers of images in one batch."""
     names = ("one_image", "text", "two_images")

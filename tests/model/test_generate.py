@@ -18,7 +18,7 @@ def greedy(network, golden, name):
     return answer[batch.input_ids.shape[1] :]
 
 
-DEFAULT = {("a56", "text"), ("a56", "two_images")}
+DEFAULT = {("a56", "text"), ("c448", "one_image")}
 
 
 @pytest.mark.parametrize(

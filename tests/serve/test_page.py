@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from mindformers_qwenvl.grounding import parse
-from tests.support.browser import GIVE, chromium
+from tests.support.browser import GIVE, chromium, playwright
 from tests.support.relay import relay
 from tests.support.served import held, running
 from tests.support.waiting import PATIENCE, wait_until
@@ -32,6 +32,12 @@ HALF = 8  # tokens: some of the words, and not all
 WRITING = "document.querySelector('.writing')?.textContent.length > 3"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _needs_a_browser():
+    """Of the session, so that it comes first: without a browser there is nothing to teach or to compile."""
+    playwright()
+
+
 @pytest.fixture(scope="module")
 def browser():
     with chromium() as made:
@@ -39,12 +45,11 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def served(browser, request):
-    """The server behind a relay. (Without a browser there is nothing to teach or to compile.)"""
+def served(taught, service):
+    """The server behind a relay."""
     from mindformers_qwenvl.generation.settings import settings_for
     from tests.support.taught import weights_in
 
-    taught, service = (request.getfixturevalue(name) for name in ("taught", "service"))
     engine, prompts, config = service.engine, service.prompts, service.config
     with pytest.MonkeyPatch.context() as patch, weights_in(engine.network, taught.directory):
         patch.setattr(service, "config", settings_for(engine.network, config, do_sample=False))

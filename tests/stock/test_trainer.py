@@ -108,8 +108,7 @@ def _printed(text: str, word: str) -> list:
 
 
 @pytest.mark.slow  # test_doors.py predicts by a YAML too
-# One picture is asked about below as well, of the trained checkpoint and in a batch.
-@pytest.mark.parametrize("name", [pytest.param("one_image", marks=pytest.mark.slow), "two_images"])
+@pytest.mark.parametrize("name", ["one_image", "two_images"])
 def test_greedy_ids_are_the_goldens(checkpoint, tmp_path, name):
     """--predict_data IMG "question" --modal_type image text, with one picture and with two."""
     settings = {**PREDICT, "load_checkpoint": str(checkpoint)}
@@ -130,10 +129,7 @@ TEXTS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "queries",
-    [pytest.param(list(QUERIES.values()), id="elements"), pytest.param(TEXTS, id="texts", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("queries", [list(QUERIES.values()), TEXTS], ids=["elements", "texts"])
 def test_greedy_ids_of_a_batch_from_the_original_folder(checkpoint_dir, tmp_path, queries):
     """Several questions at once, with different numbers of pictures; weights without conversion. As texts they are
     what run_mindformer.py makes of --predict_data TEXT TEXT TEXT --predict_batch_size 3."""

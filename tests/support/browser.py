@@ -36,11 +36,17 @@ def program() -> str:
     return found
 
 
+def playwright() -> Any:
+    """playwright's module; the test is skipped where it or Chromium is missing."""
+    found = pytest.importorskip("playwright.sync_api", reason="the extra [browser] is not installed")
+    program()
+    return found
+
+
 @contextlib.contextmanager
 def chromium() -> Iterator[Any]:
     """A browser of playwright; the test is skipped where it or Chromium is missing."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the extra [browser] is not installed")
-    with sync_api.sync_playwright() as driver:
+    with playwright().sync_playwright() as driver:
         # Without a sandbox: root has none, and the browser sees nothing but our own page.
         made = driver.chromium.launch(executable_path=program(), args=["--no-sandbox", "--disable-gpu"])
         try:
