@@ -84,9 +84,10 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
     def create_optimizer_scheduler(self, network: Any, *args: Any, **kwargs: Any) -> Any:  # 1.7: layer_scale too
         runner = self.config.runner_config
         if runner.initial_epoch and runner.initial_epoch >= runner.epochs:  # MindSpore names arguments of its own
+            # With sink_mode, MindFormers has multiplied both; `origin_epochs` are those of the YAML.
             raise ValueError(
-                f"resume_training: the checkpoint is at the end of runner_config.epochs={runner.epochs}, so nothing is "
-                "left to train; set more epochs to go on"
+                f"resume_training: the checkpoint is at the end of runner_config.epochs={runner.origin_epochs}, so "
+                "nothing is left to train; set more epochs to go on"
             )
         if not network.trainable_params():  # MindSpore says: parameters must not be empty
             raise ValueError(

@@ -301,6 +301,7 @@ def test_a_complete_training_is_not_resumed(registered):
     from mindformers import MindFormerConfig
 
     trainer = registered.get_cls("trainer", "MultiModalToTextGenerationTrainer")("qwenvl")
-    trainer.config = MindFormerConfig(runner_config={"initial_epoch": 2, "epochs": 2})
+    # As the host hands it on where `sink_mode` has made 12 of 2 epochs.
+    trainer.config = MindFormerConfig(runner_config={"initial_epoch": 12, "epochs": 12, "origin_epochs": 2})
     with pytest.raises(ValueError, match=r"resume_training: .* the end of runner_config\.epochs=2, .* set more epochs"):
         trainer.create_optimizer_scheduler(None, set())
