@@ -257,51 +257,69 @@ float at(Array array, int64_t index) {
 // ---------------------------------------------------------------- products
 
 constexpr int kMostRows = 8;
+constexpr size_t kPage = 4096;
 
-// y[r][n] = sum over k of x[r][k] * w[n][k], for rows n of `range`; with `more`, y[r][n] += scale times that. kTogether
-// rows of w are read at once, so that each number of x is loaded once for all of them.
-template <int kRows, typename T>
+template <int value>
+using Number = std::integral_constant<int, value>;
+
+// y[r][n] = sum over k of x[r][k] * w[n][k], for rows n of `range`; with `more`, y[r][n] += scale times that.
+//
+// kTogether rows of w are read at once, so that each number of x is loaded once for all of them; kSums sums of each do
+// not wait for each other.
+template <int kRows, int kTogether, int kSums, typename T>
 void rows_product(const float *x, const T *w, float *y, int64_t width, int64_t outputs, Range range, bool more,
                   float scale) {
-  constexpr int kTogether = kRows == 1 ? 4 : kRows <= 3 ? 2 : 1;
   int64_t n = range.begin;
   auto block = [&](auto together, int64_t n) {
     constexpr int kCount = decltype(together)::value;
-    Vec total[kCount][kRows] = {};
+    Vec total[kCount][kSums][kRows] = {};
     int64_t k = 0;
-    for (; k + kLanes <= width; k += kLanes) {
-      Vec read[kCount];
-      for (int i = 0; i < kCount; ++i) read[i] = load(w + (n + i) * width + k);
-      for (int r = 0; r < kRows; ++r) {
-        const Vec row = load(x + r * width + k);
-        for (int i = 0; i < kCount; ++i) total[i][r] += read[i] * row;
+    auto step = [&](auto sums) {
+      for (int part = 0; part < decltype(sums)::value; ++part, k += kLanes) {
+        Vec read[kCount];
+        for (int i = 0; i < kCount; ++i) read[i] = load(w + (n + i) * width + k);
+        for (int r = 0; r < kRows; ++r) {
+          const Vec row = load(x + r * width + k);
+          for (int i = 0; i < kCount; ++i) total[i][part][r] += read[i] * row;
+        }
       }
-    }
+    };
+    while (k + kSums * kLanes <= width) step(Number<kSums>());
+    while (k + kLanes <= width) step(Number<1>());
     for (int i = 0; i < kCount; ++i) {
       for (int r = 0; r < kRows; ++r) {
-        float out = sum(total[i][r]);
+        for (int part = 1; part < kSums; ++part) total[i][0][r] += total[i][part][r];
+        float out = sum(total[i][0][r]);
         for (int64_t rest = k; rest < width; ++rest) out += x[r * width + rest] * to_float(w[(n + i) * width + rest]);
         float &place = y[r * outputs + n + i];
         place = more ? place + scale * out : out;
       }
     }
   };
-  for (; n + kTogether <= range.end; n += kTogether) block(std::integral_constant<int, kTogether>(), n);
-  for (; n < range.end; ++n) block(std::integral_constant<int, 1>(), n);
+  for (; n + kTogether <= range.end; n += kTogether) block(Number<kTogether>(), n);
+  for (; n < range.end; ++n) block(Number<1>(), n);
 }
 
 template <typename T>
 void product_of(const float *x, const T *w, float *y, int rows, int64_t width, int64_t outputs, Range range, bool more,
                 float scale) {
+  auto by = [&](auto count, auto together, auto sums) {
+    rows_product<decltype(count)::value, decltype(together)::value, decltype(sums)::value>(x, w, y, width, outputs, range,
+                                                                                           more, scale);
+  };
+  // One row of x waits for the memory alone, which reads best where several rows of w follow one another at once, each
+  // a page or more; shorter ones are read one after the other.
   switch (rows) {
-    case 1: return rows_product<1>(x, w, y, width, outputs, range, more, scale);
-    case 2: return rows_product<2>(x, w, y, width, outputs, range, more, scale);
-    case 3: return rows_product<3>(x, w, y, width, outputs, range, more, scale);
-    case 4: return rows_product<4>(x, w, y, width, outputs, range, more, scale);
-    case 5: return rows_product<5>(x, w, y, width, outputs, range, more, scale);
-    case 6: return rows_product<6>(x, w, y, width, outputs, range, more, scale);
-    case 7: return rows_product<7>(x, w, y, width, outputs, range, more, scale);
-    default: return rows_product<8>(x, w, y, width, outputs, range, more, scale);
+    case 1:
+      if (width * sizeof(T) < kPage) return by(Number<1>(), Number<1>(), Number<4>());
+      return by(Number<1>(), Number<sizeof(T) == sizeof(float) ? 8 : 4>(), Number<1>());
+    case 2: return by(Number<2>(), Number<2>(), Number<1>());
+    case 3: return by(Number<3>(), Number<2>(), Number<1>());
+    case 4: return by(Number<4>(), Number<1>(), Number<1>());
+    case 5: return by(Number<5>(), Number<1>(), Number<1>());
+    case 6: return by(Number<6>(), Number<1>(), Number<1>());
+    case 7: return by(Number<7>(), Number<1>(), Number<1>());
+    default: return by(Number<8>(), Number<1>(), Number<1>());
   }
 }
 

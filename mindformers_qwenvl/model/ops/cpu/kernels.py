@@ -186,7 +186,7 @@ def product(x, w, name):
 
 
 for rows in (1, 3, 8):
-    for width, outputs in ((64, 40), (77, 13)):
+    for width, outputs in ((64, 40), (77, 13), (2053, 13)):  # short rows, and rows of more than a page
         x = random.standard_normal((rows, width), np.float32)
         w = random.standard_normal((outputs, width), np.float32)
         np.testing.assert_allclose(product(x, w, b"float32"), x @ w.T, rtol=1e-4, atol=1e-4)
