@@ -256,56 +256,70 @@ float at(Array array, int64_t index) {
 
 // ---------------------------------------------------------------- products
 
-constexpr int kMostRows = 8;
+constexpr int kMostRows = 8, kMostInTile = 4;
 constexpr size_t kPage = 4096;
 
 template <int value>
 using Number = std::integral_constant<int, value>;
 
-// y[r][n] = sum over k of x[r][k] * w[n][k], for rows n of `range`; with `more`, y[r][n] += scale times that.
-//
-// kTogether rows of w are read at once, so that each number of x is loaded once for all of them; kSums sums of each do
-// not wait for each other.
-template <int kRows, int kTogether, int kSums, typename T>
-void rows_product(const float *x, const T *w, float *y, int64_t width, int64_t outputs, Range range, bool more,
-                  float scale) {
-  int64_t n = range.begin;
-  auto block = [&](auto together, int64_t n) {
-    constexpr int kCount = decltype(together)::value;
-    Vec total[kCount][kSums][kRows] = {};
-    int64_t k = 0;
-    auto step = [&](auto sums) {
-      for (int part = 0; part < decltype(sums)::value; ++part, k += kLanes) {
-        Vec read[kCount];
-        for (int i = 0; i < kCount; ++i) read[i] = load(w + (n + i) * width + k);
-        for (int r = 0; r < kRows; ++r) {
-          const Vec row = load(x + r * width + k);
-          for (int i = 0; i < kCount; ++i) total[i][part][r] += read[i] * row;
-        }
+// y[r][n] = sum over k of x[r][k] * w[n][k] for kRows rows of x and kCount of w; with `more`, y[r][n] += scale times
+// that. kSums sums of each do not wait for one another.
+template <int kRows, int kCount, int kSums, typename T>
+void tile(const float *x, const T *w, float *y, int64_t width, int64_t outputs, bool more, float scale) {
+  Vec total[kCount][kSums][kRows] = {};
+  int64_t k = 0;
+  auto step = [&](auto sums) {
+    for (int part = 0; part < decltype(sums)::value; ++part, k += kLanes) {
+      Vec read[kCount];
+      for (int i = 0; i < kCount; ++i) {
+        read[i] = load(w + i * width + k);
+        // What comes next: while several rows of x are multiplied, there is time to fetch it.
+        if constexpr (kRows > 1) __builtin_prefetch(w + (i + kCount) * width + k);
       }
-    };
-    while (k + kSums * kLanes <= width) step(Number<kSums>());
-    while (k + kLanes <= width) step(Number<1>());
-    for (int i = 0; i < kCount; ++i) {
       for (int r = 0; r < kRows; ++r) {
-        for (int part = 1; part < kSums; ++part) total[i][0][r] += total[i][part][r];
-        float out = sum(total[i][0][r]);
-        for (int64_t rest = k; rest < width; ++rest) out += x[r * width + rest] * to_float(w[(n + i) * width + rest]);
-        float &place = y[r * outputs + n + i];
-        place = more ? place + scale * out : out;
+        const Vec row = load(x + r * width + k);
+        for (int i = 0; i < kCount; ++i) total[i][part][r] += read[i] * row;
       }
     }
   };
-  for (; n + kTogether <= range.end; n += kTogether) block(Number<kTogether>(), n);
-  for (; n < range.end; ++n) block(Number<1>(), n);
+  while (k + kSums * kLanes <= width) step(Number<kSums>());
+  while (k + kLanes <= width) step(Number<1>());
+  for (int i = 0; i < kCount; ++i) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int part = 1; part < kSums; ++part) total[i][0][r] += total[i][part][r];
+      float out = sum(total[i][0][r]);
+      for (int64_t rest = k; rest < width; ++rest) out += x[r * width + rest] * to_float(w[i * width + rest]);
+      float &place = y[r * outputs + i];
+      place = more ? place + scale * out : out;
+    }
+  }
+}
+
+// The rows of w in `range`, kTogether at once, so that each number of x is loaded once for all of them. Rows of x beyond
+// kMostInTile, whose sums would not fit into the registers, find these rows of w in the nearest cache.
+template <int kRows, int kTogether, int kSums, typename T>
+void rows_product(const float *x, const T *w, float *y, int64_t width, int64_t outputs, Range range, bool more,
+                  float scale) {
+  constexpr int kFirst = kRows < kMostInTile ? kRows : kMostInTile;
+  auto tiles = [&](auto count, int64_t n) {
+    constexpr int kCount = decltype(count)::value;
+    tile<kFirst, kCount, kSums>(x, w + n * width, y + n, width, outputs, more, scale);
+    if constexpr (kRows > kFirst) {
+      const float *others = x + kFirst * width;
+      tile<kRows - kFirst, kCount, kSums>(others, w + n * width, y + kFirst * outputs + n, width, outputs, more, scale);
+    }
+  };
+  int64_t n = range.begin;
+  for (; n + kTogether <= range.end; n += kTogether) tiles(Number<kTogether>(), n);
+  for (; n < range.end; ++n) tiles(Number<1>(), n);
 }
 
 template <typename T>
 void product_of(const float *x, const T *w, float *y, int rows, int64_t width, int64_t outputs, Range range, bool more,
                 float scale) {
   auto by = [&](auto count, auto together, auto sums) {
-    rows_product<decltype(count)::value, decltype(together)::value, decltype(sums)::value>(x, w, y, width, outputs, range,
-                                                                                           more, scale);
+    constexpr int kCount = decltype(count)::value, kTogether = decltype(together)::value, kSums = decltype(sums)::value;
+    rows_product<kCount, kTogether, kSums>(x, w, y, width, outputs, range, more, scale);
   };
   // One row of x waits for the memory alone, which reads best where several rows of w follow one another at once, each
   // a page or more; shorter ones are read one after the other.
@@ -313,13 +327,13 @@ void product_of(const float *x, const T *w, float *y, int rows, int64_t width, i
     case 1:
       if (width * sizeof(T) < kPage) return by(Number<1>(), Number<1>(), Number<4>());
       return by(Number<1>(), Number<sizeof(T) == sizeof(float) ? 8 : 4>(), Number<1>());
-    case 2: return by(Number<2>(), Number<2>(), Number<1>());
-    case 3: return by(Number<3>(), Number<2>(), Number<1>());
-    case 4: return by(Number<4>(), Number<1>(), Number<1>());
-    case 5: return by(Number<5>(), Number<1>(), Number<1>());
-    case 6: return by(Number<6>(), Number<1>(), Number<1>());
-    case 7: return by(Number<7>(), Number<1>(), Number<1>());
-    default: return by(Number<8>(), Number<1>(), Number<1>());
+    case 2: return by(Number<2>(), Number<4>(), Number<1>());
+    case 3: return by(Number<3>(), Number<3>(), Number<1>());
+    case 4: return by(Number<4>(), Number<3>(), Number<1>());
+    case 5: return by(Number<5>(), Number<3>(), Number<1>());
+    case 6: return by(Number<6>(), Number<3>(), Number<1>());
+    case 7: return by(Number<7>(), Number<3>(), Number<1>());
+    default: return by(Number<8>(), Number<3>(), Number<1>());
   }
 }
 
