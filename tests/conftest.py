@@ -20,6 +20,28 @@ settings.register_profile("tests", deadline=None, derandomize=True, suppress_hea
 settings.load_profile("tests")
 
 
+# Folders whose files share a network that takes long to compile.
+TOGETHER = ("tests/chat", "tests/evaluate", "tests/serve")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """`--dist loadfile` in the order of the files, so that their last ones, which are short, end together; a folder of
+    TOGETHER goes to one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+
+    class ByFileOrFolder(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
+
+    return ByFileOrFolder(config, log)
+
+
 def pytest_collection_finish():
     """What was imported by now, half a million objects, need not be looked through at each compilation: MindSpore
     collects garbage twice for each graph (a seventh of the time)."""

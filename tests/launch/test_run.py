@@ -18,7 +18,7 @@ from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.recipes import yaml_dir
 from tests.support import small_runs
 from tests.support.cluster import free_port
-from tests.support.small_runs import A56, PREDICT, QUERIES, TEMPLATE
+from tests.support.small_runs import A56, ONE_LAYER, PREDICT, QUERIES, TEMPLATE
 
 DRIVER = Path(__file__).parents[1] / "support" / "driver.py"
 # The real script, of a MindFormers checkout, where there is one: it takes the place of the calls that the tests make.
@@ -52,6 +52,7 @@ def training(samples: Path, **settings) -> dict:
         "checkpoint_format": "safetensors",
     }
     ours = {
+        **ONE_LAYER,
         "runner_config.epochs": 1,
         "lr_schedule.total_steps": 3,
         "callbacks": [{"type": "MFLossMonitor", "per_print_times": 1}, monitor, saving],

@@ -74,21 +74,16 @@ def test_loss_and_gradients(golden, differentiated, batch):
         assert difference.max() <= RELATIVE * np.abs(reference).max(), key
 
 
-@pytest.mark.slow  # `test_ten_steps` has them in turn
+@pytest.mark.slow  # stock/test_curves.py learns from them
 @pytest.mark.parametrize("batch", [1, 2])
 def test_loss_of_the_other_batches(golden, differentiated, batch):
     loss, _ = differentiated(training_batch(golden, f"batch{batch}"))
     assert loss == pytest.approx(golden.meta["train"]["loss_train_mode"][batch], rel=1e-5)
 
 
-CURVES = [
-    pytest.param(name, curve, marks=[] if (name, curve) == ("a56", "curve_full") else [pytest.mark.slow])
-    for name in SETS
-    for curve in ("curve_full", "curve_fix_vit")
-]
-
-
-@pytest.mark.parametrize(("golden", "curve"), CURVES, indirect=["golden"])
+@pytest.mark.slow  # stock/test_curves.py has one with all that MindFormers adds
+@pytest.mark.parametrize("golden", SETS, indirect=True)
+@pytest.mark.parametrize("curve", ["curve_full", "curve_fix_vit"])
 def test_ten_steps(golden, trained, curve):
     expected = golden.meta["train"][curve]
     network = trained(golden.name, freeze_vision=expected["fix_vit"])

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from tests.robust.killed import A56, HANGS, Killed
 from tests.support.cluster import Job
-from tests.support.small_runs import LLM, VISION, training
+from tests.support.small_runs import ONE_LAYER, training
 
 EPOCHS, STEPS = 8, 3  # of 12 samples, 4 a step
 EACH = 2  # steps between two checkpoints; a resumed run may save the odd ones
@@ -84,8 +84,7 @@ def _settings(samples: Path, workers: int, each: int = EACH, keep: int = 3, resu
     return training(
         samples,
         **{
-            f"{LLM}.num_layers": 1,
-            f"{VISION}.num_hidden_layers": 1,
+            **ONE_LAYER,
             "model.model_config.freeze_vision": True,  # as in the recipe of the 9.6B model; compiles faster
             "runner_config.epochs": EPOCHS,
             "runner_config.batch_size": 4 // workers,

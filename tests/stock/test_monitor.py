@@ -16,7 +16,7 @@ import pytest
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.registration import yaml_dir
 from mindformers_qwenvl.training.steps_file import read_steps
-from tests.support.small_runs import DRIVER, run, training
+from tests.support.small_runs import DRIVER, ONE_LAYER, run, training
 
 STEPS = "output/steps/rank_0.csv"
 TOO_LONG = 300  # seconds
@@ -31,6 +31,7 @@ def settings(samples: Path, host_monitor: bool, **more) -> dict:
     return training(
         samples,
         **{
+            **ONE_LAYER,
             "callbacks": callbacks,
             "lr_schedule.total_steps": 9,
             "lr_schedule.warmup_steps": 2,

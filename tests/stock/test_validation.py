@@ -14,9 +14,14 @@ from mindformers_qwenvl.datasets.split import held_out_records
 from mindformers_qwenvl.registration import yaml_dir
 from mindformers_qwenvl.training.steps_file import read_steps
 from tests.support.cluster import finished
-from tests.support.small_runs import A56, PREDICT, run, training
+from tests.support.small_runs import A56, ONE_LAYER, PREDICT, run
+from tests.support.small_runs import training as full_training
 
 WORDS = ("red", "green", "blue", "grey", "white", "black", "none", "many", "of", "them", "here")
+
+
+def training(samples: Path, **settings) -> dict:
+    return full_training(samples, **ONE_LAYER, **settings)
 
 
 def conversations(count: int, first: int = 0) -> list[dict]:
@@ -195,6 +200,7 @@ def test_eval_task_in_a_yaml(validated, files, tmp_path):
     task = {"task": "vqa", "data": str(files[1]), "image_dir": str(A56.directory / "images"), "max_new_tokens": 3}
     settings = {
         **PREDICT,
+        **ONE_LAYER,
         "eval_task": {**task, "output": str(tmp_path / "scores")},
         "load_checkpoint": str(folder / "output" / "best" / "rank_0.safetensors"),
         "load_ckpt_format": "safetensors",

@@ -40,6 +40,8 @@ SIZES = {
     f"{LLM}.vocab_size": 1024,
     f"{LLM}.pad_token_id": A56.meta["special_ids"]["eod_id"],
 }
+# Where the size of the network says nothing: half of the graph to compile.
+ONE_LAYER = {f"{VISION}.num_hidden_layers": 1, f"{LLM}.num_layers": 1}
 PREDICT = {
     **SIZES,
     f"{LLM}.seq_length": 128,
