@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 
 from tests.support.cluster import Job, finished
-from tests.support.small_runs import ONE_LAYER, training
+from tests.support.small_runs import training
 
 EPOCHS, STEPS = 4, 3  # of 14 samples, 4 a step
 ANSWERS = ["Red", "A very light green, as of grass in spring", "No", "Grey, with a lot of little dots", "It is white"]
@@ -49,7 +49,6 @@ def settings(samples: Path, workers: int, *, form: str = "ckpt", each: int = 2, 
     return training(
         samples,
         **{
-            **ONE_LAYER,
             "runner_config.batch_size": 4 // workers,
             "runner_config.epochs": EPOCHS,
             "lr_schedule.total_steps": EPOCHS * STEPS,
