@@ -104,6 +104,7 @@ def assert_the_run_of_one(job: Job, one: Job) -> None:
         assert [card[step] for card in cards] == dealt, step
 
 
+@pytest.mark.slow  # three trainings
 def test_two_workers_are_one_with_the_same_batches(one, two):
     assert_the_run_of_one(two, one)
     epochs = [[sample for batch in one.seen()[first : first + STEPS] for sample in batch] for first in range(0, 12, 3)]
@@ -255,7 +256,7 @@ def test_parts_without_those_of_another_process_are_an_error(samples, tmp_path):
     more = {"load_checkpoint": str(two.folder / SAVED), "resume_training": True}
     with Job(tmp_path / "refused", {**settings(samples, 1, form="safetensors"), **more}, workers=1) as job:
         assert job.end() != 0
-    assert "It takes the files of all processes that saved them" in job.printed()
+    assert "The files of all processes that saved them are needed" in job.printed()
 
 
 # ---- the host's newer section `checkpoint:`
