@@ -12,7 +12,8 @@ from mindformers_qwenvl.model.ops.cpu import kernels
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason="no kernels here: no C++ compiler, or switched off")
 HEADS, SIZE, INNER, BLOCK, BLOCKS = 3, 10, 27, 4, 12
 # One row goes by another loop where a row of the matrix is shorter than a page: up to 1,023 or 2,047 numbers.
-ROWS = [(1, 64, 40), (1, 7, 3), (1, 1030, 13), (1, 2053, 21), (2, 33, 5), (5, 77, 13), (8, 50, 9)]
+ROWS = [(1, 64, 40), (1, 7, 3), (1, 1030, 13), (1, 2053, 21), (2, 33, 5), (3, 40, 11), (4, 90, 16)]
+ROWS += [(5, 77, 13), (6, 24, 8), (7, 21, 10), (8, 50, 9)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

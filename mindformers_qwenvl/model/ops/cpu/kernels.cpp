@@ -297,7 +297,7 @@ void tile(const float *x, const T *w, float *y, int64_t width, int64_t outputs, 
 
 // The rows of w in `range`, kTogether at once, so that each number of x is loaded once for all of them. Rows of x beyond
 // kMostInTile, whose sums would not fit into the registers, find these rows of w in the nearest cache.
-template <int kRows, int kTogether, int kSums, typename T>
+template <int kRows, typename T, int kTogether = kRows == 2 ? 4 : 3, int kSums = 1>
 void rows_product(const float *x, const T *w, float *y, int64_t width, int64_t outputs, Range range, bool more,
                   float scale) {
   constexpr int kFirst = kRows < kMostInTile ? kRows : kMostInTile;
@@ -317,23 +317,20 @@ void rows_product(const float *x, const T *w, float *y, int64_t width, int64_t o
 template <typename T>
 void product_of(const float *x, const T *w, float *y, int rows, int64_t width, int64_t outputs, Range range, bool more,
                 float scale) {
-  auto by = [&](auto count, auto together, auto sums) {
-    constexpr int kCount = decltype(count)::value, kTogether = decltype(together)::value, kSums = decltype(sums)::value;
-    rows_product<kCount, kTogether, kSums>(x, w, y, width, outputs, range, more, scale);
-  };
   // One row of x waits for the memory alone, which reads best where several rows of w follow one another at once, each
   // a page or more; shorter ones are read one after the other.
+  constexpr int kLong = sizeof(T) == sizeof(float) ? 8 : 4;
   switch (rows) {
     case 1:
-      if (width * sizeof(T) < kPage) return by(Number<1>(), Number<1>(), Number<4>());
-      return by(Number<1>(), Number<sizeof(T) == sizeof(float) ? 8 : 4>(), Number<1>());
-    case 2: return by(Number<2>(), Number<4>(), Number<1>());
-    case 3: return by(Number<3>(), Number<3>(), Number<1>());
-    case 4: return by(Number<4>(), Number<3>(), Number<1>());
-    case 5: return by(Number<5>(), Number<3>(), Number<1>());
-    case 6: return by(Number<6>(), Number<3>(), Number<1>());
-    case 7: return by(Number<7>(), Number<3>(), Number<1>());
-    default: return by(Number<8>(), Number<3>(), Number<1>());
+      if (width * sizeof(T) < kPage) return rows_product<1, T, 1, 4>(x, w, y, width, outputs, range, more, scale);
+      return rows_product<1, T, kLong>(x, w, y, width, outputs, range, more, scale);
+    case 2: return rows_product<2>(x, w, y, width, outputs, range, more, scale);
+    case 3: return rows_product<3>(x, w, y, width, outputs, range, more, scale);
+    case 4: return rows_product<4>(x, w, y, width, outputs, range, more, scale);
+    case 5: return rows_product<5>(x, w, y, width, outputs, range, more, scale);
+    case 6: return rows_product<6>(x, w, y, width, outputs, range, more, scale);
+    case 7: return rows_product<7>(x, w, y, width, outputs, range, more, scale);
+    default: return rows_product<8>(x, w, y, width, outputs, range, more, scale);
   }
 }
 
