@@ -15,9 +15,7 @@ from mindformers_qwenvl.checks import is_whole, whole
 
 __all__ = [
     "BOTH_PARTS",
-    "IMAGE_START_OFFSET",
     "LANGUAGE_MODEL",
-    "PUBLISHED_IMAGE_START",
     "RESAMPLER_HEAD_DIM",
     "SPELLINGS",
     "VIT_MLP_RATIO",
@@ -40,9 +38,6 @@ __all__ = [
 # Sizes that the original's config.json does not give; they are in the original's code.
 RESAMPLER_HEAD_DIM = 128  # visual.py divides output_dim into heads of 128
 VIT_MLP_RATIO = 4.9231  # of the published vision tower: its MLP is int(hidden_size * 4.9231) wide
-# The special ids follow the ranks in a fixed order: end of text, then <|im_start|>, <|im_end|>, ..., <img>.
-IMAGE_START_OFFSET = 214
-PUBLISHED_IMAGE_START = 151857
 VIT_POSITIONS = 256  # rows of the learned position table, whatever the image size: it was trained at 224 pixels
 
 # Keys of the outer configuration that are passed on: to both parts, and to the language model.

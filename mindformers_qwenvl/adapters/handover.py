@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.files import read_json
-from mindformers_qwenvl.sizes import IMAGE_START_OFFSET, PUBLISHED_IMAGE_START
-from mindformers_qwenvl.text.vocabulary_file import check_file, find_vocabulary
+from mindformers_qwenvl.text.vocabulary_file import (
+    IMAGE_START_OFFSET,
+    PUBLISHED_IMAGE_START,
+    check_file,
+    find_vocabulary,
+)
 
 __all__ = ["TrainedModel", "complete", "original_settings", "write_companions"]
 

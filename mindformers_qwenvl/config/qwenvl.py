@@ -20,15 +20,14 @@ from mindformers_qwenvl.config.original import is_original, our_settings, read_j
 from mindformers_qwenvl.config.parallel import as_parallel_config
 from mindformers_qwenvl.config.vision import QwenVLVisionConfig
 from mindformers_qwenvl.sizes import (
-    IMAGE_START_OFFSET,
     LANGUAGE_MODEL,
-    PUBLISHED_IMAGE_START,
     VisionSettings,
     check_layers_per_stage,
     check_order,
     check_parts,
     stages_by_offset,
 )
+from mindformers_qwenvl.text.vocabulary_file import IMAGE_START_OFFSET, PUBLISHED_IMAGE_START
 
 __all__ = ["QwenVLConfig"]
 

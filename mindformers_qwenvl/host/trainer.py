@@ -16,8 +16,7 @@ from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
 from mindformers_qwenvl.host.adapters import prepare_adapters
 from mindformers_qwenvl.host.context import device_target, parallel_mode
 from mindformers_qwenvl.host.mistakes import refuse_on_cpu, say_unused_flags
-from mindformers_qwenvl.sizes import PUBLISHED_IMAGE_START
-from mindformers_qwenvl.text.vocabulary_file import check_file, find_vocabulary
+from mindformers_qwenvl.text.vocabulary_file import PUBLISHED_IMAGE_START, check_file, find_vocabulary
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 

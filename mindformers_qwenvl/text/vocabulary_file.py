@@ -13,12 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.checks import is_whole
-from mindformers_qwenvl.sizes import IMAGE_START_OFFSET
 
-__all__ = ["FILE_NAME", "MAX_BYTES", "check_file", "check_model", "find_vocabulary", "parse_ranks"]
+__all__ = [
+    "FILE_NAME",
+    "IMAGE_START_OFFSET",
+    "MAX_BYTES",
+    "PUBLISHED_IMAGE_START",
+    "check_file",
+    "check_model",
+    "find_vocabulary",
+    "parse_ranks",
+]
 
 FILE_NAME = "qwen.tiktoken"
 NOT_IN_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))  # a pruned vocabulary may lack these bytes
+# The special ids follow the ranks in a fixed order: end of text, then <|im_start|>, <|im_end|>, ..., <img>.
+IMAGE_START_OFFSET = 214
+PUBLISHED_IMAGE_START = 151857
 MAX_BYTES = 16 << 20  # of the file; the published one has 2.6 MB
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from mindformers_qwenvl import recipes
 from mindformers_qwenvl.checks import whole
 from mindformers_qwenvl.pictures.policy import ImagePolicy
-from mindformers_qwenvl.sizes import PUBLISHED_IMAGE_START
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.text.tags import Tags
 from mindformers_qwenvl.text.vocabulary import SLOT_NAMES
+from mindformers_qwenvl.text.vocabulary_file import PUBLISHED_IMAGE_START
 
 __all__ = ["Settings", "read_settings"]
 
