@@ -13,8 +13,8 @@ from mindformers_qwenvl.checks import arguments_of
 from mindformers_qwenvl.config.folder import followed_settings
 from mindformers_qwenvl.config.keys import refuse_unknown_keys
 from mindformers_qwenvl.config.parallel import as_parallel_config
-from mindformers_qwenvl.sizes import SPELLINGS, check_language, check_split, language_split
-from mindformers_qwenvl.sizes import LanguageSettings as Default
+from mindformers_qwenvl.config.sizes import SPELLINGS, check_language, check_split, language_split
+from mindformers_qwenvl.config.sizes import LanguageSettings as Default
 
 __all__ = ["QwenConfig"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl import files
-from mindformers_qwenvl.sizes import VisionSettings
+from mindformers_qwenvl.config.sizes import VisionSettings
 from mindformers_qwenvl.text.vocabulary_file import IMAGE_START_OFFSET
 
 __all__ = ["ADAPTER", "is_original", "is_original_directory", "our_settings", "read_json", "read_original"]

@@ -18,8 +18,7 @@ from mindformers_qwenvl.config.keys import HUB, OUTER, refuse_unknown_keys, with
 from mindformers_qwenvl.config.language import QwenConfig
 from mindformers_qwenvl.config.original import is_original, our_settings, read_json
 from mindformers_qwenvl.config.parallel import as_parallel_config
-from mindformers_qwenvl.config.vision import QwenVLVisionConfig
-from mindformers_qwenvl.sizes import (
+from mindformers_qwenvl.config.sizes import (
     LANGUAGE_MODEL,
     VisionSettings,
     check_layers_per_stage,
@@ -27,6 +26,7 @@ from mindformers_qwenvl.sizes import (
     check_parts,
     stages_by_offset,
 )
+from mindformers_qwenvl.config.vision import QwenVLVisionConfig
 from mindformers_qwenvl.text.vocabulary_file import IMAGE_START_OFFSET, PUBLISHED_IMAGE_START
 
 __all__ = ["QwenVLConfig"]

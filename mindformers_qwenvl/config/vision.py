@@ -10,8 +10,8 @@ from mindformers.modules.transformer import TransformerOpParallelConfig
 from mindformers_qwenvl.checks import arguments_of
 from mindformers_qwenvl.config.keys import refuse_unknown_keys
 from mindformers_qwenvl.config.parallel import as_parallel_config
-from mindformers_qwenvl.sizes import VisionSettings as Default
-from mindformers_qwenvl.sizes import check_split, check_vision, vision_split, vit_mlp_width
+from mindformers_qwenvl.config.sizes import VisionSettings as Default
+from mindformers_qwenvl.config.sizes import check_split, check_vision, vision_split, vit_mlp_width
 
 __all__ = ["QwenVLVisionConfig"]
 

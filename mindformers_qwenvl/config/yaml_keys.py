@@ -18,8 +18,8 @@ from typing import Any
 from mindformers_qwenvl import recipes
 from mindformers_qwenvl.checks import nearest
 from mindformers_qwenvl.config.keys import HOST, OLD, OUTER, TOKENIZER
+from mindformers_qwenvl.config.sizes import LANGUAGE_MODEL, SPELLINGS
 from mindformers_qwenvl.hosts import installed
-from mindformers_qwenvl.sizes import LANGUAGE_MODEL, SPELLINGS
 
 __all__ = ["WITHOUT_HOST", "known_at_top", "unknown_keys", "warnings_of"]
 

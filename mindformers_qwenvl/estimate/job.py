@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindformers_qwenvl.adapters.settings import AdapterSettings
-from mindformers_qwenvl.sizes import LanguageSettings, VisionSettings
+from mindformers_qwenvl.config.sizes import LanguageSettings, VisionSettings
 
 __all__ = ["Job", "Parallel", "Recompute"]
 

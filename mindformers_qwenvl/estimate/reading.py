@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.adapters.settings import AdapterSettings, from_pet_config, is_saved
-from mindformers_qwenvl.estimate.job import Job, Parallel, Recompute
-from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, memory_size, read_yaml, refuse_unknown
-from mindformers_qwenvl.estimate.weights import config_of, is_target
-from mindformers_qwenvl.host.accumulation import check_accumulation
-from mindformers_qwenvl.sizes import (
+from mindformers_qwenvl.config.sizes import (
     BOTH_PARTS,
     LANGUAGE_MODEL,
     SPELLINGS,
@@ -29,6 +25,10 @@ from mindformers_qwenvl.sizes import (
     vision_split,
     vit_mlp_width,
 )
+from mindformers_qwenvl.estimate.job import Job, Parallel, Recompute
+from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, memory_size, read_yaml, refuse_unknown
+from mindformers_qwenvl.estimate.weights import config_of, is_target
+from mindformers_qwenvl.host.accumulation import check_accumulation
 from mindformers_qwenvl.weights.parts import rate_factors
 from mindformers_qwenvl.weights.shapes import original_shapes
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from mindformers_qwenvl.adapters.settings import AdapterSettings, is_saved, matches
+from mindformers_qwenvl.config.sizes import LanguageSettings, VisionSettings
 from mindformers_qwenvl.estimate.job import Job, Parallel
 from mindformers_qwenvl.estimate.section import DTYPE_BYTES
-from mindformers_qwenvl.sizes import LanguageSettings, VisionSettings
 from mindformers_qwenvl.weights.names import to_original
 from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, Place, is_norm, place_of
 from mindformers_qwenvl.weights.shapes import our_shapes

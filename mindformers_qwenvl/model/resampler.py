@@ -9,10 +9,10 @@ from mindspore import ops as P
 from mindspore.common.initializer import TruncatedNormal, Uniform, initializer
 
 from mindformers_qwenvl.config import QwenVLVisionConfig
+from mindformers_qwenvl.config.sizes import RESAMPLER_HEAD_DIM
 from mindformers_qwenvl.model.layers import Norm, ResizedTable, SplitHeads, column_linear, row_linear
 from mindformers_qwenvl.model.ops import Attention
 from mindformers_qwenvl.model.positions import sincos_table
-from mindformers_qwenvl.sizes import RESAMPLER_HEAD_DIM
 
 __all__ = ["Resampler"]
 

@@ -12,10 +12,10 @@ from mindspore.common.initializer import HeUniform, Normal, initializer
 
 from mindformers_qwenvl.adapters.network import add_adapters
 from mindformers_qwenvl.config import QwenVLVisionConfig
+from mindformers_qwenvl.config.sizes import VIT_POSITIONS
 from mindformers_qwenvl.model.layers import Norm, ResizedTable, column_linear, row_linear, stack
 from mindformers_qwenvl.model.ops import Attention, Gelu
 from mindformers_qwenvl.model.resampler import Resampler
-from mindformers_qwenvl.sizes import VIT_POSITIONS
 
 __all__ = ["QwenVLVisionModel"]
 

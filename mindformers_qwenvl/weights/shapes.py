@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mindformers_qwenvl.checks import is_number, is_whole, printable
-from mindformers_qwenvl.sizes import VIT_POSITIONS, VisionSettings
+from mindformers_qwenvl.config.sizes import VIT_POSITIONS, VisionSettings
 from mindformers_qwenvl.weights.names import to_ours
 
 __all__ = ["check_shapes", "original_shapes", "our_shapes", "whole_number"]

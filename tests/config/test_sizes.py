@@ -8,9 +8,7 @@ from dataclasses import fields, replace
 import pytest
 import yaml
 
-from mindformers_qwenvl.estimate import read_job
-from mindformers_qwenvl.registration import yaml_dir
-from mindformers_qwenvl.sizes import (
+from mindformers_qwenvl.config.sizes import (
     LanguageSettings,
     VisionSettings,
     check_language,
@@ -22,6 +20,8 @@ from mindformers_qwenvl.sizes import (
     vision_split,
     vit_mlp_width,
 )
+from mindformers_qwenvl.estimate import read_job
+from mindformers_qwenvl.registration import yaml_dir
 
 VISION, LANGUAGE = VisionSettings(), LanguageSettings()
 

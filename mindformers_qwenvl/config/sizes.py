@@ -1,6 +1,6 @@
 """Sizes of Qwen-VL: published defaults, what must divide what, and layers on pipeline stages. Plain Python.
 
-The only source of them: the configurations (config/), the estimate and the weights take them from here. A check takes
+The only source of them: the configurations (beside it), the estimate and the weights take them from here. A check takes
 any object with the attributes of `VisionSettings` or `LanguageSettings`, such as a configuration of MindFormers.
 """
 
