@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,13 @@ from mindformers_qwenvl.config.keys import HINTS, without_hub
 from mindformers_qwenvl.config.original import is_original_directory
 from mindformers_qwenvl.generation.settings import generation_config_of
 from mindformers_qwenvl.generation.slots import check_covered, find_slots, opened_columns
+from mindformers_qwenvl.model.answering import Answering
 from mindformers_qwenvl.model.base import QwenPreTrainedModel
 from mindformers_qwenvl.model.language import QwenForCausalLM
+from mindformers_qwenvl.model.merge import ImageMerge
 from mindformers_qwenvl.model.ops import LabelLoss, LabelTokens
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
 from mindformers_qwenvl.pictures.images import ImageTransform
-from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.weights import hooks
 from mindformers_qwenvl.weights.finite import FiniteCheck, checked
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
@@ -39,46 +39,7 @@ from mindformers_qwenvl.weights.shapes import original_shapes
 __all__ = ["QwenVL"]
 
 
-class ImageMerge(nn.Cell):
-    """Put image vectors into the text embeddings.
-
-    Inputs:
-        text: [B, S, H].
-        images: [B * N, Q, H].
-        positions: int32 [B, N, Q, 2] of (row, position). A negative position marks an image that only fills the
-            batch: it changes nothing and its gradient is zero. Rows are not read: image b belongs to row b, and rows
-            counted from 0 on each card would be wrong in a batch that several cards share.
-
-    A product with a matrix of zeros and ones puts the vectors in their places. It is exact, and unlike a scatter it can
-    be split over the cards by rows.
-    """
-
-    def __init__(self, dp: int = 1):
-        super().__init__()
-        rows = (dp, 1, 1)
-        self.cast = P.Cast()
-        self.reshape = P.Reshape()
-        self.slice = P.StridedSlice().shard(((dp, 1, 1, 1),))
-        self.equal = P.Equal().shard((rows, (1, 1, 1)))
-        self.place = P.BatchMatMul().shard((rows, rows))
-        self.any = P.ReduceSum(keep_dims=True).shard((rows,))
-        self.keep = P.Sub().shard(((), rows))
-        self.mul = P.Mul().shard((rows, rows))
-        self.add = P.Add().shard((rows, rows))
-
-    def construct(self, text, images, positions):
-        batch, length, hidden = text.shape
-        _, count, queries, _ = positions.shape
-        positions = self.slice(positions, (0, 0, 0, 1), (batch, count, queries, 2), (1, 1, 1, 1))
-        positions = self.reshape(positions, (batch, 1, count * queries))
-        column = self.reshape(P.arange(0, length, 1), (1, length, 1))
-        here = self.cast(self.equal(positions, column), text.dtype)  # [B, S, N * Q]
-        images = self.reshape(self.cast(images, text.dtype), (batch, count * queries, hidden))
-        kept = self.mul(text, self.keep(1, self.any(here, -1)))
-        return self.add(kept, self.place(here, images))
-
-
-class QwenVL(AdapterSwitch, QwenPreTrainedModel):
+class QwenVL(AdapterSwitch, Answering, QwenPreTrainedModel):
     """The whole network.
 
     Inputs:
@@ -291,112 +252,6 @@ class QwenVL(AdapterSwitch, QwenPreTrainedModel):
             refuse_unknown("QwenVL.from_pretrained", without_hub(kwargs), ("config", "adapter"), HINTS)
             return cls.from_pretrained(pretrained_model_name_or_path, **given)
         return super().from_pretrained_experimental_mode(pretrained_model_name_or_path, *args, **kwargs)
-
-    def chat(
-        self,
-        tokenizer: Any,
-        query: Any,
-        history: list | None = None,
-        system: str = SYSTEM_MESSAGE,
-        append_history: bool = True,
-        stop_words_ids: list[list[int]] | None = None,
-        generation_config: Any = None,
-        **changes: Any,
-    ) -> tuple[str, list]:
-        """Answer `query`, the next turn of a conversation, in ChatML (original: QWenLMHeadModel.chat).
-
-        Args:
-            tokenizer: a `QwenVLTokenizer`; or a `QwenVLProcessor`, whose rules for images then apply.
-            query: a text, as `tokenizer.from_list_format` makes it, or the list itself, in which an image may be
-                anything `pictures.opening.open_image` takes.
-            history: pairs (query, answer), oldest first; this one is appended unless `append_history` is False.
-            system: the system message.
-            stop_words_ids: more sequences of ids that end the answer.
-            generation_config: used instead of `self.generation_config`, the generation_config.json of the model.
-            **changes: settings that differ from it: max_new_tokens, max_window_size, do_sample, temperature, top_k,
-                top_p, repetition_penalty, chat_format; and `seed`, which makes sampling reproducible. With
-                `answer_pictures=True`, `<img>path</img>` in an answer of the history opens that picture, as in the
-                original; a model can write any path.
-
-        Returns:
-            The answer and the history. As in the original, an answer that `max_new_tokens` cuts loses its last token.
-
-        Raises:
-            ValueError, TypeError: an argument is out of its range, or the prompt is longer than the network takes.
-            FileNotFoundError, ImageError: an image cannot be used; names it and says why.
-        """
-        from mindformers_qwenvl.chat.answer import chat
-
-        return chat(
-            self, tokenizer, query, history, system, append_history, stop_words_ids, generation_config, **changes
-        )
-
-    def chat_stream(
-        self,
-        tokenizer: Any,
-        query: Any,
-        history: list | None = None,
-        system: str = SYSTEM_MESSAGE,
-        stop_words_ids: list[list[int]] | None = None,
-        generation_config: Any = None,
-        **changes: Any,
-    ) -> Iterator[str]:
-        """The answer of `chat` while it is written: the whole text so far, each time it has grown, and never half a
-        character; the last one is what `chat` returns. As in the original, `history` is left to the caller."""
-        from mindformers_qwenvl.chat.answer import chat_stream
-
-        return chat_stream(self, tokenizer, query, history, system, stop_words_ids, generation_config, **changes)
-
-    def score(
-        self,
-        prompts: Any,
-        options: Any,
-        tokenizer: Any = None,
-        *,
-        images: Any = None,
-        chat_format: str = "raw",
-        batch_size: int = 8,
-    ) -> list[Any]:
-        """How well each option continues its prompt, as the original's multiple-choice benchmarks ask.
-
-        Args:
-            prompts: texts with <img>path</img>, queries in list form, or token ids [L] each.
-            options: texts such as [" A", " B"], the same for all prompts; or a list for each prompt, of texts or ids.
-            tokenizer: a `QwenVLTokenizer` or `QwenVLProcessor`; only token ids do without.
-            images: of prompts of token ids, a list for each: what `open_image` takes, or float32 [3, H, W], normalised.
-            chat_format: "raw": the prompt as it is; "chatml": in the frame of a chat.
-            batch_size: prompts that are computed at once; the result is the same.
-
-        Returns:
-            Of each prompt an array float32 [options]: -log p of an option's tokens after the prompt, their mean. The
-            smallest is the network's choice.
-
-        Raises:
-            ValueError: prompts, options and images do not fit each other or the network.
-            FileNotFoundError, ImageError: an image cannot be used; names it and says why.
-        """
-        from mindformers_qwenvl.chat.likelihood import score
-
-        return score(self, prompts, options, tokenizer, images=images, chat_format=chat_format, batch_size=batch_size)
-
-    def ground(self, tokenizer: Any, image: Any, text: str, **changes: Any) -> Any:
-        """Where in a picture is what `text` says? With the prompt of the original's RefCOCO benchmarks.
-
-        Args:
-            tokenizer: a `QwenVLTokenizer`; or a `QwenVLProcessor`, whose rules for pictures then apply.
-            image: anything `open_image` takes.
-            text: such as "the red shape".
-            **changes: of the generation configuration, as in `chat`; the defaults are those of the benchmark.
-
-        Returns:
-            A `grounding.Found`, whose `boxes` have the label `text`; there are none if the network wrote none.
-
-        Raises:
-            ValueError, FileNotFoundError, ImageError: as `chat`.
-        """
-        from mindformers_qwenvl.chat.ground import ground
-
-        return ground(self, tokenizer, image, text, **changes)
 
     # MindFormers calls these for `load_checkpoint: <original directory>` with `load_ckpt_format: safetensors`.
     convert_name = staticmethod(hooks.convert_name)

@@ -3,10 +3,12 @@
 | module | what it does |
 |---|---|
 | `schema` | what a request may ask, checked; plain Python |
+| `asked` | a checked request; plain Python |
 | `errors` | faults in OpenAI's shape; plain Python |
 | `prompts` | messages to a prompt, pictures to pixels |
 | `text` | tokens to text as they come: stop strings, whole characters; plain Python |
 | `choose` | the next token of a row |
+| `jobs` | what the engine is asked, and what it sends back |
 | `engine` | the thread that owns the network: rows join and leave its batch between tokens |
 | `replies` | answers in OpenAI's shape, whole and streamed; plain Python |
 | `metrics` | counters in Prometheus' text; plain Python |

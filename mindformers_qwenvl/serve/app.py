@@ -17,9 +17,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from mindformers_qwenvl.serve.engine import Job, Piece
 from mindformers_qwenvl.serve.errors import ApiError, broken, overloaded, unknown_model
 from mindformers_qwenvl.serve.guard import Guard, printable_path
+from mindformers_qwenvl.serve.jobs import Job, Piece
 from mindformers_qwenvl.serve.page_files import page_routes
 from mindformers_qwenvl.serve.replies import Reply, event, model_list
 from mindformers_qwenvl.serve.schema import chat_request, completion_request, read_json

@@ -17,9 +17,9 @@ from mindformers_qwenvl.pictures.images import INTERPOLATIONS, ImageTransform, r
 from mindformers_qwenvl.pictures.opening import open_image
 from mindformers_qwenvl.pictures.policy import ImageError, ImageRefusedError
 from mindformers_qwenvl.pictures.sources import is_data_uri, is_web_address
-from mindformers_qwenvl.serve.engine import Picture
+from mindformers_qwenvl.serve.asked import Asked, Part, Turn
 from mindformers_qwenvl.serve.errors import ApiError, bad_request, too_long
-from mindformers_qwenvl.serve.schema import Asked, Part, Turn
+from mindformers_qwenvl.serve.jobs import Picture
 from mindformers_qwenvl.text.rows import Row
 
 __all__ = ["Prompts"]

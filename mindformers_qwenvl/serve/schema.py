@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from mindformers_qwenvl.checks import is_number, is_whole
+from mindformers_qwenvl.serve.asked import Asked, Part, Turn
 from mindformers_qwenvl.serve.errors import bad_request
 
-__all__ = ["Asked", "Part", "Turn", "chat_request", "completion_request", "read_json"]
+__all__ = ["chat_request", "completion_request", "read_json"]
 
 MOST_ANSWERS = 16
 MOST_STOPS = 16
@@ -49,68 +49,6 @@ REFUSED = {
     "suffix": (None, ""),
 }
 WHY = dict.fromkeys(("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"), "tools")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A piece of a message: a text, or the address of a picture. where: the field it came from, for errors."""
-
-    where: str
-    text: str = ""
-    picture: str | None = None
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A message. role: "system", "user" or "assistant"."""
-
-    role: str
-    parts: tuple[Part, ...]
-    where: str
-
-    @property
-    def text(self) -> str:
-        """Its texts together."""
-        return "".join(part.text for part in self.parts)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A checked request; None where the model's own setting holds.
-
-    turns: of a chat; prompts: of raw completions. top: likeliest tokens to name, None: no log probabilities.
-    """
-
-    model: str
-    turns: tuple[Turn, ...] = ()
-    prompts: tuple[str, ...] = ()
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    min_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-    n: int = 1
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    top: int | None = None
-    stream: bool = False
-    include_usage: bool = False
-    parse_boxes: bool = False
-
-    @property
-    def chat(self) -> bool:
-        """Whether it is a chat, not a raw completion."""
-        return bool(self.turns)
-
-    @property
-    def fetches(self) -> bool:
-        """Whether pictures may have to be fetched from other servers."""
-        texts = [*self.prompts, *(part.picture or part.text for turn in self.turns for part in turn.parts)]
-        return any(text[:5].lower() == "http:" or text[:6].lower() == "https:" or "<img>" in text for text in texts)
 
 
 def read_json(body: bytes) -> dict[str, Any]:

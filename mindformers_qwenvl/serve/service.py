@@ -11,12 +11,13 @@ from typing import Any
 
 from mindformers_qwenvl.generation.settings import settings_for
 from mindformers_qwenvl.generation.stopping import stop_ids, stop_sequences
+from mindformers_qwenvl.serve.asked import Asked
 from mindformers_qwenvl.serve.choose import Nudges
-from mindformers_qwenvl.serve.engine import Engine, Job
+from mindformers_qwenvl.serve.engine import Engine
 from mindformers_qwenvl.serve.errors import bad_request, unknown_model
+from mindformers_qwenvl.serve.jobs import Job
 from mindformers_qwenvl.serve.prompts import Prompts
 from mindformers_qwenvl.serve.replies import Reply
-from mindformers_qwenvl.serve.schema import Asked
 from mindformers_qwenvl.text.layout import turn_ends
 
 __all__ = ["Limits", "Service"]

@@ -180,7 +180,7 @@ def test_penalties_and_bias_change_the_answer(client):
 
 def test_boxes_in_pixels(client, address, service):
     """The network of this test writes none of itself: the token bias makes it begin one, which is not closed."""
-    from mindformers_qwenvl.serve.engine import Piece
+    from mindformers_qwenvl.serve.jobs import Piece
     from mindformers_qwenvl.serve.replies import Reply
 
     answer = ask(address, messages=[user("Box it", PICTURES[0])], parse_boxes=True)

@@ -15,7 +15,7 @@ import numpy as np
 from mindformers_qwenvl.weights.convert.dtypes import cast
 
 if TYPE_CHECKING:
-    from mindformers_qwenvl.weights.formats.gptq import Packed
+    from mindformers_qwenvl.weights.formats.gptq_packed import Packed
 
 __all__ = ["Pairs", "pairs_of", "unpack_pairs"]
 
