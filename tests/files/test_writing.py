@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -15,10 +14,6 @@ import pytest
 from mindformers_qwenvl.files import (
     check_output,
     copy_file,
-    lock_file,
-    locked,
-    read_json,
-    read_text,
     remove_leftovers,
     replacing,
     write_json,
@@ -129,43 +124,6 @@ def test_json_and_copies(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"é": [1]}
 
 
-def test_a_lock_keeps_others_out_and_goes_with_its_block(tmp_path):
-    lock = lock_file(tmp_path / "a.txt")
-    assert lock == tmp_path.resolve() / ".a.txt.lock"
-    with locked(lock, "busy"):
-        with pytest.raises(ValueError, match="a is in use"), locked(lock, "a is in use"):
-            pass
-        assert lock.exists()
-    assert not lock.exists()
-    with locked(lock, "busy"):
-        pass
-
-
-def test_a_lock_of_a_dead_process_keeps_nobody_out(tmp_path):
-    lock = tmp_path / "a.lock"
-    script = (
-        "import os, pathlib, sys\nfrom mindformers_qwenvl.files import locked\n"
-        "with locked(pathlib.Path(sys.argv[1]), 'busy'): os._exit(0)"
-    )
-    subprocess.run([sys.executable, "-c", script, str(lock)], check=True)
-    assert lock.exists()
-    with locked(lock, "busy"):
-        pass
-
-
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    """Nobody is kept out, and nothing is taken for a leftover."""
-
-    def flock(*_):
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    (tmp_path / "a.txt.1-0.tmp").touch()
-    with locked(tmp_path / "a.lock", "busy"), replacing(tmp_path / "a.txt", "w") as file:
-        file.write("whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "a.txt.1-0.tmp"]
-
-
 class TestCheckOutput:
     @pytest.fixture(autouse=True)
     def data(self, tmp_path):
@@ -201,72 +159,3 @@ class TestCheckOutput:
             (tmp_path / "locked").mkdir(mode=0o500)
             with pytest.raises(PermissionError, match=r"no permission to write .*locked"):
                 check_output(tmp_path / "locked/a")
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b'{"a": 1,\n "b": }', "is not JSON: Expecting value at line 2 column 7"),
-        (b"[" * 200_000, "nested too deeply"),
-        (b"1" * 10_000, "is not JSON: Exceeds the limit"),
-        ('{"a": 1}'.encode("utf-16"), "is UTF-16, not UTF-8"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a pointer of git-lfs"),
-        (b'{"a": "\xff"}', "not UTF-8: invalid start byte at byte 7"),
-        (b"", "is not JSON: Expecting value at line 1 column 1"),
-    ],
-)
-def test_json_that_cannot_be_read_says_why(content, reason):
-    Path("a.json").write_bytes(content)
-    with pytest.raises(ValueError, match=f"a.json.*{reason}"):
-        read_json("a.json")
-
-
-def test_json_with_a_byte_order_mark():
-    Path("a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
-    assert read_json("a.json") == {"a": 1}
-
-
-@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "pipe", "/proc/kmsg"])
-def test_devices_and_pipes_are_refused_at_once(path):
-    os.mkfifo("pipe")
-    with pytest.raises((ValueError, OSError)):
-        read_json(path)
-
-
-def test_a_file_that_is_too_large_is_refused():
-    Path("a.json").write_bytes(b"[1, 2, 3]")
-    with pytest.raises(ValueError, match="larger than 8 bytes"):
-        read_text("a.json", most=8)
-
-
-WORKER = """
-import os, sys, time
-from mindformers_qwenvl.files import locked, replacing
-from pathlib import Path
-with locked(Path("lock"), "busy"), replacing("out") as file:
-    file.write(b"half")
-    file.flush()
-    if not os.fork():
-        print("ready", flush=True)  # said by the child: right after the fork it still holds what its parent holds
-        time.sleep(60)
-        os._exit(0)
-    time.sleep(60)
-"""
-
-
-def test_a_worker_that_outlives_its_parent_holds_no_lock(tmp_path):
-    """The next command comes at once: what the killed one left is removed, and its lock keeps nobody out."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True
-    )
-    assert process.stdout.readline() == "ready\n"
-    process.kill()
-    process.wait()
-    try:
-        assert len(list(tmp_path.glob("out.*.tmp"))) == 1
-        with locked(tmp_path / "lock", "busy"), replacing(tmp_path / "out") as file:
-            file.write(b"whole")
-        assert [path.name for path in tmp_path.iterdir()] == ["out"] and (tmp_path / "out").read_bytes() == b"whole"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.stdout.close()
