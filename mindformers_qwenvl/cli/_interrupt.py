@@ -75,8 +75,9 @@ class Interrupts:
         while not self._over.is_set():
             if signal.sigtimedwait(SIGINT, POLLED) is None:
                 continue
+            only_noted = self._only_noted  # before `_seen`, at which the block may end
             self._seen = True
-            if not self._only_noted:
+            if not only_noted:
                 _thread.interrupt_main()
                 if not self._over.wait(GRACE):
                     self.last_words()
