@@ -1,1 +1,6 @@
-"""Files of conversations: read, checked, converted, fed to training."""
+"""Files of conversations: read, checked, converted, fed to training.
+
+- `annotations`: the format; `json_stream`, `record_index`: files of any size.
+- `loader`, `order`, `ahead`: into training: the samples, their order, those prepared ahead.
+- `check`, `convert`, `split`: behind `mindformers-qwenvl check-data` and `convert-data`.
+"""

@@ -1,1 +1,7 @@
-"""The train step, the optimizer, and the record of a run."""
+"""The train step, the optimizer, and the record of a run.
+
+- `step`, `optimizer`: one update.
+- `trainer`, `validation`: the trainer that YAMLs name, and the loss over held-out samples.
+- `monitor`, `steps_file`, `flops`, `curves`: the record of a run, and its picture.
+- `adapters`: adapters that are trained.
+"""
