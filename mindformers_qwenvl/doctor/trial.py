@@ -21,10 +21,10 @@ def _network(**settings: Any) -> Any:
     import mindspore as ms
 
     from mindformers_qwenvl import QwenConfig, QwenVL, QwenVLConfig, QwenVLVisionConfig
-    from mindformers_qwenvl.host.context import device_target
+    from mindformers_qwenvl.model.ops import fused_or_plain
 
     ms.set_seed(0)
-    dtype = "float32" if device_target() == "CPU" else "float16"
+    dtype = fused_or_plain("float16", "float32")
     vision = QwenVLVisionConfig(
         hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14
     )

@@ -7,12 +7,7 @@ holds the whole network. Trainer, train step and `estimate` ask here.
 
 from __future__ import annotations
 
-__all__ = ["check_accumulation", "is_sharded"]
-
-
-def is_sharded(parallel_mode: str) -> bool:
-    """Whether operators are split over the cards in this `parallel_mode` of MindSpore."""
-    return parallel_mode in ("semi_auto_parallel", "auto_parallel")
+__all__ = ["check_accumulation"]
 
 
 def check_accumulation(
@@ -26,7 +21,7 @@ def check_accumulation(
     """Refuse a setting that would do nothing, or something else, in this parallel mode.
 
     Args:
-        sharded: see `is_sharded`.
+        sharded: operators are split over the cards, see `host.context.is_sharded`.
         gradient_accumulation_steps: of `runner_config`.
         accumulation_steps: of `runner_wrapper`.
         batch_size: rows of a batch on a card; None: not known.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["loss_parts", "saved_checkpoint", "steps_before"]
+__all__ = ["loss_parts", "saved_checkpoint", "steps_before", "unwrapped"]
 
 
 def steps_before(params: Any) -> int | None:
@@ -36,8 +37,25 @@ def loss_parts(network: Any) -> int:
     Host: mindformers/wrapper/wrapper.py and mindspore's PipelineCell and _VirtualDatasetCell, which name what they wrap
     `network` or `_backbone`. Seen in 1.7-2.1. Can go when the loss of a pipeline is the mean over its micro batches.
     """
-    network, parts = network.network, 1  # what is inside the train step
-    while hasattr(network, "network") or hasattr(network, "_backbone"):
-        parts *= int(getattr(network, "micro_size", 1)) * int(getattr(network, "interleave_num", 1))
-        network = network.network if hasattr(network, "network") else network._backbone
+    parts = 1
+    for cell in _cells_around(network.network):  # what is inside the train step
+        parts *= int(getattr(cell, "micro_size", 1)) * int(getattr(cell, "interleave_num", 1))
     return parts
+
+
+def unwrapped(network: Any) -> Any:
+    """The network itself, without the cells that MindFormers and MindSpore put around it: see `loss_parts`."""
+    for cell in _cells_around(network):
+        network = _inside(cell)
+    return network
+
+
+def _cells_around(network: Any) -> Iterator[Any]:
+    """The cells around a network, from the outermost."""
+    while _inside(network) is not None:
+        yield network
+        network = _inside(network)
+
+
+def _inside(cell: Any) -> Any:
+    return cell.network if hasattr(cell, "network") else getattr(cell, "_backbone", None)

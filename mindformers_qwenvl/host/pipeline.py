@@ -13,7 +13,7 @@ from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.data.processor import QwenVLProcessor
 from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
 from mindformers_qwenvl.generation.arguments import check_names
-from mindformers_qwenvl.host.context import device_target
+from mindformers_qwenvl.host.context import weights_at_hand
 from mindformers_qwenvl.text.vocabulary_file import check_model
 from mindformers_qwenvl.weights.finite import checked
 
@@ -63,7 +63,7 @@ class ProcessorPipeline(MultiModalToTextPipeline):
     def _warn_of_nan(network: Any) -> None:
         """Of weights that the host has loaded by itself, as run_mode predict does. Off a CPU, gigabytes would have to
         come back from the device."""
-        if not network.__dict__.get("not_finite") and device_target() == "CPU":
+        if not network.__dict__.get("not_finite") and weights_at_hand():
             network.not_finite = checked(network).sentence()
             if network.not_finite:
                 logger.warning("%s", network.not_finite)

@@ -12,9 +12,9 @@ from mindformers.tools.register import MindFormerConfig
 from mindformers.trainer import MultiModalToTextGenerationTrainer
 
 from mindformers_qwenvl.checks import is_whole
-from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
+from mindformers_qwenvl.host.accumulation import check_accumulation
 from mindformers_qwenvl.host.adapters import prepare_adapters
-from mindformers_qwenvl.host.context import device_target, parallel_mode
+from mindformers_qwenvl.host.context import is_sharded, lacks_ascend_operators, sinks_data
 from mindformers_qwenvl.host.mistakes import refuse_on_cpu, say_unused_flags
 from mindformers_qwenvl.text.vocabulary_file import PUBLISHED_IMAGE_START, check_file, find_vocabulary
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
@@ -61,12 +61,12 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
             refuse_incomplete(path)
         say_unused_flags(config)
-        if device_target() == "CPU":
+        if lacks_ascend_operators():
             refuse_on_cpu(config, training=config.get("run_mode") in ("train", "finetune"))
         check_vocabularies(config)
         prepare_adapters(config)
         runner = config.get("runner_config")
-        if runner and runner.get("sink_mode") and device_target() == "CPU":
+        if runner and runner.get("sink_mode") and not sinks_data():
             logger.warning("runner_config.sink_mode: True: a CPU sinks nothing, so sink_mode is off.")
             runner.sink_mode = False
         return config
@@ -100,7 +100,7 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         steps, parts = runner.gradient_accumulation_steps, wrapper.get("accumulation_steps")
         super()._check_grad_accumulation_steps()
         check_accumulation(
-            sharded=is_sharded(parallel_mode()),
+            sharded=is_sharded(),
             pipeline_stages=self.get_pipeline_stages(),
             gradient_accumulation_steps=steps or 1,
             # Of a value that is not a number of parts the cell complains.

@@ -19,6 +19,7 @@ from mindformers_qwenvl.adapters.switch import AdapterSwitch
 from mindformers_qwenvl.adapters.tensors import SAVED, factor_of, peft_name
 from mindformers_qwenvl.adapters.writer import write_adapter
 from mindformers_qwenvl.host.callbacks import saved_checkpoint
+from mindformers_qwenvl.host.context import is_sharded, pipeline_stages
 from mindformers_qwenvl.training.monitor import steps_resumed
 from mindformers_qwenvl.weights.names import to_original
 
@@ -95,12 +96,12 @@ def _network(train_network: nn.Cell) -> Any:
 
 def _is_cut(train_network: nn.Cell) -> bool:
     """Whether a card holds a part of some trained weight only."""
-    if ms.get_auto_parallel_context("parallel_mode") not in ("semi_auto_parallel", "auto_parallel"):
+    if not is_sharded():
         return False
     layouts = train_network.parameter_layout_dict or {}
     trained = [parameter.name for parameter in train_network.trainable_params() if parameter.name in layouts]
     return any(any(axis != -1 for axis in layouts[name][1]) or layouts[name][5] for name in trained) or (
-        ms.get_auto_parallel_context("pipeline_stages") > 1
+        pipeline_stages() > 1
     )
 
 

@@ -15,6 +15,7 @@ from mindspore.train.callback import Callback
 
 from mindformers_qwenvl.checks import number, switch, whole
 from mindformers_qwenvl.host.callbacks import loss_parts, steps_before
+from mindformers_qwenvl.host.context import is_data_parallel, is_sharded, pipeline_stages, whole_batches
 from mindformers_qwenvl.model.qwenvl import QwenVL
 from mindformers_qwenvl.training.flops import step_flops
 from mindformers_qwenvl.training.steps_file import StepsFile, rewind_other_ranks, steps_file_name
@@ -181,19 +182,16 @@ def _sizes(params: Any) -> tuple[int, int, int, int]:
 
 def _copies(config: Any) -> int:
     """Batches of this size that are computed at once: in data parallel one on each card; see `dataset_strategy`."""
-    mode = ms.get_auto_parallel_context("parallel_mode")
-    if mode == "stand_alone":
-        return 1
-    if mode == "data_parallel":
+    if is_data_parallel():
         return get_real_group_size()
-    if ms.get_auto_parallel_context("full_batch") or config is None:
+    if not is_sharded() or whole_batches() or config is None:
         return 1
     return int(config.parallel_config.data_parallel)
 
 
 def _ranks_with_loss() -> range:
     """The processes of the last pipeline stage, the only ones that have a loss."""
-    stages = ms.get_auto_parallel_context("pipeline_stages")
+    stages = pipeline_stages()
     a_stage = max(1, get_real_group_size() // stages)
     return range(a_stage * (stages - 1), a_stage * stages)
 

@@ -82,7 +82,7 @@ class QwenVLAdamW(AdamW):
             return super().construct(gradients)
         decay, rate = self.get_weight_decay(), self.get_lr()
         self.assignadd(self.global_step, self.global_step_increase_tensor)
-        states = (self._parameters, gradients, self.exp_avg, self.exp_avg_sq)
+        states = (self.parameters, gradients, self.exp_avg, self.exp_avg_sq)
         if self.in_place:
             beta1, beta2 = self.betas
             power1 = ops.pow(self.beta1, self.global_step).reshape(())

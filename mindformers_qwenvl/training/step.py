@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import mindspore as ms
 from mindformers.wrapper import MFTrainOneStepCell
 from mindspore import Parameter, nn, ops
 from mindspore import dtype as mstype
@@ -12,7 +11,8 @@ from mindspore.ops import composite as C
 from mindspore.ops import functional as F
 
 from mindformers_qwenvl.checks import arguments_of, refuse_unknown, switch, whole
-from mindformers_qwenvl.host.accumulation import check_accumulation, is_sharded
+from mindformers_qwenvl.host.accumulation import check_accumulation
+from mindformers_qwenvl.host.context import is_sharded
 from mindformers_qwenvl.model.ops import NotFinite, count_not_finite, has_overflow_register, square_sum
 
 __all__ = ["QwenVLTrainOneStepCell"]
@@ -87,8 +87,7 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         self.not_finite = NotFinite()
         switch("runner_wrapper: weigh_cards", weigh_cards)
         whole("runner_wrapper: accumulation_steps", accumulation_steps)
-        sharded = is_sharded(ms.get_auto_parallel_context("parallel_mode"))
-        check_accumulation(sharded=sharded, accumulation_steps=accumulation_steps)
+        check_accumulation(sharded=is_sharded(), accumulation_steps=accumulation_steps)
         self.accumulation_steps = accumulation_steps
         self.max_grad_norm = float(kwargs.get("max_grad_norm", 1.0))
         self.square_sum = square_sum()

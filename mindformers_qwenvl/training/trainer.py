@@ -17,6 +17,7 @@ from mindformers_qwenvl.evaluate.evaluation import Evaluation
 from mindformers_qwenvl.evaluate.prompts import Asking
 from mindformers_qwenvl.evaluate.report import lines_for_people
 from mindformers_qwenvl.evaluate.tasks import find_task
+from mindformers_qwenvl.host.callbacks import unwrapped
 from mindformers_qwenvl.host.evaluate import every_batch, network_and_processor, take_checkpoint
 from mindformers_qwenvl.host.moved import load_path
 from mindformers_qwenvl.host.trainer import FullConfigTrainer
@@ -67,14 +68,8 @@ class QwenVLTrainer(FullConfigTrainer):
         callbacks = super().sort_callbacks(default_callbacks)
         if getattr(self, "_interval", None):
             # First, so that QwenVLMonitor finds the loss when it writes the row of the step.
-            callbacks.insert(0, Validation(self.create_eval_dataset, self._trained_network, self._interval))
+            callbacks.insert(0, Validation(self.create_eval_dataset, lambda: unwrapped(self.network), self._interval))
         return callbacks
-
-    def _trained_network(self) -> Any:
-        network = self.network
-        while hasattr(network, "network") or hasattr(network, "_backbone"):
-            network = network.network if hasattr(network, "network") else network._backbone
-        return network
 
     def create_eval_dataset(self, default_args: dict | None = None) -> Any:
         for section in (self.config.eval_dataset, (self.config.eval_dataset_task or {}).get("dataset_config")):

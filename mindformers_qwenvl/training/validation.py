@@ -20,6 +20,7 @@ from mindspore.train.callback import Callback
 
 from mindformers_qwenvl.files import replacing
 from mindformers_qwenvl.host.callbacks import steps_before
+from mindformers_qwenvl.host.context import is_data_parallel, is_sharded
 from mindformers_qwenvl.text.rows import IGNORE
 
 __all__ = ["BEST", "HeldOutLoss", "Validation", "full_batches"]
@@ -78,7 +79,7 @@ class HeldOutLoss(Metric, Callback):
             ValueError: no sample has a label token.
         """
         sums = np.array([self.total, self.tokens], np.float32)
-        if ms.get_auto_parallel_context("parallel_mode") == "data_parallel" and get_real_group_size() > 1:
+        if is_data_parallel() and get_real_group_size() > 1:
             sums = ops.AllReduce()(ms.Tensor(sums)).asnumpy()  # every process has its own part of the samples
         if not sums[1]:
             raise ValueError("eval_dataset: no sample has an answer to be learnt, so it has no loss")
@@ -174,7 +175,7 @@ class Validation(Callback):
         self.best = {"step": step, "loss": loss}
         self.folder.mkdir(parents=True, exist_ok=True)
         rank = get_real_rank()
-        split = ms.get_auto_parallel_context("parallel_mode") in ("semi_auto_parallel", "auto_parallel")
+        split = is_sharded()
         if rank and not split:  # in data parallel all processes have the same weights
             return
         path = self.folder / f"rank_{rank}.safetensors"

@@ -1,4 +1,4 @@
-"""Which device it is and what can be done there: only the modules of `model/ops` ask."""
+"""Which device it is and what operators it has: only the modules of `model/ops` ask."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 from mindspore import Tensor, mint
 from mindspore import dtype as mstype
 
-from mindformers_qwenvl.host.accumulation import is_sharded
-from mindformers_qwenvl.host.context import device_target, parallel_mode
+from mindformers_qwenvl.host.context import device_target, is_sharded
 
 __all__ = [
     "can_compute_in",
@@ -31,7 +30,7 @@ def on_ascend() -> bool:
 
 def unsharded() -> bool:
     """Whether shapes may depend on data and heads may be separated: not on Ascend, nor where operators are split."""
-    return not on_ascend() and not is_sharded(parallel_mode())
+    return not on_ascend() and not is_sharded()
 
 
 def fused_or_plain(fused: Form, plain: Form) -> Form:
