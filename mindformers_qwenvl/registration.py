@@ -9,6 +9,7 @@ from typing import Any
 
 from mindformers_qwenvl import host
 from mindformers_qwenvl.discovery.hookspec import hookimpl
+from mindformers_qwenvl.host.tables import add_pipeline, table_entries
 from mindformers_qwenvl.hosts import HostError, hidden, installed, require_host
 from mindformers_qwenvl.recipes import yaml_dir
 
@@ -59,8 +60,8 @@ def register() -> None:
     """
     require_host()
     try:
-        additions = [*_classes(), *_tables(), *_auto_classes()]
-    except (ImportError, AttributeError, TypeError) as error:
+        additions = [*_classes(), _tables(), *_auto_classes()]
+    except (ImportError, AttributeError, KeyError, TypeError) as error:
         reason = f"Qwen-VL cannot run on {_host()}: {type(error).__name__}: {error}"
         raise HostError(". ".join(filter(None, [reason, _shadow()]))) from error
     for add in additions:
@@ -100,7 +101,7 @@ def _others() -> list[str]:
             cls = _load(path)
             MindFormerRegister.register_cls(cls, getattr(MindFormerModuleType, kind), alias=alias)
             if kind == "PIPELINE":
-                _register_pipeline(cls)
+                add_pipeline(TASK, cls)
         except Exception as error:
             lost.append(f"{alias or path.partition(':')[2]}: not available on {_host()}: {_words(error)}")
     return lost
@@ -144,37 +145,9 @@ def _words(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _tables() -> list[Callable[[], Any]]:
-    """What adds names and tasks to the host's tables. They are changed in place, for other modules hold them too."""
-    from mindformers.mindformer_book import MindFormerBook as Book
-    from mindformers.trainer import trainer
-    from mindformers.wrapper.build_wrapper import WRAPPERS_MINDFORMERS_DEFINED
-
-    tasks = ((Book.get_trainer_support_task_list(), "finetune"), (Book.get_pipeline_support_task_list(), "predict"))
-    common = [table["text_generation"]["common"] for table, _ in tasks]
-    names, to_processor = (
-        trainer.SUPPORT_MODEL_NAMES,
-        Book.get_tokenizer_name_to_processor(),
-    )  # names: a copy of its own
-    support_lists = (
-        Book.get_config_support_list(),
-        Book.get_model_support_list(),
-        Book.get_tokenizer_support_list(),
-        Book.get_processor_support_list(),
-    )
-
-    def add() -> None:
-        for (table, use), usual in zip(tasks, common, strict=True):
-            task = table.setdefault(TASK, type(table)(common=usual))
-            task[NAME] = task[FAMILY] = str(yaml_dir() / f"{use}_{NAME}.yaml")
-        names.update((NAME, FAMILY))
-        for support_list in support_lists:
-            support_list[FAMILY] = [NAME]
-        to_processor["QwenVLTokenizer"] = "QwenVLProcessor"
-        if "QwenVLTrainOneStepCell" not in WRAPPERS_MINDFORMERS_DEFINED:
-            WRAPPERS_MINDFORMERS_DEFINED.append("QwenVLTrainOneStepCell")
-
-    return [add]
+def _tables() -> Callable[[], Any]:
+    yamls = {use: yaml_dir() / f"{use}_{NAME}.yaml" for use in ("finetune", "predict")}
+    return table_entries(TASK, FAMILY, NAME, yamls)
 
 
 def _auto_classes() -> list[Callable[[], Any]]:
@@ -203,13 +176,3 @@ def _auto_classes() -> list[Callable[[], Any]]:
         (AutoImageProcessor, vision_config, _load("data.image_processor:QwenVLImageProcessor")),
     ]
     return [partial(auto.register, key, cls, exist_ok=True) for auto, key, cls in rows]
-
-
-def _register_pipeline(cls: type) -> None:
-    """`pipeline(TASK, directory)`."""
-    from mindformers.pipeline.registry_constant import PIPELINE_REGISTRY
-
-    from mindformers_qwenvl.host.auto import PipelineModel
-
-    if TASK not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(TASK, cls, ms_model=(PipelineModel,), task_type="multimodal")

@@ -87,7 +87,7 @@ WORK_AROUNDS = (
     WorkAround(
         name="the task in the host's tables",
         kind=Kind.CLASS,
-        where="registration:register",
+        where="host.tables:table_entries",
         host=("mindformers/mindformer_book.py",),
         reason="trainer and pipeline of multi_modal_to_text_generation ship, but no table names the task",
         seen="1.6-2.1",
