@@ -56,7 +56,9 @@ def _is_device(path: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], mode: str = "wb", buffering: int = -1) -> Iterator[IO]:
+def replacing(
+    path: str | os.PathLike[str], mode: str = "wb", buffering: int = -1, permissions: int = 0o666
+) -> Iterator[IO]:
     """A file to write, which gets the name `path` when the block ends, and is removed if the block raises.
 
     Args:
@@ -64,6 +66,7 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb", buffering: int = -
             pipe and the like, which cannot be replaced, are written to.
         mode: "w" for text in UTF-8, "wb" for bytes.
         buffering: as for `open`.
+        permissions: of a new file, from its first byte on; the process's umask takes some away.
     """
     path = Path(path)
     encoding = None if "b" in mode else "utf-8"
@@ -73,7 +76,7 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb", buffering: int = -
         return
     path = Path(os.path.realpath(path))
     remove_leftovers(path)
-    descriptor, unfinished = _create_unfinished(path)
+    descriptor, unfinished = _create_unfinished(path, permissions)
     written = os.dup(descriptor)
     try:
         with not_in_children(descriptor, written), os.fdopen(written, mode, buffering, encoding=encoding) as file:
@@ -118,12 +121,12 @@ def remove_leftovers(path: Path) -> list[Path]:
     return removed
 
 
-def _create_unfinished(path: Path) -> tuple[int, Path]:
+def _create_unfinished(path: Path, permissions: int) -> tuple[int, Path]:
     """A new temporary file of `path`, open for writing and locked."""
     for number in itertools.count():
         unfinished = path.with_name(f"{path.name}.{os.getpid()}-{number}.tmp")
         try:
-            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, permissions)
         except FileExistsError:
             continue
         with contextlib.suppress(BlockingIOError):  # somebody is removing it as a leftover

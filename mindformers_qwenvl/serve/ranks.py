@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_qwenvl.files import cache_folder, private_folder, read_bytes
+from mindformers_qwenvl.files import cache_folder, private_folder, read_bytes, replacing
 from mindformers_qwenvl.serve.channel import Channel, admit, enter
 
 __all__ = ["Place", "Rank0", "RankGone", "Ranks", "end_now", "gather", "gone_words", "join"]
@@ -229,7 +229,8 @@ def gather(place: Place, port: int | None, key_file: Path | None, on_gone: Calla
         if key_file is None:
             file = _key_of_this_machine(place, address[1])
             key = secrets.token_hex(32).encode()
-            _write_private(file, key)
+            with replacing(file, permissions=0o600) as opened:
+                opened.write(key)
             held.callback(file.unlink, missing_ok=True)
         else:
             key = _read_key(key_file)
@@ -310,16 +311,6 @@ def _read_key(file: Path) -> bytes:
     if len(key) < LEAST_KEY:
         raise ValueError(f"--ranks-key-file {file}: expected at least {LEAST_KEY} bytes, got {len(key)}")
     return key
-
-
-def _write_private(file: Path, data: bytes) -> None:
-    """Only this user can read it, from its first byte on."""
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
-    unfinished.unlink(missing_ok=True)
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as opened:
-        opened.write(data)
-    unfinished.replace(file)
 
 
 def gone_words(rank: int) -> str:

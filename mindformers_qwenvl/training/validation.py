@@ -180,8 +180,11 @@ class Validation(Callback):
             return
         path = self.folder / f"rank_{rank}.safetensors"
         unfinished = path.with_name(f".unfinished-{path.name}")
-        ms.save_checkpoint(self.find_network(), str(unfinished), integrated_save=not split, format="safetensors")
-        unfinished.replace(path)
+        try:
+            ms.save_checkpoint(self.find_network(), str(unfinished), integrated_save=not split, format="safetensors")
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
         if not rank:
             with replacing(self.folder / f"{BEST}.json", "w") as file:
                 file.write(json.dumps({**self.best, "file": path.name}, indent=2) + "\n")

@@ -106,6 +106,14 @@ def test_names_of_leftovers(tmp_path, name):
     assert remove_leftovers(tmp_path / "nowhere/a.txt") == []
 
 
+def test_a_private_file_is_private_while_it_is_written(tmp_path):
+    with replacing(tmp_path / "key", permissions=0o600) as file:
+        (unfinished,) = tmp_path.iterdir()
+        assert unfinished.stat().st_mode & 0o777 == 0o600
+        file.write(b"secret")
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
 def test_two_writers_of_one_name_do_not_meet(tmp_path):
     path = tmp_path / "a.txt"
     with replacing(path, "w") as one, replacing(path, "w") as other:
