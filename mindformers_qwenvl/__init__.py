@@ -29,7 +29,7 @@ def __getattr__(name: str):
             module = importlib.import_module(f"{__name__}.{_PUBLIC[name]}")
         except ModuleNotFoundError as error:
             if error.name in ("mindformers", "mindspore"):
-                from mindformers_qwenvl.hosts import require_host
+                from mindformers_qwenvl.versions import require_host
 
                 require_host()  # says what is missing and how to install it
             raise

@@ -10,8 +10,8 @@ from typing import Any
 from mindformers_qwenvl import host
 from mindformers_qwenvl.discovery.hookspec import hookimpl
 from mindformers_qwenvl.host.tables import add_pipeline, table_entries
-from mindformers_qwenvl.hosts import HostError, hidden, installed, require_host
 from mindformers_qwenvl.recipes import yaml_dir
+from mindformers_qwenvl.versions import HostError, hidden, installed, require_host
 
 __all__ = ["FAMILY", "NAME", "TASK", "mindformers_register", "register", "yaml_dir"]
 

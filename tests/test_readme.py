@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mindformers_qwenvl import __version__, hosts
+from mindformers_qwenvl import __version__, versions
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.demo import demonstration, shapes
 from mindformers_qwenvl.recipes import shipped
@@ -70,19 +70,19 @@ def test_the_readme_is_short():
 def test_supported_versions_are_those_of_the_package(page):
     """First and last supported version of each, what `[host]` installs, and the Pythons that pip accepts."""
 
-    def versions(cell: str) -> list[str]:
+    def in_cell(cell: str) -> list[str]:
         return re.findall(r"\d+\.\d+", re.sub(r"\]\([^)]*\)", "]", cell))
 
     def minor(version: str) -> int:
         return int(version.partition(".")[2])
 
     _, mindformers, mindspore, host, python, _ = row_of_this_version(page)
-    assert versions(mindformers) == [hosts.PAIRS[0].mindformers, hosts.PAIRS[-1].mindformers]
-    assert versions(mindspore) == [hosts.PAIRS[0].mindspore[0], hosts.PAIRS[-1].mindspore[0]]
+    assert in_cell(mindformers) == [versions.PAIRS[0].mindformers, versions.PAIRS[-1].mindformers]
+    assert in_cell(mindspore) == [versions.PAIRS[0].mindspore[0], versions.PAIRS[-1].mindspore[0]]
     required = dict(re.match(r"([\w-]+)>=([\d.]+)", text).groups() for text in PROJECT["optional-dependencies"]["host"])
-    assert versions(host) == [required["mindformers"], required["mindspore"]]
+    assert in_cell(host) == [required["mindformers"], required["mindspore"]]
     first, after_last = re.findall(r"3\.\d+", PROJECT["requires-python"])
-    assert versions(python)[0] == first and minor(versions(python)[1]) == minor(after_last) - 1
+    assert in_cell(python)[0] == first and minor(in_cell(python)[1]) == minor(after_last) - 1
 
 
 def test_the_test_command_is_marked():

@@ -100,7 +100,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _carry_out(args: argparse.Namespace) -> int:
-    from mindformers_qwenvl.hosts import HostError, require_host
+    from mindformers_qwenvl.versions import HostError, require_host
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal or file that is not UTF-8 gets escapes, not an error at the end

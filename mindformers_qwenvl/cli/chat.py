@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _local(args: argparse.Namespace, interrupts: Interrupts | None) -> tuple[Session, str]:
     """A conversation with a model of this machine."""
-    from mindformers_qwenvl.hosts import require_host
+    from mindformers_qwenvl.versions import require_host
 
     require_host()
     directory = ModelDirectory(args)

@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         raise
     if args.score:
         return _score(args, task, split)
-    from mindformers_qwenvl.hosts import require_host
+    from mindformers_qwenvl.versions import require_host
 
     require_host()
     from mindformers_qwenvl.cli._evaluate import evaluate

@@ -19,7 +19,7 @@ from mindformers_qwenvl import recipes
 from mindformers_qwenvl.checks import nearest
 from mindformers_qwenvl.config.keys import HOST, OLD, OUTER, TOKENIZER
 from mindformers_qwenvl.config.sizes import LANGUAGE_MODEL, SPELLINGS
-from mindformers_qwenvl.hosts import installed
+from mindformers_qwenvl.versions import installed
 
 __all__ = ["WITHOUT_HOST", "known_at_top", "unknown_keys", "warnings_of"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from mindformers_qwenvl import hosts
+from mindformers_qwenvl import versions
 from mindformers_qwenvl.doctor.findings import FAILED, NOT_CHECKED, OK, WARNING, Finding
 from mindformers_qwenvl.grounding import fonts
 from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
@@ -57,7 +57,7 @@ def machine() -> Iterator[Finding]:
 def host() -> Iterator[Finding]:
     """MindFormers, MindSpore, and whether they belong together."""
     section = "Host"
-    found = {name: hosts.installed(name) for name in ("mindformers", "mindspore")}
+    found = {name: versions.installed(name) for name in ("mindformers", "mindspore")}
     for title, name in (("MindFormers", "mindformers"), ("MindSpore", "mindspore")):
         package = found[name]
         detail = f"{package.version or 'of unknown version'}, {package.folder}" if package else "not installed"
@@ -65,8 +65,8 @@ def host() -> Iterator[Finding]:
             section, title, OK if package else FAILED, detail, {"version": package.version if package else ""}
         )
     try:
-        hosts.require_host()
-    except hosts.HostError as error:
+        versions.require_host()
+    except versions.HostError as error:
         yield Finding(section, "pair", FAILED, str(error))
         return
     yield _pair(section, found["mindformers"], found["mindspore"])
@@ -80,16 +80,16 @@ def host() -> Iterator[Finding]:
         )
 
 
-def _pair(section: str, mindformers: hosts.Installed, mindspore: hosts.Installed) -> Finding:
-    pair = hosts.pair_of(mindformers.version)
+def _pair(section: str, mindformers: versions.Installed, mindspore: versions.Installed) -> Finding:
+    pair = versions.pair_of(mindformers.version)
     if pair is None:
         return Finding(
             section, "pair", WARNING, f"MindFormers {mindformers.version} is not in the table of docs/hosts.md"
         )
     row = f"MindFormers {pair.mindformers} with MindSpore {pair.mindspore[0]}, CANN {pair.cann}"
-    if hosts.release(mindspore.version) in map(hosts.release, pair.mindspore[1:]):
+    if versions.release(mindspore.version) in map(versions.release, pair.mindspore[1:]):
         return Finding(section, "pair", OK, f"{row}; {mindspore.version} was run with it too")
-    if hosts.belongs(pair, mindspore.version):
+    if versions.belongs(pair, mindspore.version):
         return Finding(section, "pair", OK, f"{row}: in the table")
     return Finding(section, "pair", WARNING, f"MindSpore {mindspore.version} is here, and the table has {row}")
 

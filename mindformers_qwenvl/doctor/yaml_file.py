@@ -7,7 +7,7 @@ from pathlib import Path
 from mindformers_qwenvl import recipes
 from mindformers_qwenvl.config.yaml_keys import WITHOUT_HOST, unknown_keys
 from mindformers_qwenvl.doctor.findings import FAILED, NOT_CHECKED, OK, WARNING, Finding
-from mindformers_qwenvl.hosts import installed
+from mindformers_qwenvl.versions import installed
 
 __all__ = ["look_through"]
 

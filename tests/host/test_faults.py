@@ -13,7 +13,7 @@ from importlib import metadata
 
 import pytest
 
-from mindformers_qwenvl.hosts import release
+from mindformers_qwenvl.versions import release
 
 STOCK = """
 import inspect, json, os, sys

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from mindformers_qwenvl import hosts
+from mindformers_qwenvl import versions
 from mindformers_qwenvl.host import WORK_AROUNDS
 
-PACKAGE = Path(hosts.__file__).parent
+PACKAGE = Path(versions.__file__).parent
 RELEASES = ("1.7.0", "1.8.0", "1.9.0", "2.0.0", "2.1.0")
 # What a version lacks and this package does without, in words: rows of the index that `doctor` reports there.
 LACKING: dict[str, set[str]] = {}
@@ -242,7 +242,7 @@ def test_there_is_something_to_check():
 
 
 def test_the_running_host():
-    spec = hosts.installed("mindformers")
+    spec = versions.installed("mindformers")
     assert spec is not None
     source = Source(spec.folder.parent)
     assert check(source) == []

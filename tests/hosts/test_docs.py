@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mindformers_qwenvl import hosts
+from mindformers_qwenvl import versions
 from tests import matrix
 
 tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
@@ -68,18 +68,18 @@ def test_a_row_that_was_run_passed_all_checks():
 
 
 def test_the_rows_are_the_pairs_that_are_supported():
-    run = {hosts.pair_of(row.mindformers) for row in matrix.ROWS}
-    assert run == {pair for pair in hosts.PAIRS if pair.mindformers != "2.0"}  # not installable from the index
+    run = {versions.pair_of(row.mindformers) for row in matrix.ROWS}
+    assert run == {pair for pair in versions.PAIRS if pair.mindformers != "2.0"}  # not installable from the index
     for row in matrix.ROWS:
-        assert hosts.belongs(hosts.pair_of(row.mindformers), row.mindspore)
+        assert versions.belongs(versions.pair_of(row.mindformers), row.mindspore)
 
 
 @pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["english", "chinese"])
 def test_every_pair_is_in_the_first_table(text):
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    for pair in hosts.PAIRS:
+    for pair in versions.PAIRS:
         (row,) = [row for row in rows if row[0] == pair.mindformers and len(row) == 4]
-        assert hosts.release(row[1]) == hosts.release(pair.mindspore[0])
+        assert versions.release(row[1]) == versions.release(pair.mindspore[0])
         assert row[2] == pair.cann
 
 

@@ -1,4 +1,4 @@
-"""`hosts`: which pair is installed, told without importing it, and one sentence where there is none."""
+"""`versions`: which pair is installed, told without importing it, and one sentence where there is none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mindformers_qwenvl import hosts
+from mindformers_qwenvl import versions
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def place(tmp_path, monkeypatch):
 
 
 def sentence() -> str:
-    with pytest.raises(hosts.HostError) as refused:
-        hosts.require_host()
+    with pytest.raises(versions.HostError) as refused:
+        versions.require_host()
     text = str(refused.value)
     assert "\n" not in text
     return text
@@ -53,8 +53,8 @@ def test_too_old(place):
         ({"mindformers": "1.8.0"}, "only MindFormers 1.8.0 is installed", "pip install 'mindspore==2.7.*'"),
         ({"mindspore": "2.9.0"}, "only MindSpore 2.9.0", "pip install 'mindformers==1.9.*' 'mindspore==2.9.0'"),
         ({"mindspore": "2.7.1"}, "only MindSpore 2.7.1", "pip install 'mindformers==1.8.*' 'mindspore==2.7.1'"),
-        ({"mindspore": "2.5.0"}, "only MindSpore 2.5.0", hosts.INSTALL),
-        ({"mindformers": "9.9.0"}, "only MindFormers 9.9.0", hosts.INSTALL),
+        ({"mindspore": "2.5.0"}, "only MindSpore 2.5.0", versions.INSTALL),
+        ({"mindformers": "9.9.0"}, "only MindFormers 9.9.0", versions.INSTALL),
     ],
 )
 def test_half_of_a_pair_stays(place, there, found, command):
@@ -68,14 +68,14 @@ def test_half_of_a_pair_stays(place, there, found, command):
 def test_what_is_tried(place, version):
     """Odd versions, as Ascend builds have them, are tried: capabilities are asked later."""
     place(mindformers=version, mindspore="2.9.0")
-    hosts.require_host()
-    assert hosts.installed("mindformers").version == version
+    versions.require_host()
+    assert versions.installed("mindformers").version == version
     assert "mindformers" not in sys.modules
 
 
 def test_a_folder_of_that_name_is_not_the_package(place, tmp_path):
     (tmp_path / "packages" / "mindformers").mkdir()
-    assert hosts.installed("mindformers") is None
+    assert versions.installed("mindformers") is None
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def test_a_folder_of_that_name_is_not_the_package(place, tmp_path):
     ],
 )
 def test_what_belongs_together(mindformers, mindspore, fits):
-    assert hosts.belongs(hosts.pair_of(mindformers), mindspore) is fits
+    assert versions.belongs(versions.pair_of(mindformers), mindspore) is fits
 
 
 def test_what_is_in_no_row():
-    assert hosts.pair_of("1.6.0") is None
-    assert hosts.pair_of("3.0") is None
-    assert hosts.pair_of("") is None
+    assert versions.pair_of("1.6.0") is None
+    assert versions.pair_of("3.0") is None
+    assert versions.pair_of("") is None

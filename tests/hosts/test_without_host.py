@@ -104,7 +104,7 @@ def test_too_old(bare, tmp_path):
 
 def test_python(bare, tmp_path):
     done = bare.run("-c", "from mindformers_qwenvl import QwenVL", cwd=tmp_path, check=False)
-    assert done.stderr.splitlines()[-1].startswith("mindformers_qwenvl.hosts.HostError: MindFormers 1.7 or later")
+    assert done.stderr.splitlines()[-1].startswith("mindformers_qwenvl.versions.HostError: MindFormers 1.7 or later")
 
 
 def test_convert_weight(command, checkpoint_dir, tmp_path):
