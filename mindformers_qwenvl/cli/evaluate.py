@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     from mindformers_qwenvl.versions import require_host
 
     require_host()
-    from mindformers_qwenvl.cli._evaluate import evaluate
+    from mindformers_qwenvl.cli._evaluation import evaluate
 
     return evaluate(args, task, split)
 

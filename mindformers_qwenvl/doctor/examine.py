@@ -11,7 +11,7 @@ from mindformers_qwenvl.doctor.kernels import kernels
 from mindformers_qwenvl.doctor.operators import operators
 from mindformers_qwenvl.doctor.plugin import plugin
 from mindformers_qwenvl.doctor.trial import trial as run_trial
-from mindformers_qwenvl.doctor.yaml_file import look_through
+from mindformers_qwenvl.doctor.yaml_check import look_through
 
 __all__ = ["examine"]
 

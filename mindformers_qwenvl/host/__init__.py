@@ -228,7 +228,7 @@ WORK_AROUNDS = (
     WorkAround(
         name="network and processor of a YAML",
         kind=Kind.INSIDE,
-        where="host.evaluate:network_and_processor",
+        where="host.loaded_network:network_and_processor",
         host=("mindformers/trainer/base_trainer.py",),
         reason="only predict_process builds both, and hands them to a pipeline at once",
         seen="1.9-2.1",
@@ -241,7 +241,7 @@ WORK_AROUNDS = (
     WorkAround(
         name="the last batch of a data set to evaluate",
         kind=Kind.INSIDE,
-        where="host.evaluate:every_batch",
+        where="host.loaded_network:every_batch",
         host=("mindformers/dataset/modal_to_text_sft_dataset.py",),
         reason="whole batches alone are taken where full_batch is off, whatever drop_remainder says",
         seen="1.7-2.1",

@@ -11,7 +11,7 @@ from mindspore import ops
 from mindspore.communication import GlobalComm
 
 from mindformers_qwenvl.host.context import has_barrier
-from mindformers_qwenvl.host.replacing import Replacements
+from mindformers_qwenvl.host.replacements import Replacements
 from mindformers_qwenvl.host.work_around import NotAvailable
 
 __all__ = ["wait_on_cpu"]

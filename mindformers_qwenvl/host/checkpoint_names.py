@@ -8,7 +8,7 @@ from typing import Any
 
 from mindformers.core.callback.callback import CheckpointMonitor
 
-from mindformers_qwenvl.host.replacing import Replacements
+from mindformers_qwenvl.host.replacements import Replacements
 
 __all__ = ["name_checkpoints_by_their_step"]
 

@@ -8,7 +8,7 @@ from mindformers.models.auto import auto_factory, configuration_auto, processing
 from mindformers.tools.logger import logger
 
 from mindformers_qwenvl.config.original import is_original_directory
-from mindformers_qwenvl.host.replacing import Replacements
+from mindformers_qwenvl.host.replacements import Replacements
 
 __all__ = ["prefer_this_package"]
 

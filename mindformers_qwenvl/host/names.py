@@ -9,7 +9,7 @@ from pathlib import Path
 from mindformers.models.auto import AutoConfig
 from mindformers.tools.register import MindFormerRegister
 
-from mindformers_qwenvl.host.replacing import Replacements
+from mindformers_qwenvl.host.replacements import Replacements
 
 __all__ = ["accept_old_auto_register", "find_config_by_name"]
 

@@ -9,7 +9,7 @@ from mindformers.core.callback import callback
 from mindformers.tools.utils import get_real_rank
 
 from mindformers_qwenvl.host.context import is_data_parallel
-from mindformers_qwenvl.host.replacing import Replacements
+from mindformers_qwenvl.host.replacements import Replacements
 from mindformers_qwenvl.host.work_around import NotNeeded
 
 __all__ = ["save_new_format_as_one_process"]

@@ -13,7 +13,7 @@ from mindspore import ops
 
 from mindformers_qwenvl.host.context import is_data_parallel, parallel_mode
 from mindformers_qwenvl.host.moved import load_path
-from mindformers_qwenvl.host.replacing import Replacements
+from mindformers_qwenvl.host.replacements import Replacements
 from mindformers_qwenvl.host.resume_file import is_part, parts_beside
 
 __all__ = ["load_parts_in_data_parallel"]

@@ -13,7 +13,7 @@ from mindformers.utils import load_checkpoint_utils
 
 from mindformers_qwenvl.host.context import is_data_parallel
 from mindformers_qwenvl.host.moved import is_publicly_accessible_path, load_path, set_load_path
-from mindformers_qwenvl.host.replacing import Replacements
+from mindformers_qwenvl.host.replacements import Replacements
 from mindformers_qwenvl.host.resume_file import is_part, latest, named_alike
 from mindformers_qwenvl.weights.formats.rank_folders import rank_folders, saved_files
 

@@ -8,7 +8,7 @@ from typing import Any
 from mindformers.models.multi_modal import base_multi_modal_processor
 from mindformers.models.multi_modal.utils import DataRecord
 
-from mindformers_qwenvl.host.replacing import Replacements
+from mindformers_qwenvl.host.replacements import Replacements
 
 __all__ = ["ThreadRecord", "separate_threads"]
 

@@ -24,8 +24,8 @@ from mindformers_qwenvl.generation.settings import generation_config_of
 from mindformers_qwenvl.generation.slots import check_covered, find_slots, opened_columns
 from mindformers_qwenvl.model.answering import Answering
 from mindformers_qwenvl.model.base import QwenPreTrainedModel
+from mindformers_qwenvl.model.image_merge import ImageMerge
 from mindformers_qwenvl.model.language import QwenForCausalLM
-from mindformers_qwenvl.model.merge import ImageMerge
 from mindformers_qwenvl.model.ops import LabelLoss, LabelTokens
 from mindformers_qwenvl.model.vision import QwenVLVisionModel
 from mindformers_qwenvl.pictures.images import ImageTransform

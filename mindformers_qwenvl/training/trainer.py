@@ -18,7 +18,7 @@ from mindformers_qwenvl.evaluate.prompts import Asking
 from mindformers_qwenvl.evaluate.report import lines_for_people
 from mindformers_qwenvl.evaluate.tasks import find_task
 from mindformers_qwenvl.host.callbacks import unwrapped
-from mindformers_qwenvl.host.evaluate import every_batch, network_and_processor, take_checkpoint
+from mindformers_qwenvl.host.loaded_network import every_batch, network_and_processor, take_checkpoint
 from mindformers_qwenvl.host.moved import load_path
 from mindformers_qwenvl.host.trainer import FullConfigTrainer
 from mindformers_qwenvl.training.validation import HeldOutLoss, Validation, full_batches

@@ -12,7 +12,7 @@ from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.config import yaml_keys
 from mindformers_qwenvl.config.yaml_keys import unknown_keys
 from mindformers_qwenvl.doctor.findings import WARNING
-from mindformers_qwenvl.doctor.yaml_file import look_through
+from mindformers_qwenvl.doctor.yaml_check import look_through
 
 # Where a key is put -> what is said. The first three train with something else, and were not noticed.
 WRONG = {

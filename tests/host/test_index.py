@@ -13,13 +13,13 @@ import pytest
 from mindformers_qwenvl import host
 from mindformers_qwenvl.host import Kind, WorkAround
 from mindformers_qwenvl.host import work_around as rows
-from mindformers_qwenvl.host.replacing import Replacements, stock_of
+from mindformers_qwenvl.host.replacements import Replacements, stock_of
 from tests.support.replaced import replaced_in_host
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "mindformers_qwenvl"
 # Modules of host/ that work around nothing by themselves; the others must be in the index.
-TOOLS = {"__init__", "accumulation", "context", "mistakes", "moved", "replacing", "resume_file", "work_around"}
+TOOLS = {"__init__", "accumulation", "context", "mistakes", "moved", "replacements", "resume_file", "work_around"}
 
 
 @pytest.fixture(scope="module")

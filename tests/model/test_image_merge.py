@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindformers_qwenvl.model.merge import ImageMerge
+from mindformers_qwenvl.model.image_merge import ImageMerge
 
 ROWS, IMAGES, QUERIES, LENGTH, WIDTH = 4, 2, 3, 12, 5
 
