@@ -6,7 +6,7 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Run the command line. Ctrl-C waits until the command is ready for it, so that no import ends in a trace."""
+    """Run the command line. Ctrl-C is held back until the command can handle it: no import ends in a traceback."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     from mindformers_qwenvl.cli import main as run
 

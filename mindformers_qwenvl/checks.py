@@ -1,7 +1,7 @@
 """Checks of numbers that people write in YAMLs, commands and calls. Plain Python.
 
-A bool is an int in Python, so `batch_size: True` would pass as 1; NaN passes most comparisons. None of it passes here.
-`is_whole` and `is_number` answer; the others raise an error that names the argument, the range and the value.
+A bool is an int in Python, so `batch_size: True` would pass as 1; NaN passes many range checks. Both are refused here.
+`is_whole` and `is_number` return a bool; the others raise an error that names the argument, the range and the value.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ __all__ = [
     "whole",
 ]
 
-LAYOUT = "\n\t"  # control characters of messages in several lines, see `printable`
+LAYOUT = "\n\t"  # control characters that messages of several lines need, see `printable`
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
 def printable(text: object, keep: str = "") -> str:
-    """`text` with its control characters escaped (`\\n`, `\\x1b`), those in `keep` excepted.
+    """`text` with its control characters escaped (`\\n`, `\\x1b`), except those in `keep`.
 
-    For texts from data in reports: a path must not fake a line of a report, colour a terminal or turn its direction.
+    For text from data in a report: a path must not fake a line of the report, colour the terminal or reverse its text.
     """
     return CONTROL.sub(lambda match: match.group() if match.group() in keep else ascii(match.group())[1:-1], str(text))
 
 
 def nearest(given: object, known: Iterable[object]) -> str:
-    """`; did you mean NAME?` with the name of `known` that is most like `given`; empty if none is like it."""
+    """`; did you mean NAME?` with the name in `known` that is most like `given`; empty if none is similar."""
     found = difflib.get_close_matches(str(given), sorted({str(name) for name in known}), 1)
     return f"; did you mean {found[0]}?" if found else ""
 
 
 def arguments_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Names of the arguments of a function or class, without those that take any others (*args, **kwargs)."""
+    """Names of the arguments of a function or class, without *args and **kwargs."""
     parameters = inspect.signature(function).parameters.values()
     return tuple(one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
 
@@ -68,9 +68,9 @@ def refuse_unknown(
     """Raise `UnknownNameError`, with the nearest name, if one of `given` is not `known`.
 
     Args:
-        what: what takes them, such as the name of a class.
-        hints: name -> what to give instead, for names that other programs have.
-        shown: the names that the message lists if none is like it; None: all of `known`.
+        what: what they were given to, such as the name of a class.
+        hints: name -> what to give instead, for names that other programs use.
+        shown: the names that the message lists if none is similar; None: all of `known`.
     """
     unknown = sorted(set(map(str, given)) - set(known))
     if not unknown:
@@ -122,7 +122,7 @@ def whole(
         note: added to the message in brackets, such as `0 turns it off`.
 
     Raises:
-        ValueError: it is not; names the argument, the range and the value.
+        ValueError: it is not; the message names the argument, the range and the value.
     """
     if (value is None and optional) or is_whole(value, least, most):
         return value
@@ -140,14 +140,14 @@ def number(
     optional: bool = False,
     note: str = "",
 ) -> Any:
-    """`value`, which must be a finite number within the limits that are given; arguments as those of `whole`.
+    """`value`, which must be a finite number within the limits that are given; other arguments as in `whole`.
 
     Args:
-        least, most: limits that are allowed themselves.
+        least, most: limits that are themselves allowed.
         above, below: limits that are not.
 
     Raises:
-        ValueError: it is not; names the argument, the range and the value.
+        ValueError: it is not; the message names the argument, the range and the value.
     """
     if (value is None and optional) or is_number(value, least, most, above=above, below=below):
         return value
@@ -158,7 +158,7 @@ def switch(name: str, value: Any) -> bool:
     """`value`, which must be True or False.
 
     Raises:
-        ValueError: it is not; names the argument and the value.
+        ValueError: it is not; the message names the argument and the value.
     """
     if isinstance(value, bool):
         return value
@@ -169,7 +169,7 @@ def byte_count(name: str, text: Any, *, unit: int = 1000) -> int:
     """`5GB`, `57.5 gb`, `500MB`, `2GiB` or a plain number of bytes -> bytes.
 
     Args:
-        unit: what K, M, G and T are powers of, 1000 or 1024. With an i (GiB) it is 1024 in any case.
+        unit: what K, M, G and T are powers of, 1000 or 1024. With an i (GiB) it is always 1024.
 
     Raises:
         ValueError: it is not a size, or is zero.

@@ -15,13 +15,13 @@ from mindformers_qwenvl.versions import HostError, hidden, installed, require_ho
 
 __all__ = ["FAMILY", "NAME", "TASK", "mindformers_register", "register", "yaml_dir"]
 
-NAME = "qwenvl_9.6b"  # what `Trainer`, `pipeline` and the Auto classes take for a path
+NAME = "qwenvl_9.6b"  # what `Trainer`, `pipeline` and the Auto classes take instead of a path
 FAMILY = "qwenvl"  # NAME up to the first `_`: the host's key for it
 TASK = "multi_modal_to_text_generation"
 
 CONFIGS = ("config:QwenVLConfig", "config:QwenVLVisionConfig", "config:QwenConfig")
 MODELS = ("model.qwenvl:QwenVL", "model.vision:QwenVLVisionModel", "model.language:QwenForCausalLM")
-# Class, kind of `MindFormerModuleType`, name if it is not that of the class. Without these there is no Qwen-VL.
+# Class, kind of `MindFormerModuleType`, name if it is not that of the class. Qwen-VL cannot do without these.
 ESSENTIALS = (
     ("data.tokenizer:QwenVLTokenizer", "TOKENIZER", None),
     ("data.processor:QwenVLProcessor", "PROCESSOR", None),
@@ -31,7 +31,7 @@ ESSENTIALS = (
     ("datasets.loader:QwenVLDataLoader", "DATASET_LOADER", None),
     ("training.step:QwenVLTrainOneStepCell", "WRAPPER", None),
 )
-# These may be missing where MindFormers has nothing that they can be built on.
+# These may be missing where MindFormers lacks what they are built on.
 OTHERS = (
     ("training.optimizer:QwenVLAdamW", "OPTIMIZER", None),
     ("training.monitor:QwenVLMonitor", "CALLBACK", None),
@@ -50,13 +50,13 @@ def mindformers_register() -> None:
 
 
 def register() -> None:
-    """Add Qwen-VL to MindFormers, and mend what stands in its way. A second call changes nothing.
+    """Add Qwen-VL to MindFormers, and work around what stands in its way. A second call changes nothing.
 
-    What MindFormers lacks for a work-around, or for one of OTHERS, is lost in words, and the rest stays; see
-    `host.states()`.
+    If MindFormers lacks what a work-around or one of OTHERS needs, that one is left out with a warning, and the rest
+    stays; see `host.states()`.
 
     Raises:
-        HostError: MindFormers is too old, or lacks what Qwen-VL cannot do without. Nothing has been added then.
+        HostError: MindFormers is too old, or lacks what Qwen-VL cannot do without. In that case nothing has been added.
     """
     require_host()
     try:
@@ -75,13 +75,13 @@ def _load(path: str) -> Any:
 
 
 def _classes() -> list[Callable[[], Any]]:
-    """What adds the classes without which there is no Qwen-VL; all are imported before one is added."""
+    """Calls that add the classes Qwen-VL needs; all classes are imported before the first is added."""
     from mindformers.tools.register import MindFormerModuleType as Kind
     from mindformers.tools.register import MindFormerRegister
 
     add, additions = MindFormerRegister.register_cls, []
     configs, models = [_load(path) for path in CONFIGS], [_load(path) for path in MODELS]
-    for legacy in (True, False):  # the YAML's `use_legacy`, which has names of its own for configurations and models
+    for legacy in (True, False):  # the YAML's `use_legacy`: each value has its own names of configurations and models
         for cls in configs:
             additions.append(partial(add, cls, Kind.CONFIG, legacy=legacy, search_names=cls.model_type))
         for cls in models:
@@ -92,7 +92,7 @@ def _classes() -> list[Callable[[], Any]]:
 
 
 def _others() -> list[str]:
-    """Add the other classes; what could not be added, in words."""
+    """Add the other classes; return a sentence for each one that could not be added."""
     from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
     lost = []
@@ -108,7 +108,7 @@ def _others() -> list[str]:
 
 
 def _work_arounds() -> list[str]:
-    """Put the index of `host` into effect; what is not available, in words."""
+    """Install the work-arounds that `host` lists; return a sentence for each one that is not available."""
     classes = [path.partition(":")[2] for path in (*CONFIGS, *MODELS, *(path for path, *_ in (*ESSENTIALS, *OTHERS)))]
     arguments = {
         "host.names:accept_old_auto_register": (set(classes),),
@@ -131,13 +131,13 @@ def _host() -> str:
 
 
 def _shadow() -> str:
-    """That another MindFormers than the installed one is imported, from a checkout in the current folder."""
+    """A sentence if not the installed MindFormers is imported but another, such as a checkout in the current folder."""
     found, behind = installed("mindformers"), hidden("mindformers")
     if found is None or behind is None or found.version == behind.version:
         return ""
     return (
-        f"`import mindformers` takes {found.folder}, version {found.version or 'unknown'}, which hides the installed "
-        f"MindFormers {behind.version} in {behind.folder}; check out the installed version, or start in another folder"
+        f"`import mindformers` finds {found.folder}, version {found.version or 'unknown'}, which hides the installed "
+        f"MindFormers {behind.version} in {behind.folder}; check out that version there, or start in another folder"
     )
 
 
@@ -151,7 +151,7 @@ def _tables() -> Callable[[], Any]:
 
 
 def _auto_classes() -> list[Callable[[], Any]]:
-    """What adds the classes to AutoConfig and friends."""
+    """Calls that add the classes to AutoConfig and friends."""
     from mindformers import (
         AutoConfig,
         AutoImageProcessor,

@@ -1,7 +1,7 @@
 """Which MindFormers and MindSpore this package runs on, and which are installed. Neither is imported to find out.
 
-A *host* is a pair of the two. `pip install mindformers-qwenvl` brings neither: the pair belongs to the machine, whose
-driver asks for one MindSpore, which asks for one MindFormers. The extra `[host]` is for machines that have none.
+A *host* is a pair of the two. `pip install mindformers-qwenvl` brings neither: the pair belongs to the machine: its
+driver needs a certain MindSpore, which needs a certain MindFormers. The extra `[host]` is for machines that have none.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Pair:
     """A row of the table in docs/hosts.md."""
 
     mindformers: str  # "1.9": every patch release of it
-    mindspore: tuple[str, ...]  # the one it asks for, then others it was seen to run on
-    cann: str  # of the MindSpore it asks for; Ascend only
+    mindspore: tuple[str, ...]  # the one it requires, then others it has been seen to run on
+    cann: str  # for the MindSpore it requires; Ascend only
 
 
 # 2.0.0 needs hyper-parallel, which is not on the package index, and is treated as 2.1, whose files it shares.
@@ -60,7 +60,7 @@ class Installed:
     """One of the two packages, as `import` would find it."""
 
     name: str
-    version: str  # "" if it cannot be told
+    version: str  # "" if unknown
     folder: Path
 
 
@@ -68,7 +68,7 @@ def installed(name: str) -> Installed | None:
     """The package `name` that `import name` would find; None if there is none."""
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # ValueError: a half-made module of that name is in sys.modules
+    except (ImportError, ValueError):  # ValueError: sys.modules has a module of that name without a spec
         return None
     if spec is None or not spec.origin:  # a folder of that name without an __init__.py is not the package
         return None
@@ -77,7 +77,7 @@ def installed(name: str) -> Installed | None:
 
 
 def hidden(name: str) -> Installed | None:
-    """The package `name` that was installed, if `import name` would find another folder, such as that of a checkout."""
+    """The installed package `name`, if `import name` would find another folder, such as a checkout; else None."""
     found = installed(name)
     try:
         distribution = metadata.distribution(name)
@@ -90,7 +90,7 @@ def hidden(name: str) -> Installed | None:
 
 
 def _version(name: str, folder: Path) -> str:
-    """What the files in `folder` say; an installed version's metadata may be that of another folder."""
+    """The version that the files in `folder` give; the installed metadata may describe another folder."""
     for file in (folder / "version.py", folder / "__init__.py"):
         try:
             found = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)", file.read_text(encoding="utf-8"), re.MULTILINE)
@@ -105,7 +105,7 @@ def _version(name: str, folder: Path) -> str:
 
 
 def release(version: str) -> tuple[int, int] | None:
-    """Major and minor number; None for a version of another form, which Ascend builds may have."""
+    """Major and minor number; None for a version in another form, as Ascend builds may have."""
     found = re.match(r"[vr]?(\d+)\.(\d+)", version)
     return (int(found[1]), int(found[2])) if found else None
 
@@ -117,27 +117,27 @@ def pair_of(mindformers: str) -> Pair | None:
 
 
 def belongs(pair: Pair, mindspore: str) -> bool:
-    """Whether this version of MindSpore is the one of `pair`; True if the version cannot be told."""
+    """Whether this version of MindSpore belongs to `pair`; True if its numbers cannot be read."""
     number = release(mindspore)
     return number is None or number in map(release, pair.mindspore)
 
 
 def require_host() -> None:
-    """Return if a host is installed that can be tried; capabilities are asked later, one by one.
+    """Return if a host is installed that is worth trying; its capabilities are checked later, one by one.
 
     Raises:
-        HostError: one of the two packages is missing, or MindFormers is older than 1.7. One sentence: what was found,
-            what is needed, and the command that installs it.
+        HostError: one of the two packages is missing, or MindFormers is older than 1.7. The message says what was
+            found, what is needed, and which command installs it.
     """
     mindformers, mindspore = installed("mindformers"), installed("mindspore")
     if mindformers is None or mindspore is None:
         found = [f"{name} {package.version}" for name, package in _named(mindformers, mindspore) if package]
         have = f"only {found[0].rstrip()} is installed" if found else "neither is installed"
-        raise HostError(f"{NEEDED} are needed, and {have}: {_advice(mindformers, mindspore)}")
+        raise HostError(f"{NEEDED} are needed, but {have}: {_advice(mindformers, mindspore)}")
     number = release(mindformers.version)
     if number is not None and number < OLDEST:
         raise HostError(
-            f"{NEEDED} are needed, and MindFormers {mindformers.version} with MindSpore {mindspore.version} is "
+            f"{NEEDED} are needed, but MindFormers {mindformers.version} with MindSpore {mindspore.version} is "
             f"installed: {INSTALL} (or the pair for this machine's driver, see docs/hosts.md)"
         )
 
@@ -147,7 +147,7 @@ def _named(mindformers: Installed | None, mindspore: Installed | None) -> list[t
 
 
 def _advice(mindformers: Installed | None, mindspore: Installed | None) -> str:
-    """The command for what is missing; the half that is there stays."""
+    """The command that installs what is missing and keeps the half that is there."""
     if mindspore is None and mindformers is not None:
         pair = pair_of(mindformers.version)
         if pair is not None:

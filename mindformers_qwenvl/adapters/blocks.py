@@ -1,4 +1,4 @@
-"""Separate low-rank factors for the parts of one matrix, as the factors of the whole. numpy alone."""
+"""Joins separate low-rank factors for the parts of one matrix into factors of the whole. numpy alone."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["block_diagonal"]
 def block_diagonal(
     a: Sequence[np.ndarray], b: Sequence[np.ndarray], of: int, places: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One A and one B for a matrix of `of` equal parts of rows, of which those at `places` have factors of their own.
+    """One A and one B for a matrix whose rows form `of` equal parts; the parts at `places` have their own factors.
 
-    The product is exact: part i is B_i A_i, as the blocks beside it multiply by zeros. The scale alpha / rank must stay
-    that of the parts.
+    The product is exact: part i is B_i A_i, because the other blocks in its rows are zero. The scale alpha / rank must
+    stay that of the parts.
 
     Args:
         a: [rank, in] each.

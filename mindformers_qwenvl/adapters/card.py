@@ -11,7 +11,7 @@ __all__ = ["model_card", "write_card"]
 
 
 def model_card(title: str, facts: Mapping[str, str], dtype: str | None = None) -> str:
-    """The card: what the model is, a line for each of `facts` (heading -> words), and how it is opened."""
+    """The card: what the model is, a line for each of `facts` (heading -> text), and how to open it."""
     rows = [f"| {heading} | {_cell(words)} |" for heading, words in facts.items()]
     return "\n".join(
         [
@@ -42,7 +42,7 @@ def _cell(words: str) -> str:
 
 
 def write_card(folder: Path, text: str) -> bool:
-    """Write README.md to `folder`; one that somebody else wrote is left alone, and False returned."""
+    """Write README.md to `folder`. One that this package did not write is left alone; the result is then False."""
     path = folder / "README.md"
     if path.exists() and "mindformers-qwenvl" not in path.read_text(encoding="utf-8", errors="replace"):
         return False

@@ -1,4 +1,4 @@
-"""What `convert-weight` does with adapters: merging one into a conversion, and bringing one into peft's format."""
+"""What `convert-weight` does with adapters: merging one during a conversion, and converting one to peft's format."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mindformers_qwenvl.weights.shapes import listed, original_shapes
 
 __all__ = ["Merging", "export_adapter"]
 
-LINES = 16  # of single modules; more are summed up by their kind
+LINES = 16  # for single modules; if there are more, they are summarised by kind
 
 
 class Merging:
-    """The `overlay` of a conversion that merges an adapter: the one in a directory, or among a training's own weights.
+    """The `overlay` of a conversion that merges an adapter: one in a directory, or one among a training's own weights.
 
     Args:
-        adapter: its directory; None: that of the checkpoint, if it has one.
+        adapter: its directory; None: the checkpoint's own adapter, if it has one.
         settings: of the checkpoint's own adapter, from the YAML of its training.
     """
 
@@ -36,7 +36,7 @@ class Merging:
         self._idle: list[str] | None = None
 
     def __call__(self, checkpoint: Readable, config: dict[str, Any], dtype: str | None) -> Readable:
-        """The checkpoint with the adapter merged; the checkpoint itself where there is none.
+        """The checkpoint with the adapter merged; the checkpoint itself if there is no adapter.
 
         Raises:
             FileNotFoundError, ValueError: see `Adapter`; or the checkpoint's adapter comes without its settings.
@@ -49,7 +49,7 @@ class Merging:
             return checkpoint
         elif self.settings is None:
             raise ValueError(
-                f"{checkpoint.path} holds an adapter among its weights, and not the scale to merge it with: give "
+                f"{checkpoint.path} holds an adapter among its weights, but not the scale to merge it with: give "
                 "--config the YAML of its training, or --adapter the directory output/adapter/step_N of the same step"
             )
         else:
@@ -72,7 +72,7 @@ class Merging:
         return found
 
     def changes(self) -> list[Change]:
-        """How much each module was changed, of those whose rows have all been read."""
+        """How much each module was changed; only modules whose rows have all been read."""
         return [] if self.merged is None else self.merged.changes()
 
     def lines(self) -> list[str]:
@@ -83,7 +83,7 @@ class Merging:
         whole = f", and {len(adapter.saved)} tensors replaced" if adapter.saved else ""
         lines = [f"merged   {len(adapter.targets)} modules{whole}: {adapter.path}"]
         if changes:
-            lines.append("         size of the change: norm of what was added over norm of the weight")
+            lines.append("         size of the change: norm of what was added / norm of the weight")
             lines += [f"           {text}" for text in _sizes(changes)]
         if len(changes) < len(adapter.targets):
             lines.append(f"         {len(adapter.targets) - len(changes)} modules were merged by an earlier run")
@@ -116,10 +116,10 @@ def export_adapter(
     strategy: str | os.PathLike | None = None,
     base: str | None = None,
 ) -> tuple[AdapterSettings, int]:
-    """Write an adapter in peft's format: one of another form, or that of a training's checkpoint.
+    """Write an adapter in peft's format, from an adapter in another form or from a training's checkpoint.
 
     Args:
-        source: an adapter's directory, of MindFormers' own LoRA as well; or a checkpoint of a training, a file or its
+        source: an adapter's directory, also that of MindFormers' own LoRA; or a training's checkpoint: a file, or its
             rank_* folders.
         config: the original's config.json, or one like it.
         settings: of the checkpoint's adapter.

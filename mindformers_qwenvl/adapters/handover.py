@@ -1,4 +1,4 @@
-"""What the original's directory holds beside the weights, for a model of which there is only a YAML."""
+"""The files beside the weights in the original's directory, for a model that has only a YAML."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MLP_DIGITS = 10_000
 
 
 def original_settings(config: Any) -> dict[str, Any]:
-    """The original's config.json for a `QwenVLConfig`: `config.original.from_original` turned round.
+    """The original's config.json for a `QwenVLConfig`: the inverse of `config.original.our_settings`.
 
     Raises:
-        ValueError: the width of the vision tower's MLP is not one that the original can have, a ratio of its width.
+        ValueError: no mlp_ratio, which the original gives, yields the width of the vision tower's MLP.
     """
     vision, llm = config.vision, config.llm
     dtype = str(llm.param_init_type).rpartition(".")[2].lower()
@@ -82,22 +82,22 @@ def original_settings(config: Any) -> dict[str, Any]:
 
 
 def _ratio(wide: int, width: int) -> float:
-    """The ratio of which int(width * ratio) is `wide`, with as few digits as that takes."""
+    """The ratio for which int(width * ratio) is `wide`, with as few digits as possible."""
     for digits in (1, 10, 100, 1000, MLP_DIGITS, MLP_DIGITS**2):
         ratio = -(-wide * digits // width) / digits
         if int(width * ratio) == wide:
             return ratio
-    raise ValueError(f"no mlp_ratio makes {wide} of a width of {width}")
+    raise ValueError(f"vision tower: no mlp_ratio turns hidden_size={width} into intermediate_size={wide}")
 
 
 class TrainedModel:
-    """What a YAML says of the model that was trained with it.
+    """What a YAML says about the model that was trained with it.
 
     Attributes:
         config: the original's config.json.
-        pet_config: of a training with an adapter, or None.
+        pet_config: that of a training with an adapter, or None.
         vocabulary: its vocabulary file.
-        facts: words for the model card, by heading.
+        facts: texts for the model card, by heading.
     """
 
     def __init__(self, path: Path):
@@ -105,7 +105,7 @@ class TrainedModel:
 
         Raises:
             FileNotFoundError: there is no such file, or no vocabulary.
-            ValueError: it has no model of Qwen-VL, or a vocabulary of another one.
+            ValueError: its model is not a Qwen-VL, or its vocabulary belongs to another model.
         """
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; expected the YAML of a training")
@@ -160,8 +160,8 @@ def write_companions(model: TrainedModel, folder: Path) -> None:
 
 
 def complete(folder: Path) -> None:
-    """Add what is missing in `folder`, a directory of a Qwen-VL with its config.json, for it to be opened: the settings
-    of generation and tokenizer, and the vocabulary, if that is the published one and installed."""
+    """Add the files that `folder`, a Qwen-VL with its config.json, lacks to be opened: the settings of generation and
+    tokenizer, and the vocabulary if it is the published one and is installed."""
     try:
         config = read_json(folder / "config.json")
         end_of_text = config["visual"]["image_start_id"] - IMAGE_START_OFFSET

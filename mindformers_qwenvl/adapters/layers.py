@@ -1,8 +1,8 @@
 """Dense layers that take a low-rank adapter: y = x W^T + b + scale * (dropout(x) A^T) B^T (LoRA, arXiv 2106.09685).
 
-As in the original's c_attn, the layers wq, wk and wv share one A, whose product is computed once; each has its rows of
-B. A and B are split over the cards beside the weight: where a layer's outputs are split, B's rows are; where its inputs
-are, A's columns.
+As in the original's c_attn, the layers wq, wk and wv share one A, whose product is computed once; each has its own
+rows of B. A and B are split over the cards as the weight is: B's rows where the layer's outputs are split, A's columns
+where its inputs are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Dense(Linear):
 
     Inputs:
         x: [..., in].
-        low: [N, rank], x's product with an A that several layers share; None: the layer has its own, or no adapter.
+        low: [N, rank], x's product with an A that several layers share; None: the layer has its own A, or no adapter.
 
     Outputs:
         [..., out] in x's dtype.
@@ -34,10 +34,10 @@ class Dense(Linear):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.adapted = False
-        self.strategy: Strategy = ((1, 1), (1, 1))  # of the product x W^T, for what is added beside it
+        self.strategy: Strategy = ((1, 1), (1, 1))  # of the product x W^T, for what is added to it
 
     def shard(self, strategy_matmul, strategy_bias=None, **kwargs):
-        """The host's; keeps the strategy of the product."""
+        """As the host's; remembers the strategy of the product."""
         self.strategy = strategy_matmul
         return super().shard(strategy_matmul=strategy_matmul, strategy_bias=strategy_bias, **kwargs)
 
@@ -55,7 +55,7 @@ class Dense(Linear):
 
 
 class Down(nn.Cell):
-    """scale * dropout(x) A^T; A [rank, in] starts as in peft, uniform up to 1 / sqrt(in).
+    """scale * dropout(x) A^T; A [rank, in] starts as in peft, uniform between +-1 / sqrt(in).
 
     Inputs:
         x: [..., in].
@@ -116,7 +116,7 @@ class Up(nn.Cell):
 
 
 def add_low_rank(layer: Dense, rank: int, scale: float, dropout: float, dtype: mstype, shared: bool = False) -> None:
-    """Give `layer` an adapter; with `shared` only its B, as A is that of several layers."""
+    """Give `layer` an adapter; with `shared` only a B, since several layers share the A."""
     (rows, _), (outputs, _) = layer.strategy
     if not shared:
         layer.lora_a = Down(layer, rank, scale, dropout, dtype)
@@ -128,7 +128,7 @@ def add_low_rank(layer: Dense, rank: int, scale: float, dropout: float, dtype: m
 def add_shared_low_rank(
     owner: nn.Cell, layers: tuple[Dense, ...], rank: int, scale: float, dropout: float, dtype: mstype
 ) -> None:
-    """Give `layers`, which read the same x, a B each and one A: `owner.lora_a`, whose product owner hands on."""
+    """Give `layers`, which read the same x, a B each and one A, `owner.lora_a`; `owner` passes them its product."""
     owner.lora_a = Down(layers[0], rank, scale, dropout, dtype)
     for layer in layers:
         add_low_rank(layer, rank, scale, dropout, dtype, shared=True)

@@ -20,10 +20,10 @@ from mindformers_qwenvl.weights.names import Part, layout, to_original
 
 __all__ = ["Change", "Merged"]
 
-# Rows that are computed together. Always the same ones, wherever a block begins, so that a number is the same to the
-# last bit however it is asked for: how a product is summed up may depend on its shape.
+# Rows that are computed together. They are the same ones wherever a block begins, so a number is the same to the last
+# bit in whatever block it is read: the order of the sums in a product may depend on its shape.
 ROWS = 16
-KEPT = 4  # modules whose factors are kept, as several threads read
+KEPT = 4  # modules whose factors are kept, because several threads read
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class _Factors:
 
 
 class Merged(Readable):
-    """`base` with `adapter` merged into it, in the names that `base` has, the original's or ours.
+    """`base` with `adapter` merged into it, under the names that `base` has, the original's or ours.
 
-    A merged tensor has the dtype `dtype`, or its own where that is None.
+    A merged tensor has the dtype `dtype`, or its own if that is None.
     """
 
     def __init__(self, base: Readable, adapter: Adapter, dtype: str | None = None):
@@ -66,7 +66,7 @@ class Merged(Readable):
         ours = layout(base.tensors, str(base.path)) == "ours"
         self.tensors: dict[str, TensorInfo] = {}
         for name, info in base.tensors.items():
-            if factor_of(name) is not None:  # of a training with an adapter: merged, or given up for another one
+            if factor_of(name) is not None:  # a training's own adapter: merged, or dropped for another one
                 continue
             place = self._place(name, ours)
             if place is not None:
@@ -79,7 +79,7 @@ class Merged(Readable):
         try:
             place = to_original(name) if ours else Part(name, 0, 1)
         except ValueError:
-            return None  # a training's state, or not of this model: the comparison with the config says so
+            return None  # a training's state, or not of this model: the comparison with the config reports it
         changed = module_of(place.name) in self.adapter.targets or place.name in self.adapter.saved
         return place if changed else None
 
@@ -150,7 +150,7 @@ class Merged(Readable):
             return found
 
     def changes(self) -> list[Change]:
-        """Of every module of which all rows have been read, how much it was changed."""
+        """How much each module was changed; only modules whose rows have all been read."""
         found = []
         for module in self.adapter.targets:
             sums = self._sums.get(module, {})
@@ -165,7 +165,7 @@ class Merged(Readable):
         return self.tensors[name].shape[0]
 
     def copy_to(self, descriptor: int, position: int, name: str, start: int, count: int) -> bool:
-        """As `Readable.copy_to`, of what the adapter leaves alone."""
+        """As `Readable.copy_to`, for tensors that the adapter leaves alone."""
         return name not in self._places and self._base.copy_to(descriptor, position, name, start, count)
 
     def close(self) -> None:

@@ -19,10 +19,10 @@ __all__ = ["add_adapters", "freeze_base", "low_rank_parameters", "network_shapes
 
 
 def add_adapters(cell: nn.Cell, name: str, config: Any) -> None:
-    """Give the layers in `cell` that config.lora names their adapters; see `QwenVLConfig.make_room`, which sets it.
+    """Add adapters to the layers in `cell` that config.lora names; `QwenVLConfig.make_room` sets it.
 
     Args:
-        cell: a part of the network that is built already, but has no place in its parent yet.
+        cell: a part of the network that is already built, but not yet part of its parent.
         name: the name it will have in `QwenVL`.
     """
     lora = getattr(config, "lora", None)
@@ -41,7 +41,7 @@ def add_adapters(cell: nn.Cell, name: str, config: Any) -> None:
         part = to_original(f"{full}.weight")
         module = part.name.removesuffix(".weight")
         if part.name.endswith("in_proj_weight") or not matches(module, settings.targets):
-            continue  # MultiheadAttention's own parameter is no module in the original: nothing names it
+            continue  # MultiheadAttention's own parameter is not a module in the original: no target names it
         if part.of == 1:
             add_low_rank(layer, *arguments(module))
         elif part.index == 0:
@@ -54,7 +54,7 @@ def _owner(cell: nn.Cell, path: str) -> nn.Cell:
 
 
 def low_rank_parameters(network: nn.Cell) -> dict[Factor, Parameter]:
-    """What each parameter of the network's adapters is -> the parameter."""
+    """`Factor` -> the parameter that holds it, for all adapters of the network."""
     found = {}
     for parameter in network.get_parameters():
         if factor := factor_of(parameter.name):
@@ -63,10 +63,10 @@ def low_rank_parameters(network: nn.Cell) -> dict[Factor, Parameter]:
 
 
 def freeze_base(network: nn.Cell, settings: AdapterSettings) -> None:
-    """Leave only adapters and what `modules_to_save` names to be trained.
+    """Freeze everything except the adapters and what `modules_to_save` names.
 
     Raises:
-        ValueError: a name of target_modules or modules_to_save matches nothing; it lists the names there are.
+        ValueError: a name of target_modules or modules_to_save matches nothing; the message lists the possible names.
     """
     adapted, saved = set(), set()
     for parameter in network.get_parameters():
@@ -77,14 +77,14 @@ def freeze_base(network: nn.Cell, settings: AdapterSettings) -> None:
         learns = tensor is not None and is_saved(tensor, settings.modules_to_save)
         if learns:
             saved.add(tensor)
-        # The resampler's table of positions never learns.
+        # The resampler's table of positions is never trained.
         parameter.requires_grad = learns and not parameter.name.endswith("attn_pool.pos_embed")
     _check_matched("target_modules", settings.targets, adapted, _layers(network))
     tensors = {name for name in map(_original, (p.name for p in network.get_parameters())) if name}
     modules = {name.rpartition(".")[0] for name in tensors}
     for end in settings.modules_to_save:
         if not any(is_saved(tensor, (end,)) for tensor in saved):
-            raise ValueError(f"pet_config: modules_to_save: {end!r} matches no module; there are {_ends(modules)}")
+            raise ValueError(f"pet_config: modules_to_save: {end!r} matches no module; modules are {_ends(modules)}")
 
 
 def _original(name: str) -> str | None:
@@ -112,8 +112,8 @@ def _check_matched(key: str, wanted: tuple[str, ...] | str, found: Iterable[str]
     ]
     if missed:
         raise ValueError(
-            f"pet_config: {key}: {listed([repr(end) for end in missed])} matches no layer. Names are those of the "
-            "original, matched by their ends or, given as one text, by a regular expression for the whole: "
+            f"pet_config: {key}: {listed([repr(end) for end in missed])} matches no layer. A list holds "
+            "ends of the original's names; a single string is a regular expression for the whole name. The layers are "
             f"{_ends(there)}"
         )
 

@@ -1,7 +1,7 @@
 """An adapter directory, opened: which of the original's modules it changes, and how. numpy alone.
 
 The targets are read from the names of the tensors, never from `target_modules`, which other tools fill in their own
-ways. Opening reads headers; factors are read when they are asked for.
+ways. Opening reads only headers; factors are read when they are needed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Target:
         a, b: names of the stored factors; for a module in parts (q, k, v) one each, or one A for all of them.
         magnitude: DoRA's, or None.
         rank: of all parts together.
-        embedding: the factors are those of an embedding, stored the other way round.
+        embedding: the factors are those of an embedding, stored for the transposed weight.
     """
 
     module: str
@@ -83,11 +83,11 @@ class Adapter:
             path: the folder, or the file in it with the tensors.
             shapes: of the base model's tensors, under the original's names: see `original_shapes`.
             settings: instead of those in adapter_config.json.
-            checkpoint: of a training, opened, with an adapter among its weights: that one is read.
+            checkpoint: an opened checkpoint of a training, with an adapter among its weights, which is read.
 
         Raises:
             FileNotFoundError: there is no adapter at `path`.
-            ValueError: it is of an unknown kind, is damaged, or does not fit the base model; all faults are listed.
+            ValueError: it is of an unknown kind, is damaged, or does not fit the base model; all faults are named.
         """
         self.path = Path(path)
         if checkpoint is None:
@@ -102,7 +102,7 @@ class Adapter:
         else:
             self.files, names = [], [name for name in checkpoint.tensors if factor_of(name)]
         if settings is None:
-            raise ValueError(f"{self.path} holds an adapter among its weights, without its settings")
+            raise ValueError(f"{self.path} holds an adapter among its weights, but not its settings")
         self.settings = settings
         self._checkpoint = checkpoint
         self.targets: dict[str, Target] = {}
@@ -141,8 +141,8 @@ class Adapter:
         if lost := [name for name in wanted if not any(is_saved(tensor, (name,)) for tensor in self.saved)]:
             self.warnings.append(
                 f"{self.path}: modules_to_save names {listed(lost)}, but the file has no tensors of "
-                f"{'it' if len(lost) == 1 else 'them'}: what was trained there is lost (at its end the original's "
-                "finetune.py keeps the lora_ tensors only), and answers will differ from those seen in training"
+                f"{'it' if len(lost) == 1 else 'them'}: what was trained there is lost (the original's finetune.py "
+                "ends by saving the lora_ tensors only), and answers will differ from those seen in training"
             )
         if not self.targets and not self.saved and not self._faults:
             raise ValueError(f"{self.path} holds no tensors of an adapter: found {listed(list(parsed)[:5]) or 'none'}")
@@ -178,7 +178,7 @@ class Adapter:
         if not (shared or alone):
             have = [name for one in pair for _, _, name in one]
             lacks = kinds[0] if not pair[0] else kinds[1]
-            self._faults.append(f"{listed(have) or module}: without its partner {lacks}")
+            self._faults.append(f"{listed(have) or module}: its partner {lacks} is missing")
             return
         magnitudes = [name for _, _, name in factors.get((module, MAGNITUDE), [])]
         rank = self.settings.rank_of(module)
@@ -199,7 +199,11 @@ class Adapter:
             self._faults.append(f"{'; '.join(wrong)} for {weight} {list(shape)} at rank {rank}")
             return
         if bool(magnitudes) != self.settings.dora and (magnitudes or not embedding):
-            which = "use_dora is false" if magnitudes else "it has no magnitude vector, and use_dora is true"
+            which = (
+                "it has a magnitude vector, but use_dora is false"
+                if magnitudes
+                else "it has no magnitude vector, but use_dora is true"
+            )
             self._faults.append(f"{module}: {which}")
             return
         a, b = (tuple(name for _, _, name in one) for one in pair)

@@ -1,7 +1,7 @@
 """adapter_config.json: what peft writes beside an adapter's tensors, checked. Pure Python.
 
-Source: peft's LoraConfig (0.3 to 0.17). An adapter is a download: its settings are checked like any other input, and a
-kind of adapter that this package would compute wrongly is refused by name.
+Source: peft's LoraConfig (0.3 to 0.17). An adapter may be downloaded: its settings are checked like any other input,
+and a kind of adapter that this package would compute wrongly is refused by name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 MOST_RANK = 1 << 14
 TARGETS = ("c_attn", "attn.c_proj", "w1", "w2")  # of the original's finetune.py
 ALL = "all-linear"
-# What `model_config.pet_config` may hold, and the default where there is one.
+# The keys of `model_config.pet_config`, and their defaults.
 _PET_KEYS = {
     "pet_type": "lora",
     "lora_rank": 64,
@@ -45,8 +45,8 @@ _PET_KEYS = {
     "alpha_pattern": {},
     "param_init_type": "float32",
 }
-# Ways of starting an adapter that leave the base alone. The others (pissa, olora, corda, loftq) also change the base
-# weights, so that such an adapter fits only the base it was trained on.
+# Ways to initialise an adapter that leave the base alone. The others (pissa, olora, corda, loftq) also change the base
+# weights, so such an adapter fits only the base it was trained on.
 _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _NOT_SUPPORTED = {
     "layer_replication": "layers used more than once",
@@ -57,7 +57,7 @@ _NOT_SUPPORTED = {
     "alora_invocation_tokens": "activated LoRA",
     "use_qalora": "QALoRA",
 }
-# A pattern from a file is matched against some hundred names: one that could take for ever is refused.
+# A pattern from a file is matched against some hundreds of names: one that could take forever is refused.
 _PATTERN = re.compile(r"[\w.\\^$*+?|()\[\]-]{1,200}")
 _COSTLY = re.compile(r"\)[*+?{]|(?:[*+?].*){4}")
 
@@ -152,7 +152,7 @@ def from_pet_config(given: Mapping[str, Any]) -> AdapterSettings:
     """The settings in a YAML's `model_config.pet_config`, whose defaults are those of the original's finetune.py.
 
     Raises:
-        ValueError: a key is unknown, or its value is not one that can be used.
+        ValueError: a key is unknown, or its value is not valid.
     """
     if unknown := [key for key in given if key not in _PET_KEYS]:
         raise ValueError(
@@ -162,7 +162,7 @@ def from_pet_config(given: Mapping[str, Any]) -> AdapterSettings:
     found = {**_PET_KEYS, **{key: value for key, value in given.items() if value is not None}}
     try:
         if str(found["pet_type"]).lower() != "lora":
-            raise ValueError(f"pet_type is {_shown(found['pet_type'])}; the one that Qwen-VL has is lora")
+            raise ValueError(f"pet_type is {_shown(found['pet_type'])}; Qwen-VL supports only lora")
         targets = found["target_modules"]
         if isinstance(targets, str):
             try:
@@ -184,7 +184,7 @@ def from_pet_config(given: Mapping[str, Any]) -> AdapterSettings:
 
 
 def as_pet_config(settings: AdapterSettings) -> dict[str, Any]:
-    """`from_pet_config` turned round."""
+    """The inverse of `from_pet_config`."""
     return {
         "pet_type": "lora",
         "lora_rank": settings.rank,
@@ -199,7 +199,7 @@ def as_pet_config(settings: AdapterSettings) -> dict[str, Any]:
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
-    """The value of the first pattern that is the end of the module's name, from a dot on."""
+    """The value of the first pattern that matches the module's name, or the end of it after a dot."""
     for pattern, value in patterns.items():
         if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
             return value
@@ -211,7 +211,7 @@ def read_settings(path: Path) -> AdapterSettings:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON, or describes an adapter of another kind; the setting is named.
+        ValueError: it is not JSON, or describes an adapter of another kind; the message names the setting.
     """
     path = path / CONFIG_FILE if path.is_dir() else path
     if not path.is_file():
@@ -235,7 +235,7 @@ def _settings(content: Mapping[str, Any]) -> AdapterSettings:
         )
     for key, what in _NOT_SUPPORTED.items():
         if content.get(key):
-            raise ValueError(f"{key} is {_shown(content[key])}; {what} cannot be read")
+            raise ValueError(f"{key} is {_shown(content[key])}; not supported: {what}")
     start = content.get("init_lora_weights", True)
     name = start.partition("_niter")[0].lower() if isinstance(start, str) else start
     if not any(name is known or (isinstance(name, str) and name == known) for known in _HARMLESS_STARTS):
@@ -245,7 +245,7 @@ def _settings(content: Mapping[str, Any]) -> AdapterSettings:
         )
     notes = []
     if _switch(content, "fan_in_fan_out"):
-        # peft too sets it to False, with a warning, for the linear layers that all of Qwen-VL's are.
+        # peft too sets it to False, with a warning, for linear layers, and all of Qwen-VL's are linear.
         notes.append("fan_in_fan_out: true is for transposed layers, which Qwen-VL does not have: ignored, as by peft")
     base = content.get("base_model_name_or_path")
     targets = content.get("target_modules")
@@ -308,7 +308,7 @@ def _patterns(content: Mapping[str, Any], key: str, number: Callable[[Any, str],
     for pattern in value:
         try:
             if not _PATTERN.fullmatch(pattern) or _COSTLY.search(pattern):
-                raise re.error("only short patterns without nested repetition are taken")
+                raise re.error("only short patterns without nested repetition are accepted")
             re.compile(pattern)
         except re.error as error:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""Adapters loaded into a network by name, and switched between without compiling it again.
+"""Adapters are loaded into a network by name, and switched without compiling it again.
 
-The layers are there once (`pet_config`), with room for the largest rank; an adapter is a set of numbers for them. A
-smaller one is filled up with zeros, which is exact, and the factor between its scale and that of the layers is in B.
+The layers are built once (`pet_config`), with room for the largest rank; an adapter is a set of numbers for them. A
+smaller one is padded with zeros, which is exact, and B is multiplied by the ratio of its scale to that of the layers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def named(adapters: Adapters) -> dict[str, str]:
     """Name -> directory; a single directory is called `default`.
 
     Raises:
-        ValueError: there are none.
+        ValueError: no directory is given.
     """
     if isinstance(adapters, Mapping):
         found = {str(name): str(path) for name, path in adapters.items()}
@@ -79,7 +79,7 @@ def _refuse_unmerged(adapter: Adapter) -> None:
         what = "an adapter of the resampler's in_proj"
     if what:
         raise ValueError(
-            f"{adapter.path} has {what}, which a network cannot have beside its weights; merge it: `mindformers-qwenvl "
+            f"{adapter.path} has {what}, which can only be merged into the weights: run `mindformers-qwenvl "
             f"convert-weight --input_path BASE --adapter {adapter.path} --output_path MERGED`, and load MERGED"
         )
 
@@ -95,12 +95,12 @@ class _Loaded:
 @dataclass
 class _State:
     loaded: dict[str, _Loaded] = field(default_factory=dict)
-    base: dict[str, np.ndarray] = field(default_factory=dict)  # what modules_to_save of an adapter replaces
+    base: dict[str, np.ndarray] = field(default_factory=dict)  # tensors that an adapter's modules_to_save replaces
     active: str | None = None
 
 
 def _not_finite(path: Any, arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """What to say of NaN and infinity in an adapter; nothing if there is none."""
+    """A warning of NaN and infinity in an adapter; empty if there is none."""
     check = FiniteCheck()
     for name, array in arrays.items():
         check.look(name, array)
@@ -110,7 +110,7 @@ def _not_finite(path: Any, arrays: Mapping[str, np.ndarray]) -> list[str]:
 class AdapterSwitch:
     """A base class for networks: loads adapters under names, and switches between them.
 
-    Their parameters are inputs of the compiled graph, so that a switch costs the copy of their numbers.
+    Their parameters are inputs of the compiled graph, so a switch only copies their numbers.
     """
 
     @property
@@ -120,7 +120,7 @@ class AdapterSwitch:
 
     @property
     def active_adapter(self) -> str | None:
-        """The one that answers; None: the base model does."""
+        """Name of the adapter that is in use; None: the base model alone."""
         return self._adapter_state().active
 
     def _adapter_state(self) -> _State:
@@ -132,15 +132,15 @@ class AdapterSwitch:
     def load_adapter(
         self, path: str | os.PathLike, name: str = "default", active: bool = True, training: bool = False
     ) -> list[str]:
-        """Load the adapter in the directory `path` as `name`; with `active` it answers from now on.
+        """Load the adapter in the directory `path` as `name`; with `active`, use it from now on.
 
-        `training`: to train it further. Its layers must then be those of the network, with their ranks and scales.
+        `training`: to train it further. Its layers, ranks and scales must then be those of the network.
 
         Returns:
-            What a user should know of it, in words; also logged.
+            Warnings for the user, in words; they are also logged.
 
         Raises:
-            FileNotFoundError, ValueError: see `Adapter`; or the network has no layers for it, or too small ones.
+            FileNotFoundError, ValueError: see `Adapter`; or the network has no layers for it, or of too low a rank.
         """
         with Adapter(path, network_shapes(self)) as adapter:
             _refuse_unmerged(adapter)
@@ -170,7 +170,7 @@ class AdapterSwitch:
         return warnings
 
     def load_configured_adapters(self) -> None:
-        """Load what the configuration's `adapter` names, if that has not been done; the first one answers."""
+        """Load the adapters that the configuration's `adapter` names, once; the first one is used."""
         given = getattr(self.config, "adapter", None)
         if given and not self.adapter_names:
             names = named(given)
@@ -179,7 +179,7 @@ class AdapterSwitch:
             self.set_adapter(next(iter(names)))
 
     def set_adapter(self, name: str | None) -> None:
-        """Answer with the adapter `name` from now on; None: as the base model.
+        """Use the adapter `name` from now on; None: the base model alone.
 
         Raises:
             ValueError: no adapter of that name is loaded.
@@ -187,7 +187,7 @@ class AdapterSwitch:
         state = self._adapter_state()
         if name is not None and name not in state.loaded:
             have = ", ".join(state.loaded) or "none"
-            raise ValueError(f"no adapter {name!r} is loaded; there are: {have}")
+            raise ValueError(f"no adapter {name!r} is loaded; loaded are: {have}")
         parameters = self._by_name()
         chosen = state.loaded[name] if name is not None else _Loaded({}, {})
         for factor, parameter in low_rank_parameters(self).items():
@@ -203,7 +203,7 @@ class AdapterSwitch:
         return {parameter.name: parameter for parameter in self.get_parameters()}
 
     def _room(self, adapter: Adapter, training: bool) -> AdapterSettings:
-        """Of the network's layers; raises ValueError where the adapter does not fit them."""
+        """The settings of the network's layers; raises ValueError if the adapter does not fit them."""
         settings = from_pet_config(self.config.pet_config or {})
         ranks: dict[str, int] = {}
         for factor, parameter in low_rank_parameters(self).items():
@@ -231,8 +231,8 @@ class AdapterSwitch:
             unlike += [f"{module}: none in {adapter.path}" for module in ranks if module not in adapter.targets]
             if unlike:
                 raise ValueError(
-                    f"adapter: pet_config asks for other layers than {adapter.path} has; leave pet_config out to take "
-                    f"over its own, or change it: {'; '.join(unlike[:3])}{'; ...' if len(unlike) > 3 else ''}"
+                    f"adapter: pet_config does not match the layers of {adapter.path}; leave pet_config out to use "
+                    f"the adapter's own, or change it: {'; '.join(unlike[:3])}{'; ...' if len(unlike) > 3 else ''}"
                 )
         return settings
 

@@ -18,7 +18,7 @@ _LORA = re.compile(
     r"(?:\.(?P<adapter>(?!weight$)[^.]+))?(?:\.weight)?"
 )
 _SAVED = re.compile(r"(?P<module>.+?)\.modules_to_save(?:\.(?P<adapter>[^.]+))?\.(?P<rest>weight|bias)")
-# MindFormers' LoRA (mindpet): our parameter's name with these ends.
+# MindFormers' LoRA (mindpet): our parameter's name with these endings.
 _MINDPET = re.compile(r"(?P<module>.+?)\.mindpet_delta_lora_(?P<kind>[ab])")
 
 
@@ -27,7 +27,7 @@ _OURS = re.compile(r"(?P<module>.+)\.lora_(?P<kind>[ab])\.weight")
 
 
 class Factor(NamedTuple):
-    """A or B of the original's `module`: of part `index` of `of` equal parts of its rows; an A with `of` 1 is that of
+    """A or B of the original's `module`, for part `index` of `of` equal parts of its rows; an A with `of` 1 belongs to
     all parts."""
 
     module: str
@@ -37,8 +37,8 @@ class Factor(NamedTuple):
 
 
 class TensorName(NamedTuple):
-    """What a tensor is of. `module`: full name in the original, such as transformer.h.0.attn.c_attn; of a `SAVED` one,
-    the tensor's whole name. `adapter`: its name in peft, where one is given."""
+    """What a tensor belongs to. `module`: full name in the original, such as transformer.h.0.attn.c_attn; for `SAVED`,
+    the tensor's full name. `adapter`: the adapter's name in peft, if there is one."""
 
     module: str
     kind: str
@@ -46,7 +46,7 @@ class TensorName(NamedTuple):
 
 
 def parse_name(name: str) -> TensorName:
-    """What peft's tensor `name` stands for; a name without a word of LoRA is taken for that of a module saved whole."""
+    """What peft's tensor `name` stands for; a name without LoRA's words is taken as one of a module saved whole."""
     plain = name
     while plain.startswith(PREFIX):
         plain = plain.removeprefix(PREFIX)
@@ -63,10 +63,10 @@ def peft_name(module: str, kind: str) -> str:
 
 
 def factor_of(name: str) -> Factor | None:
-    """What the parameter `name`, of this network or of MindFormers' own LoRA, is of an adapter; else None.
+    """The factor that the parameter `name`, of this network or of MindFormers' own LoRA, holds; None if it holds none.
 
     Raises:
-        ValueError: it is a factor, of a layer that this network does not have.
+        ValueError: it is a factor of a layer that this network does not have.
     """
     if is_training_state(name):  # the moments of a factor are named after it
         return None
@@ -86,8 +86,8 @@ def factor_of(name: str) -> Factor | None:
 
 
 def module_of(tensor: str) -> str:
-    """transformer.h.0.attn.c_attn of transformer.h.0.attn.c_attn.weight, attn_pool.attn.in_proj of ...in_proj_weight;
-    of a bias and of other tensors a name that no module has."""
+    """The module of a weight: transformer.h.0.attn.c_attn for transformer.h.0.attn.c_attn.weight,
+    attn_pool.attn.in_proj for ...in_proj_weight; empty for a bias and for other tensors."""
     return re.sub(r"[._]weight$", "", tensor) if tensor.endswith("weight") else ""
 
 

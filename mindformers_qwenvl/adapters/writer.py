@@ -23,7 +23,7 @@ Tensors = Mapping[str, tuple[np.ndarray, str]]
 
 
 def write_adapter(folder: str | os.PathLike, settings: AdapterSettings, tensors: Tensors) -> Path:
-    """Write the adapter `tensors` to `folder`, which appears when it is complete; one that was there is replaced."""
+    """Write the adapter `tensors` to `folder`, which appears when it is complete; an existing one is replaced."""
     folder = Path(folder)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -65,7 +65,7 @@ def factor_tensors(adapter: Adapter) -> dict[str, tuple[np.ndarray, str]]:
 
 
 def peft_settings(adapter: Adapter) -> AdapterSettings:
-    """The adapter's settings, with a pattern for the modules whose rank is that of several parts: their scale stays."""
+    """The adapter's settings, with patterns for modules whose rank is that of several parts: their scale stays."""
     settings = adapter.settings
     ranks, alphas = dict(settings.rank_pattern), dict(settings.alpha_pattern)
     for module, target in adapter.targets.items():
@@ -73,5 +73,5 @@ def peft_settings(adapter: Adapter) -> AdapterSettings:
             ranks = {module: target.rank, **ranks}
             alphas = {module: target.scale * (target.rank**0.5 if settings.rslora else target.rank), **alphas}
     values = {**vars(settings), "rank_pattern": ranks, "alpha_pattern": alphas, "notes": ()}
-    values["targets"] = tuple(adapter.targets)  # whole names, which peft takes as well as ends
+    values["targets"] = tuple(adapter.targets)  # full names, which peft accepts as well as their ends
     return AdapterSettings(**values)

@@ -1,7 +1,7 @@
 """Configuration of Qwen-VL: the YAML keys of the old in-tree version, and the original config.json.
 
-The classes are MindFormers configurations and are imported when they are first asked for, so that
-`config.original` needs no MindFormers.
+The classes are MindFormers configurations and are imported on first use, so that `config.original`
+needs no MindFormers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a model's folder says and is not followed. Plain Python.
+"""Settings in a model's folder that are not followed. Plain Python.
 
-A folder may have been downloaded: it may tighten a limit, but not loosen one, and it names no file outside of itself.
-The arguments of a call, and a YAML that is named by its own path, are the user's word and are not looked at here.
+A folder may have been downloaded: it may tighten a limit, but not loosen one, and it must not name files outside
+itself. The arguments of a call, and a YAML given by its own path, come from the user and are not checked here.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from mindformers_qwenvl.checks import printable
 
 __all__ = ["FolderWarning", "followed_settings", "leave_out"]
 
-# Keys of a configuration that name files to load from; its weights and adapters are those of the folder, or of a call.
+# Keys of a configuration that name files to load; weights and adapters are those of the folder, or are given in a call.
 PATHS = ("checkpoint_name_or_path", "adapter", "pretrained_model_dir")
 PARTS = ("vision_model", "llm_model")
 
 
 class FolderWarning(UserWarning):
-    """Something that a model's folder says and that is not followed."""
+    """A setting in a model's folder that is not followed."""
 
 
 def leave_out(file: str | os.PathLike[str], what: str, why: str) -> None:
-    """Say that something is not followed."""
+    """Warn that a setting is not followed."""
     warnings.warn(printable(f"{os.fspath(file)}: {what} is left out ({why})"), FolderWarning, stacklevel=3)
 
 
@@ -33,7 +33,9 @@ def followed_settings(file: str | os.PathLike[str], settings: Mapping[str, Any])
     """The content of a config.json of ours without the keys that name other files."""
     for key in PATHS:
         if settings.get(key):
-            leave_out(file, f"{key} {settings[key]!r}", "a folder names no file outside of itself: pass it to the call")
+            leave_out(
+                file, f"{key} {settings[key]!r}", "a folder must not name files outside itself: pass it to the call"
+            )
     followed = {key: value for key, value in settings.items() if key not in PATHS}
     for part in PARTS:
         section = followed.get(part)

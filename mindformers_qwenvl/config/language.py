@@ -23,7 +23,7 @@ class QwenConfig(PretrainedConfig):
     """The language model, Qwen-7B (original file: configuration_qwen.py). Sizes and their defaults: see sizes.py.
 
     Raises:
-        ValueError: sizes do not fit together, or cannot be shared by the cards of model_parallel.
+        ValueError: sizes do not fit together, or cannot be split evenly over the cards of model_parallel.
     """
 
     model_type = "qwen"
@@ -32,7 +32,7 @@ class QwenConfig(PretrainedConfig):
         self,
         batch_size: int = Default.batch_size,
         seq_length: int = Default.seq_length,
-        train_seq_length: int = 2048,  # length of the training; dynamic NTK and logn begin beyond it
+        train_seq_length: int = 2048,  # length used in training; dynamic NTK and logn begin beyond it
         hidden_size: int = Default.hidden_size,
         num_layers: int = Default.num_layers,
         num_heads: int = Default.num_heads,
@@ -122,7 +122,7 @@ class QwenConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As the host's, which calls it with a config.json, but without keys that name other files."""
+        """As the host's, which passes the content of a config.json, but ignores keys that name other files."""
         return super().from_dict(followed_settings("config.json", config_dict), **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""The original's directory and its config.json: recognised, read, and in our keys. Plain Python."""
+"""The original's directory and its config.json: recognised, read, and translated to our keys. Plain Python."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ADAPTER = "adapter_config.json"  # of an adapter in peft's format
 def is_original(settings: Any) -> bool:
     """Whether `settings`, the content of a config.json, are those of an original Qwen-VL.
 
-    The original's have a section `visual`. Their `model_type` is `qwen`, as of the text-only Qwen.
+    They have a section `visual`. Their `model_type` is `qwen`, like that of the text-only Qwen.
     """
     return isinstance(settings, Mapping) and "visual" in settings and settings.get("model_type", "qwen") == "qwen"
 
@@ -51,7 +51,7 @@ def read_original(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist: the original config.json says which shapes the weights must have"
+            f"{path} does not exist; the original config.json is needed: it says which shapes the weights must have"
         )
     settings = read_json(path)
     if not is_original(settings):
@@ -78,7 +78,7 @@ def our_settings(original: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `QwenVLConfig` from the original's config.json (original file: configuration_qwen.py).
 
     Raises:
-        ValueError: a field is missing; names it.
+        ValueError: a field is missing; the message names it.
     """
     if not isinstance(original["visual"], Mapping):
         raise ValueError(

@@ -10,5 +10,5 @@ __all__ = ["as_parallel_config"]
 
 
 def as_parallel_config(given: Any) -> TransformerOpParallelConfig:
-    """A section of a YAML as MindFormers' object; such an object as it is."""
+    """A section of a YAML as MindFormers' object; such an object is returned as it is."""
     return TransformerOpParallelConfig(**given) if isinstance(given, dict) else given

@@ -38,19 +38,19 @@ class QwenVLConfig(PretrainedConfig):
     Args:
         vision_model: ``{arch, model_config}`` as in the YAML, or a `QwenVLVisionConfig`. None: the published sizes.
         llm_model: ``{arch, model_config}`` as in the YAML, or a `QwenConfig`. None: the published sizes.
-        num_queries: tokens that an image becomes.
+        num_queries: number of tokens for each image.
         image_start_id: id of ``<img>``; ``</img>`` and the image pad follow it.
         freeze_vision: the ViT is not trained. The resampler (attn_pool) still is, unless `freeze_resampler` is set.
         freeze_resampler: the resampler is not trained.
         freeze_llm: the language model is not trained.
         compute_dtype, param_init_type, softmax_compute_type: passed on to both parts when given here.
         use_past, seq_length, do_sample, ... (`sizes.LANGUAGE_MODEL`): passed on to the language model when given here.
-        layers_per_stage: layers of vision tower and language model together on each pipeline stage. None: each part by
-            its `offset`, which must place the whole vision tower before the language model.
+        layers_per_stage: layers of vision tower and language model together on each pipeline stage. None: each part is
+            placed by its `offset`, which must place the whole vision tower before the language model.
 
     Raises:
-        ValueError: sizes of the two parts do not fit together, a size cannot be divided as it must be, or the layers
-            cannot be placed on the pipeline stages.
+        ValueError: sizes of the two parts do not fit together, a size is not divisible as it must be, or the
+            layers cannot be placed on the pipeline stages.
     """
 
     model_type = "qwenvl"
@@ -82,7 +82,7 @@ class QwenVLConfig(PretrainedConfig):
         named = {"use_past": use_past, "is_dynamic": is_dynamic, "block_size": block_size, "num_blocks": num_blocks}
         language = {name: kwargs.pop(name, named.get(name)) for name in LANGUAGE_MODEL}
         refuse_unknown_keys("QwenVLConfig", kwargs, (*_ARGUMENTS, *OUTER))
-        kwargs.setdefault("pet_config", None)  # in MindFormers 1.7 and 1.8 it is an attribute only where it is given
+        kwargs.setdefault("pet_config", None)  # in MindFormers 1.7 and 1.8 it is an attribute only if it is given
         super().__init__(checkpoint_name_or_path=checkpoint_name_or_path, **kwargs)
         self.parallel_config = as_parallel_config(parallel_config)
         both = {
@@ -123,7 +123,7 @@ class QwenVLConfig(PretrainedConfig):
             self._check_offsets(self.parallel_config.pipeline_stage)
 
     def make_room(self, pet_config: dict[str, Any]) -> None:
-        """Have a network of this configuration built with adapters; for the keys see adapters/settings.py."""
+        """Build networks of this configuration with adapters from now on; for the keys see adapters/settings.py."""
         self.pet_config = self.vision.lora = self.llm.lora = DictConfig(**pet_config)
 
     @property
@@ -161,7 +161,7 @@ class QwenVLConfig(PretrainedConfig):
         check_order(*(stages_by_offset(layers, offset, stages) for layers, offset in parts), stages)
 
     def to_dict(self) -> dict[str, Any]:
-        """As the host's, with both parts as plain dictionaries that `QwenVLConfig(**...)` takes back."""
+        """As the host's, with both parts as plain dictionaries that `QwenVLConfig(**...)` accepts again."""
         plain = copy.copy(self)
         plain.vision_model = plain.llm_model = None
         output = PretrainedConfig.to_dict(plain)
@@ -210,7 +210,7 @@ class QwenVLConfig(PretrainedConfig):
         if path.suffix != ".json":
             return super().from_pretrained(str(path), **kwargs)
         settings = read_json(path)
-        settings.pop("_name_or_path", None)  # where it was when it was written
+        settings.pop("_name_or_path", None)  # its folder when it was written
         if is_original(settings):
             settings = our_settings(settings)
         elif settings.get("model_type") != cls.model_type:

@@ -1,7 +1,7 @@
 """Sizes of Qwen-VL: published defaults, what must divide what, and layers on pipeline stages. Plain Python.
 
-The only source of them: the configurations (beside it), the estimate and the weights take them from here. A check takes
-any object with the attributes of `VisionSettings` or `LanguageSettings`, such as a configuration of MindFormers.
+This is their only source: the configurations, the estimate and the weights take them from here. A check takes any
+object with the attributes of `VisionSettings` or `LanguageSettings`, such as a configuration of MindFormers.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class PartSettings:
     param_init_type: str = "float16"
     softmax_compute_type: str = "float32"
     layernorm_compute_type: str = "float32"
-    offset: Any = 0  # layers more (or fewer) than the mean: one number, or one for each pipeline stage
+    offset: Any = 0  # how many layers more (or fewer) than the mean: one number, or one for each stage
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class VisionSettings(PartSettings):
     image_size: int = 448  # pixels a side, of square images
     patch_size: int = 14  # pixels a side
     output_dim: int = 4096  # of the resampler: the hidden size of the language model
-    num_queries: int = 256  # tokens that an image becomes
+    num_queries: int = 256  # tokens for each image
     gelu_dtype: str = "float32"
 
     @property
@@ -105,10 +105,10 @@ class LanguageSettings(PartSettings):
 
 
 def check_vision(vision: Any) -> None:
-    """The sizes of a vision tower fit together.
+    """Check that the sizes of a vision tower fit together.
 
     Raises:
-        ValueError: they do not; names the sizes.
+        ValueError: they do not; the message names the sizes.
     """
     _check_whole(
         vision,
@@ -125,10 +125,10 @@ def check_vision(vision: Any) -> None:
 
 
 def check_language(llm: Any) -> None:
-    """The sizes of a language model fit together.
+    """Check that the sizes of a language model fit together.
 
     Raises:
-        ValueError: they do not; names the sizes.
+        ValueError: they do not; the message names the sizes.
     """
     _check_whole(llm, "hidden_size", "num_layers", "num_heads", "kv_channels", "intermediate_size", "vocab_size")
     if llm.num_heads * llm.kv_channels != llm.hidden_size:
@@ -139,7 +139,7 @@ def check_language(llm: Any) -> None:
 
 
 def check_parts(vision: Any, llm: Any) -> None:
-    """The resampler's vectors are as wide as the language model's.
+    """Check that the resampler's vectors are as wide as the language model's.
 
     Raises:
         ValueError: they are not.
@@ -152,7 +152,7 @@ def check_parts(vision: Any, llm: Any) -> None:
 
 
 def vision_split(vision: Any) -> dict[str, int]:
-    """Sizes of the vision tower that the cards of model_parallel share, by name."""
+    """Sizes of the vision tower that are split over the cards of model_parallel, by name."""
     return {
         "num_attention_heads": vision.num_attention_heads,
         "hidden_size": vision.hidden_size,
@@ -163,7 +163,7 @@ def vision_split(vision: Any) -> dict[str, int]:
 
 
 def language_split(llm: Any, vocab_emb_dp: bool) -> dict[str, int]:
-    """Sizes of the language model that the cards of model_parallel share, by name.
+    """Sizes of the language model that are split over the cards of model_parallel, by name.
 
     Args:
         vocab_emb_dp: every card holds the whole vocabulary.
@@ -173,10 +173,10 @@ def language_split(llm: Any, vocab_emb_dp: bool) -> dict[str, int]:
 
 
 def check_split(sizes: Mapping[str, int], model_parallel: int) -> None:
-    """Each of `sizes` can be cut into equal pieces, one for each card of model_parallel.
+    """Check that each of `sizes` can be split evenly over the cards of model_parallel.
 
     Raises:
-        ValueError: some cannot; names all of them.
+        ValueError: some cannot; the message names all of them.
     """
     wrong = [f"{name}={size}" for name, size in sizes.items() if size % model_parallel]
     if wrong:
@@ -200,7 +200,7 @@ def _check_divides(name: str, value: int, by_name: str, by: int) -> None:
 
 
 def check_layers_per_stage(given: Any, stages: int, layers: int) -> None:
-    """Each stage has at least one layer of vision tower or language model, and all stages together `layers`.
+    """Check that each stage has at least one layer, and that the stages add up to `layers`, those of both parts.
 
     Raises:
         ValueError: `given` is not such a list.
@@ -215,10 +215,10 @@ def check_layers_per_stage(given: Any, stages: int, layers: int) -> None:
 
 
 def stages_by_offset(layers: int, offset: int | list[int], stages: int) -> list[int]:
-    """The stage of each layer of one part: `layers // stages` on each stage, plus `offset` (one for all, or one each).
+    """The stage of each layer of one part: `layers // stages` on each stage, plus `offset` (one for all, or a list).
 
     Raises:
-        ValueError: they do not add up to `layers`, or a stage would have fewer than none.
+        ValueError: they do not add up to `layers`, or a stage would have a negative number of layers.
     """
     offsets = offset if isinstance(offset, list) else [offset] * stages
     mean = layers // stages
@@ -232,7 +232,7 @@ def stages_by_offset(layers: int, offset: int | list[int], stages: int) -> list[
 
 
 def check_order(vision: list[int], llm: list[int], stages: int) -> None:
-    """The language model begins on the stage where the vision tower ends, or later: MindSpore's pipeline runs one way.
+    """Check that the language model begins where the vision tower ends, or later: MindSpore's pipeline runs one way.
 
     Args:
         vision, llm: the stage of each of their layers.

@@ -22,7 +22,7 @@ class QwenVLVisionConfig(PretrainedConfig):
     Sizes and their defaults: see sizes.py.
 
     Raises:
-        ValueError: sizes do not fit together, or cannot be shared by the cards of model_parallel.
+        ValueError: sizes do not fit together, or cannot be split evenly over the cards of model_parallel.
     """
 
     model_type = "qwenvl_vision"

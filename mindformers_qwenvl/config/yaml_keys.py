@@ -1,8 +1,7 @@
-"""Keys of a YAML that nothing reads, which are misspelt as a rule. Neither MindFormers nor MindSpore is imported.
+"""Keys of a YAML that nothing reads, usually because they are misspelt. Neither MindFormers nor MindSpore is imported.
 
 What MindFormers knows is read from its source, as text: its defaults (mindformers/tools/register/template.py) and the
-arguments of its classes. Where a section takes whatever it is given, a key is named only if it is much like a known
-one.
+arguments of its classes. Where a section accepts any key, a key is reported only if it closely resembles a known one.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from mindformers_qwenvl.versions import installed
 __all__ = ["WITHOUT_HOST", "known_at_top", "unknown_keys", "warnings_of"]
 
 WITHOUT_HOST = "MindFormers is not installed: the keys of its own sections are compared with the shipped YAMLs alone"
-# Our classes: file, and keys that they take beside the arguments.
+# Our classes: file, and the keys they take beside their arguments.
 OURS = {
     "QwenVLConfig": ("config/qwenvl.py", (*LANGUAGE_MODEL, *OUTER, *HOST, *OLD)),
     "QwenConfig": ("config/language.py", (*SPELLINGS, *HOST, *OLD)),
@@ -38,18 +37,18 @@ OURS = {
     "QwenVLMonitor": ("training/monitor.py", ()),
     "QwenVLAdapterMonitor": ("training/adapters.py", ()),
 }
-# Where classes of MindFormers that a YAML names are.
+# Files of the MindFormers classes that a YAML may name.
 PLACES = ("wrapper/*.py", "core/optim/*.py", "core/lr/*.py", "core/callback/*.py")
 TEMPLATE = "tools/register/template.py"
-# Of this package, or of MindFormers' trainer, and in no template.
+# Keys of this package or of MindFormers' trainer that are in no template.
 TOP = ("eval_task", "tensorboard", "checkpoint", "auto_tune", "filepath_prefix", "autotune_per_step")
 ANYWHERE = ("type", "auto_register")
 OPAQUE = ("pet_config", "image_policy")  # checked where they are read
-ALIKE = 0.86  # save_checkpoint_seconds and save_checkpoint_steps have 0.86, two good keys
+ALIKE = 0.86  # the similarity of save_checkpoint_seconds and save_checkpoint_steps, both valid
 
 
 def unknown_keys(content: Mapping[str, Any]) -> list[str]:
-    """A sentence for each key of a YAML, with its bases merged, that nothing reads.
+    """A sentence for each key that nothing reads, in a YAML with its bases merged.
 
     Args:
         content: see `recipes.read`.
@@ -59,14 +58,14 @@ def unknown_keys(content: Mapping[str, Any]) -> list[str]:
 
 
 def warnings_of(name: object, content: Mapping[str, Any]) -> list[str]:
-    """Lines for a user about the YAML that is called `name`: what `unknown_keys` found, and, where there is no
-    MindFormers to compare with, that."""
+    """Lines for the user about the YAML called `name`: what `unknown_keys` found, and a note if MindFormers is not
+    installed."""
     lines = [f"warning: {name}: {sentence}" for sentence in unknown_keys(content)]
     return lines if installed("mindformers") else [*lines, f"note: {name}: {WITHOUT_HOST}"]
 
 
 def known_at_top() -> set[str]:
-    """Keys at the top of a YAML that something reads."""
+    """Top-level keys of a YAML that something reads."""
     found = installed("mindformers")
     return _Reader(found.folder if found else None)._known({}, "", None)[0]
 
@@ -77,14 +76,14 @@ class _Reader:
         self.template = _template(host) if host else {}
 
     def section(self, content: Mapping[str, Any], path: str, kind: str | None) -> Iterator[str]:
-        """kind: the path with `*` for the numbers of lists, and the type for each of their items."""
+        """kind: the path, with the type of each list item instead of its number."""
         known, closed = self._known(content, path, kind)
         for key, value in content.items():
             where = f"{path}.{key}" if path else str(key)
             if key not in known and key not in ANYWHERE:
                 yield from self._judge(str(key), where, known, closed, content.get("type"))
             if path == "" and key.endswith("_task") and key != "eval_task":
-                continue  # its dataset_config is the dataset's own section, once more
+                continue  # its dataset_config repeats the dataset's own section
             if isinstance(value, Mapping) and key not in OPAQUE:
                 yield from self.section(value, where, f"{kind}.{key}" if kind else str(key))
             elif isinstance(value, list):
@@ -94,7 +93,7 @@ class _Reader:
                         yield from self.section(item, f"{where}[{number}]", f"{name}[{item.get('type')}]")
 
     def _known(self, content: Mapping[str, Any], path: str, kind: str | None) -> tuple[set[str], bool]:
-        """Keys of a section, and whether every other one is wrong."""
+        """The known keys of a section, and whether any other key is an error."""
         name = content.get("type")
         if isinstance(name, str):
             arguments, closed = self._arguments(name)
@@ -145,7 +144,7 @@ def _source(file: Path) -> str:
 def _classes(file: Path) -> dict[str, ast.ClassDef]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in the texts of MindFormers
+            warnings.simplefilter("ignore")  # about escapes in MindFormers' strings
             tree = ast.parse(_source(file))
     except SyntaxError:
         return {}

@@ -4,6 +4,6 @@
 `manager.load_plugins` as soon as `mindformers` has been imported. It loads every installed plugin: this package's own,
 and those of other packages that declare an entry point in the group `mindformers.plugins`.
 
-Environment: MINDFORMERS_PLUGINS (unset: all plugins, empty: none, else a comma list of names) and
+Environment: MINDFORMERS_PLUGINS (unset: all plugins, empty: none, else names separated by commas) and
 MINDFORMERS_PLUGINS_STRICT=1 (a plugin that fails raises, instead of being left out with a warning).
 """

@@ -1,4 +1,4 @@
-"""Finds, loads and calls the MindFormers plugins, each one guarded against the faults of the others."""
+"""Finds, loads and calls the MindFormers plugins; a fault in one does not affect the others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Plugin:
 
 
 class PluginManager(pluggy.PluginManager):
-    """pluggy's manager; a function named `mindformers_register` is a hook without a marker too."""
+    """pluggy's manager; a function named `mindformers_register` is a hook even without a marker."""
 
     def __init__(self):
         super().__init__(hookspec.PROJECT)
@@ -80,7 +80,7 @@ class PluginManager(pluggy.PluginManager):
         if options.get("hookwrapper") or options.get("wrapper"):
             raise TypeError(f"{plugin.entry_point.value}: {HOOK}() is a wrapper of hooks, expected a plain function")
         if (known := self.get_name(module)) is not None:
-            raise ValueError(f"{plugin.entry_point.value} is the module of the plugin {known} already")
+            raise ValueError(f"{plugin.entry_point.value} is already the module of the plugin {known}")
         key = f"{plugin.name} ({plugin.distribution}, {plugin.entry_point.value})"
         self.register(module, key)
         self._plugin_of[key] = plugin
@@ -99,7 +99,7 @@ def load_plugins() -> list[Plugin]:
 
     Raises:
         BaseException: what the first broken plugin raised, if MINDFORMERS_PLUGINS_STRICT=1. Otherwise a broken plugin
-            is logged as one warning and left out, whatever it raised but KeyboardInterrupt.
+            is logged as one warning and left out, whatever it raised except KeyboardInterrupt.
     """
     global _plugins
     if _plugins is None:
@@ -114,7 +114,7 @@ def load_plugins() -> list[Plugin]:
 
 
 def _entry_points() -> Iterable[EntryPoint]:
-    """The entry points of the group; a package whose list of them is damaged has none."""
+    """The entry points of the group; packages whose entry-point list is damaged are left out."""
     try:
         return entry_points(group=GROUP)
     except Exception:
@@ -122,7 +122,7 @@ def _entry_points() -> Iterable[EntryPoint]:
         for distribution in distributions():
             try:
                 name = distribution.name
-                if name not in seen:  # the first one of a name is the one that is imported
+                if name not in seen:  # of several packages with one name, the first is imported
                     found += distribution.entry_points.select(group=GROUP)
                 seen.add(name)
             except Exception as error:
@@ -154,7 +154,7 @@ def _load(plugins: list[Plugin], wanted: set[str] | None) -> None:
 
 
 def _name_the_same(plugins: list[Plugin]) -> None:
-    """Say which plugins have one name: the switches cannot tell them apart. Both are loaded."""
+    """Warn of plugins that share a name: MINDFORMERS_PLUGINS cannot tell them apart. All are loaded."""
     named: dict[str, list[str]] = defaultdict(list)
     for plugin in plugins:
         named[plugin.name].append(f"{plugin.distribution} ({plugin.entry_point.value})")
@@ -175,8 +175,8 @@ def _guarded(plugin: Plugin, step: Callable[[], None]) -> bool:
             raise
         plugin.state, plugin.reason = "broken", _words(error)
         _warn(
-            "MindFormers plugin %s (%s) was %s: %s. Set %s to a comma list of the plugins to load, or to nothing for "
-            "none; %s=1 raises the error.",
+            "MindFormers plugin %s (%s) was %s: %s. Set %s to the plugins to load, separated by commas, or to "
+            "an empty string for none; %s=1 raises the error.",
             plugin.name,
             plugin.distribution,
             "not loaded" if _registered() == before else "loaded only in part",
@@ -208,7 +208,7 @@ def _warn(message: str, *values: Any) -> None:
     """One line through MindFormers' logger: a Python warning would break the import under `python -W error`."""
     try:
         from mindformers.tools.logger import logger
-    except Exception:  # another `mindformers` than the one that is meant
+    except Exception:  # a `mindformers` that is not MindFormers
         sys.stderr.write(f"WARNING - {message % values}\n")
         return
     logger.warning(message, *values)

@@ -15,10 +15,10 @@ OURS = "mindformers_qwenvl."
 
 
 class PluginHook:
-    """First of `sys.meta_path`. It finds nothing itself: it wraps `exec_module` of the loader that the others find.
+    """The first finder in `sys.meta_path`. It finds nothing itself: it wraps `exec_module` of the loader others find.
 
-    Modules of this package count as well: one that is imported before MindFormers imports it half-way, and must be
-    complete before it can be registered. So plugins are loaded when the outermost import has ended.
+    Modules of this package count as well: one that is imported before MindFormers may import MindFormers half-way, and
+    must be complete before it can be registered. So plugins are loaded when the outermost import has ended.
     """
 
     def __init__(self):
@@ -37,9 +37,9 @@ class PluginHook:
         return None
 
     def shadow(self, loader):
-        """Run `loaded` after `loader.exec_module`. On the instance, so that the loader keeps its type."""
+        """Have `loader.exec_module` end with `load`. It is replaced on the instance, so the loader keeps its type."""
         run = getattr(loader, "exec_module", None)
-        if run is None:  # a namespace, or an extension of the old kind
+        if run is None:  # a namespace package, or an old-style loader
             return
 
         def exec_module(module):
@@ -69,7 +69,8 @@ class PluginHook:
                 raise
             warn(
                 "No MindFormers plugin was loaded, because mindformers_qwenvl.discovery failed: %s. Set "
-                "MINDFORMERS_PLUGINS to nothing to do without plugins, MINDFORMERS_PLUGINS_STRICT=1 to see the trace.",
+                "MINDFORMERS_PLUGINS to an empty string to load none, or MINDFORMERS_PLUGINS_STRICT=1 to see the "
+                "traceback.",
                 error,
             )
 
@@ -90,7 +91,7 @@ def warn(message, error):
 
 
 def arm():
-    """Put the hook in place; load at once if MindFormers is there already. A second call changes nothing."""
+    """Put the hook in place; load at once if MindFormers is imported already. A second call changes nothing."""
     if os.environ.get("MINDFORMERS_PLUGINS") == "" or any(isinstance(finder, PluginHook) for finder in sys.meta_path):
         return
     hook = PluginHook()

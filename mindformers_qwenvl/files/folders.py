@@ -1,4 +1,4 @@
-"""Folders that nobody else can write into, and the place of what is kept between runs."""
+"""Folders that only this user can write into, and the cache folder, which is kept between runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["cache_folder", "check_private", "private_folder"]
 
 
 def private_folder(path: Path) -> Path:
-    """The folder `path`, made if need be, that this user alone can write into.
+    """The folder `path`, created if necessary; only this user can write into it.
 
     Raises:
-        OSError: it cannot be made; or it is a link, belongs to another user, or others can write into it.
+        OSError: it cannot be created; or it is a link, belongs to another user, or others can write into it.
     """
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     check_private(path)
@@ -28,7 +28,7 @@ def check_private(path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/mindformers-qwenvl, or that in ~/.cache: see `private_folder`.
+    """$XDG_CACHE_HOME/mindformers-qwenvl or ~/.cache/mindformers-qwenvl, see `private_folder`.
 
     Raises:
         OSError: as `private_folder`, or there is no home folder.

@@ -1,4 +1,4 @@
-"""Locks on files, which go with the process that holds them."""
+"""File locks, which are released when the process that holds them ends."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pathlib import Path
 
 __all__ = ["lock", "lock_file", "locked", "not_in_children"]
 
-# What a file system without locks answers.
+# Errors that a file system without locks gives.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 def lock_file(path: Path) -> Path:
-    """The file for `locked` that stands for `path`: a hidden one beside it, or beside the file that a link leads to."""
+    """The lock file of `path`, for `locked`: a hidden file beside it, or beside its target if it is a link."""
     path = Path(os.path.realpath(path))
     return path.parent / f".{path.name}.lock"
 
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Be the only process, and the only block of this one, that holds the lock file `path`; it is removed at the end.
+    """Hold the lock file `path` in this block alone, of this process and all others; it is removed at the end.
 
-    A process that dies lets go of it. Where the file system has no locks, nobody is kept out.
+    A process that dies releases it. Where the file system has no locks, nobody is kept out.
 
     Args:
         busy: the message of the error: what is in use, and what to do.
 
     Raises:
-        ValueError: another one holds it.
+        ValueError: another process or block holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -53,10 +53,10 @@ def locked(path: Path, busy: str) -> Iterator[None]:
 
 
 def lock(descriptor: int, path: Path) -> bool:
-    """Lock an open file; False if `path` is another file by now, as its last holder has removed it: try again.
+    """Lock an open file; False if `path` is now another file, because the last holder removed it: try again.
 
     Raises:
-        BlockingIOError: another one has locked it.
+        BlockingIOError: it is locked already.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,7 +74,7 @@ _locked: set[int] = set()  # descriptors of locked files
 @contextmanager
 def not_in_children(*descriptors: int) -> Iterator[None]:
     """A process that is forked in this block does not hold the locks of the descriptors: a worker may outlive its
-    parent by a moment, and the next command must not take that for a parent at work."""
+    parent by a moment, and the next command must not conclude that the parent is still at work."""
     _locked.update(descriptors)
     try:
         yield

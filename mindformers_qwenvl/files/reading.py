@@ -1,4 +1,4 @@
-"""Reading whole files that may be anything, and inputs that must not change."""
+"""Reading whole files of unknown content, and checking that inputs do not change meanwhile."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["Inputs", "open_regular", "parse_json", "read_bytes", "read_json", "r
 
 MAX_TEXT = 256 << 20  # bytes of a file that is read whole; larger datasets are read record by record
 MAX_JSON = 16 << 20  # bytes of a config.json, an index of shards and the like
-# How a file begins that holds no text in UTF-8, and what it is.
+# First bytes of files that do not hold the text they should, and what such a file is.
 _FOREIGN = {
-    b"version https://git-lfs.": "a pointer of git-lfs, not the file itself: run `git lfs pull` where it was cloned",
+    b"version https://git-lfs.": "a git-lfs pointer, not the file itself: run `git lfs pull` where it was cloned",
     b"\xff\xfe": "UTF-16, not UTF-8: save it again as UTF-8",
     b"\xfe\xff": "UTF-16, not UTF-8: save it again as UTF-8",
 }
 
 
 def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
-    """A regular file, open for reading. A pipe or a device would never end, or never begin.
+    """A regular file, open for reading. A pipe or a device is refused: reading it might never end, or never begin.
 
     Raises:
         OSError: it cannot be opened.
@@ -40,7 +40,7 @@ def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
 
 @functools.cache
 def _devices_of_the_system() -> frozenset[int]:
-    """Of /proc and /sys, whose files look regular, and some of which wait or have no end."""
+    """Devices of /proc and /sys, whose files look regular, although some block or have no end."""
     return frozenset(os.stat(folder).st_dev for folder in ("/proc", "/sys") if os.path.ismount(folder))  # noqa: PTH116
 
 
@@ -54,7 +54,7 @@ def read_bytes(path: str | os.PathLike[str], most: int = MAX_TEXT) -> bytes:
     with open_regular(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise ValueError(f"{path} is larger than {most:,} bytes, the most that is read")
+        raise ValueError(f"{path} is larger than {most:,} bytes, the limit for such a file")
     return data
 
 
@@ -63,8 +63,8 @@ def read_text(path: str | os.PathLike[str], most: int = MAX_TEXT) -> str:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not a regular file (a pipe or a device would never end), larger than `most` bytes, or not
-            UTF-8; UTF-16 and pointers of git-lfs are named.
+        ValueError: it is not a regular file, is larger than `most` bytes, or is not UTF-8; the message names
+            UTF-16 and git-lfs pointers.
     """
     data = read_bytes(path, most)
     for beginning, what in _FOREIGN.items():
@@ -80,7 +80,7 @@ def parse_json(text: str, where: object) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON, or is nested too deeply; begins with `where`, and gives line and column.
+        ValueError: it is not JSON, or is nested too deeply; the message begins with `where`, and gives line and column.
     """
     try:
         return json.loads(text)
@@ -103,7 +103,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 class Inputs:
-    """Files that are read for long, as they were when this was made: `check` tells whether they still are.
+    """Files that take long to read, as they were when this object was made: `check` tells whether they have changed.
 
     Their size, time of change and identity are compared. Folders, devices and files that do not exist are left out.
     """
@@ -112,13 +112,13 @@ class Inputs:
         self._before = {path: _state(path) for path in map(Path, paths) if path.is_file()}
 
     def only(self, *paths: str | os.PathLike[str]) -> Inputs:
-        """Those of the files that turned out to be read, as they were, and others as they are now."""
+        """The files that turned out to be read: as they were if they are known already, others as they are now."""
         chosen = Inputs(*paths)
         chosen._before |= {path: self._before[path] for path in chosen._before.keys() & self._before.keys()}
         return chosen
 
     def check(self) -> None:
-        """To be called when everything has been read, before a result gets its name.
+        """Call this when everything has been read, before the result gets its name.
 
         Raises:
             ValueError: a file is gone, or has been written to or replaced since.
@@ -126,7 +126,7 @@ class Inputs:
         for path, before in self._before.items():
             if not path.is_file() or _state(path) != before:
                 raise ValueError(
-                    f"{path} changed while it was being read, so the result would mix two states of it: nothing is "
+                    f"{path} changed while it was being read, so the result would mix two states of it: nothing was "
                     "written; run the command again when the file is complete"
                 )
 

@@ -1,9 +1,9 @@
-"""Files that are whole or not there at all.
+"""Writing files that are complete or not there at all.
 
-A file is written under a temporary name beside its own, NAME.PID-N.tmp, and gets its name when it is complete. While it
-is written it is locked: a temporary file without a lock was left by a process that was killed, and the next one that
-writes NAME removes it. Nothing waits for the disk (no fsync): a process may die at any moment, but what was written
-shortly before the power fails may be lost.
+A file is written under a temporary name beside its own, NAME.PID-N.tmp, and gets its name when it is complete. It is
+locked while it is being written: a temporary file without a lock was left by a process that was killed, and the next
+process that writes NAME removes it. Nothing waits for the disk (no fsync): a process may die at any moment without
+harm, but what was written shortly before a power failure may be lost.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check_output(path: str | os.PathLike[str], *needed: str | os.PathLike[str] |
     """Refuse a file that cannot be written, or that would overwrite one of the files `needed`, before any work is done.
 
     Raises:
-        ValueError: it is one of them, under whatever name.
+        ValueError: it is one of them, perhaps under another name.
         OSError: it is a folder, or its folder is missing or not writable.
     """
     path = Path(path)
@@ -62,8 +62,8 @@ def replacing(
     """A file to write, which gets the name `path` when the block ends, and is removed if the block raises.
 
     Args:
-        path: the final name. A file of that name is replaced; if it is a link, the file it leads to is. /dev/stdout, a
-            pipe and the like, which cannot be replaced, are written to.
+        path: the final name. A file of that name is replaced; if it is a link, its target is. /dev/stdout, a pipe and
+            the like cannot be replaced; they are written to directly.
         mode: "w" for text in UTF-8, "wb" for bytes.
         buffering: as for `open`.
         permissions: of a new file, from its first byte on; the process's umask takes some away.
@@ -84,7 +84,7 @@ def replacing(
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-        os.close(descriptor)  # the lock goes last: until then nobody takes the file for a leftover
+        os.close(descriptor)  # the lock is released last: until then nobody takes the file for a leftover
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -103,14 +103,14 @@ def remove_leftovers(path: Path) -> list[Path]:
     """Remove the temporary files of `path` that killed processes left; those being written stay.
 
     Returns:
-        What was removed. Where the file system has no locks nothing is: there is no telling.
+        The removed files. Where the file system has no locks there are none: leftovers cannot be told apart.
     """
     pattern = re.compile(rf"{re.escape(path.name)}(\.\d+(-\d+)?)?\.tmp")
     removed = []
     for file in sorted(path.parent.iterdir()) if path.parent.is_dir() else ():
         if not pattern.fullmatch(file.name) or not file.is_file():
             continue
-        with contextlib.suppress(OSError):  # gone already, or of another user
+        with contextlib.suppress(OSError):  # gone already, or owned by another user
             descriptor = os.open(file, os.O_RDWR)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,14 +21,14 @@ def read(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> dict[str,
 
     `base_config: NAME`, or a list of names, says what the file builds on:
 
-    - A name is relative to the folder of the file that has it.
+    - A name is relative to the folder of the file that contains it.
     - Sections are merged key by key; any other value, a list included, replaces the value of the base.
     - Of several bases, a later one replaces whole top-level sections of an earlier one.
     - A base may have a base of its own.
 
     Args:
         path: the YAML file.
-        changes: such as `parallel_config.data_parallel=16`, made after the bases are merged.
+        changes: such as `parallel_config.data_parallel=16`, applied after the bases are merged.
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: the file, or one of its bases, cannot be opened.
@@ -67,7 +67,7 @@ class _Reader:
             return content
         merged: dict[str, Any] = {}
         for name in _names(content.pop(BASE_CONFIG), path):
-            # Of the path as given: a link is not followed, which is what MindFormers does.
+            # Relative to the path as given: a link is not followed, as in MindFormers.
             merged.update(self.read(os.path.join(os.path.dirname(path), name), (*above, path)))  # noqa: PTH118, PTH120
         return _merge(content, merged, path, "")
 

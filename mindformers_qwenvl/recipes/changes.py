@@ -25,10 +25,10 @@ def has_key(content: Any, key: str) -> bool:
 
 
 def apply_changes(content: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """Make `changes` to `content`, in their order, and return it. Sections that are missing are made.
+    """Make `changes` to `content`, in their order, and return it. Missing sections are created.
 
     Raises:
-        RecipeError: a change is not KEY=VALUE, its value is not YAML, or its key leads through a value.
+        RecipeError: a change is not KEY=VALUE, its value is not YAML, or part of its key is a value, not a section.
     """
     for change in changes:
         key, equals, value = change.partition("=")

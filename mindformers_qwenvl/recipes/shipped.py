@@ -9,7 +9,7 @@ __all__ = ["find", "shipped", "yaml_dir"]
 
 
 def yaml_dir() -> Path:
-    """Their folder: inside the installed package; in a checkout beside it."""
+    """Their folder: inside the installed package, or beside the package in a checkout."""
     package = Path(__file__).parents[1]
     return package / "yaml" if (package / "yaml").is_dir() else package.parent / "yaml"
 
@@ -20,7 +20,7 @@ def shipped() -> list[str]:
 
 
 def find(name: str | os.PathLike[str]) -> Path:
-    """A file of this path, or else the shipped YAML of this name, with or without `.yaml`. It may not exist."""
+    """The file at this path, or else the shipped YAML of this name, with or without `.yaml`. It need not exist."""
     path = Path(name)
     stem = path.name.removesuffix(".yaml")
     if not path.exists() and path.parent == Path() and stem in shipped():

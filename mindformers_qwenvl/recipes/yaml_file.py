@@ -1,4 +1,4 @@
-"""One YAML file, or one YAML value, as plain dicts and lists. Whatever it says, reading it costs little."""
+"""One YAML file, or one YAML value, as plain dicts and lists. Reading it is cheap, whatever it contains."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mindformers_qwenvl.recipes.shipped import shipped
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_VALUES", "RecipeError", "dump", "parse", "read_file"]
 
-MAX_BYTES = 128 * 1024  # of one file; the longest shipped YAML has 20 kB, and 1 MB takes PyYAML a minute
+MAX_BYTES = 128 * 1024  # of one file; the longest shipped YAML is 20 kB, and 1 MB takes PyYAML a minute
 MAX_VALUES = 100_000  # keys and values of one file, with every alias written out
-MAX_DEPTH = 100  # sections or lists within each other
+MAX_DEPTH = 100  # levels of nested sections or lists
 
 
 class RecipeError(ValueError):
@@ -63,7 +63,7 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Stops at MAX_DEPTH, before Python's stack does and before PyYAML has read all the brackets."""
+    """Stops at MAX_DEPTH, before Python's stack overflows and before PyYAML has read all the brackets."""
 
     def __init__(self, text: str, where: str):
         super().__init__(text)
@@ -94,7 +94,7 @@ def parse(text: str, where: str) -> Any:
 
 @lru_cache(maxsize=8)
 def _document(text: str, where: str) -> Any:
-    """`parse`, kept: PyYAML takes 20 ms for a shipped YAML, and a command reads several of them more than once."""
+    """`parse`, cached: PyYAML takes 20 ms for a shipped YAML, and a command reads several of them more than once."""
     try:
         loader = _Loader(text, where)
         node = loader.get_single_node()
@@ -144,5 +144,5 @@ def _copied(value: Any) -> Any:
 
 
 def dump(content: dict[str, Any]) -> str:
-    """The text of a YAML that says `content`, in its order, without comments."""
+    """`content` as the text of a YAML, in its order, without comments."""
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)

@@ -1,4 +1,4 @@
-"""NaN and infinity among the weights that are loaded: the network would answer "!!!!" without a word."""
+"""Finds NaN and infinity among loaded weights: the network would answer "!!!!" without a warning."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SHOWN = 8  # names
 
 
 class FiniteCheck:
-    """Looks at arrays as they are loaded. `numbers`: how many are NaN or infinite; `names`: of the arrays with any.
+    """Looks at arrays as they are loaded. `numbers`: how many are NaN or infinite; `names`: the arrays that have any.
 
-    The product of an array with itself, which NaN and infinity spoil, is one pass at the speed of the memory: 0.2 s for
-    the 1.8 GB of a 448M network in float32. Of float16, the largest exponent is looked at.
+    NaN or infinity anywhere makes the product of an array with itself NaN or infinite. It takes one pass at memory
+    speed: 0.2 s for the 1.8 GB of a 448M network in float32. For float16, the largest exponent is checked instead.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class FiniteCheck:
         flat = np.ascontiguousarray(array).reshape(-1)
         if all(_is_finite(flat[start : start + BLOCK]) for start in range(0, flat.size, BLOCK)):
             return
-        count = int(array.size - np.count_nonzero(np.isfinite(array)))  # large good ones overflow as well
+        count = int(array.size - np.count_nonzero(np.isfinite(array)))  # large finite numbers overflow too
         if count:
             self.numbers += count
             self.names.append(name)
@@ -41,14 +41,14 @@ class FiniteCheck:
             return ""
         names = listed(self.names[:SHOWN]) + (", ..." if len(self.names) > SHOWN else "")
         return (
-            f"{self.numbers:,} of the weights are NaN or infinite, in {len(self.names)} tensors, so that answers will "
+            f"{self.numbers:,} of the weights are NaN or infinite, in {len(self.names)} tensors, so answers will "
             f"be nonsense: {names}. The training diverged, or the conversion overflowed: load an earlier checkpoint, "
-            "or convert in another dtype"
+            "or convert to another dtype"
         )
 
 
 def checked(network: Any) -> FiniteCheck:
-    """The check of a network that has its weights already; the key/value cache is left out."""
+    """The check of a network that already has its weights; the key/value cache is left out."""
     check = FiniteCheck()
     for parameter in network.get_parameters():
         if ".cache." not in parameter.name and "Float" in str(parameter.dtype):

@@ -22,7 +22,7 @@ __all__ = ["convert_map_dict", "convert_name", "convert_weight_dict", "obtain_na
 def convert_name(name: str) -> str:
     """Our (first) name for an original tensor; any other name, ours and optimizer state included, unchanged.
 
-    The host takes a folder for an original one as soon as one name changes here, so ours must not change.
+    The host treats a folder as an original one as soon as one name changes here, so ours must not change.
     """
     try:
         return (to_ours(name) or (name,))[0]
@@ -67,7 +67,7 @@ def _as_parameter(value: Any, name: str) -> Any:
 
 
 def convert_map_dict(source_dict: Mapping[str, str], **_: Any) -> dict[str, str]:
-    """The same for an index: original name -> file becomes our name -> file."""
+    """As `convert_weight_dict`, for an index: original name -> file becomes our name -> file."""
     return {part: file for _name, file, parts in _split(source_dict) for part in parts}
 
 
@@ -75,7 +75,7 @@ def obtain_name_map(load_checkpoint_files: Iterable[str]) -> dict[str, str]:
     """Our name -> name in the files, for the host's distributed loading.
 
     Raises:
-        ValueError: the files are original ones: some of their tensors are three of ours, which no map of names can say.
+        ValueError: the files are original ones: some tensors become three of ours, which a map of names cannot say.
     """
     from safetensors import safe_open
 
@@ -92,10 +92,10 @@ def obtain_name_map(load_checkpoint_files: Iterable[str]) -> dict[str, str]:
 
 
 def refuse_incomplete(path: str, key: str = "load_checkpoint") -> None:
-    """Raise ValueError if the folder `path`, which the setting `key` names, lacks shards or tensors; reads headers.
+    """Raise ValueError if the folder `path`, given by the setting `key`, lacks shards or tensors. Reads only headers.
 
     MindFormers would warn of missing tensors and train on with random ones. Folders of ranks, and folders without
-    original names, may hold a part on purpose: of these only the index is checked.
+    original names, may hold only a part on purpose: for these, only the index is checked.
     """
     folder = Path(path)
     if not folder.is_dir() or folder.name.startswith("rank_") or any(folder.glob("rank_*")):

@@ -2,8 +2,8 @@
 
 Most of its names are ours. The differences:
 
-- the vision tower's fused `attn.in_proj`, interleaved per head, is there `attn.dense1`, `dense2`, `dense3`: q, k and v
-  of all heads;
+- the vision tower's fused `attn.in_proj`, interleaved per head, is three tensors, `attn.dense1`, `dense2`, `dense3`: q,
+  k and v of all heads;
 - the resampler's `attn.wq`, `wk`, `wv` are called `attn.dense1`, `dense2`, `dense3`;
 - either's output (`out_proj`, `wo`) is called `attn.projection`, its weight transposed;
 - with `qkv_concat` the language model's `attention.wq`, `wk`, `wv` are one `attention.w`: rows [q; k; v];
@@ -37,7 +37,7 @@ _OURS = ("wq", "wk", "wv")
 
 
 def is_in_tree(names: Iterable[str]) -> bool:
-    """Whether any of `names` is one that the in-tree port alone has."""
+    """Whether any of `names` is one that only the in-tree port has."""
     return any(pattern.fullmatch(name) for name in names for pattern in (_VISION, _POOL, _CONCAT))
 
 
@@ -45,7 +45,7 @@ def as_ours(checkpoint: Checkpoint, config: dict[str, Any]) -> Readable:
     """`checkpoint`, or a view of it in our names and shapes if it is one of the in-tree port.
 
     Args:
-        config: the original config.json: how many heads the vision tower has, how large the vocabulary is.
+        config: the original config.json, which gives the vision tower's number of heads and the size of the vocabulary.
 
     Raises:
         ValueError: a part of a tensor is missing, or parts do not fit together.
@@ -54,7 +54,7 @@ def as_ours(checkpoint: Checkpoint, config: dict[str, Any]) -> Readable:
 
 
 def refuse_in_tree(path: str | os.PathLike, key: str = "load_checkpoint") -> None:
-    """Raise ValueError if `path`, which the setting `key` names, is of the in-tree port.
+    """Raise ValueError if `path`, which the setting `key` names, is a checkpoint of the in-tree port.
 
     MindFormers would load the names it knows, log the rest, and go on with random attention. A path that cannot be read
     is left to MindFormers.
@@ -65,9 +65,9 @@ def refuse_in_tree(path: str | os.PathLike, key: str = "load_checkpoint") -> Non
         return
     if is_in_tree(names):
         raise ValueError(
-            f"{key}: {path} is of the Qwen-VL that was part of MindFormers up to 1.5, with other names, like "
-            "vision_encoder.attn_pool.attn.dense1.weight. Convert it once and load the result: `mindformers-qwenvl "
-            f"convert-weight --input_path {path} --config QWEN_VL_FOLDER --output_path NEW.ckpt`, with the folder that "
+            f"{key}: {path} is a checkpoint of the Qwen-VL that was part of MindFormers up to 1.5, with other names, "
+            "such as vision_encoder.attn_pool.attn.dense1.weight. Convert it once and load the result: `mindformers-qwenvl "
+            f"convert-weight --input_path {path} --config QWEN_VL_FOLDER --output_path NEW.ckpt`, where QWEN_VL_FOLDER "
             "holds the original config.json"
         )
 
@@ -144,8 +144,8 @@ class InTreeCheckpoint(Readable):
         if len(infos) > 1 or rows % self._heads:
             found = ", ".join(f"{part} {stored[part].dtype} {list(stored[part].shape)}" for part in parts)
             raise ValueError(
-                f"{self.path}: {found}: these three become one tensor: dtype and shape must be equal, and "
-                f"{self._heads} heads must divide the rows"
+                f"{self.path}: {found}: these three become one tensor, so their dtypes and shapes must be "
+                f"equal, and their rows divisible by {self._heads} heads"
             )
         head = rows // self._heads * math.prod(rest)
         pieces = [_Piece(part, i * head, (i + 1) * head) for i in range(self._heads) for part in parts]
@@ -153,7 +153,7 @@ class InTreeCheckpoint(Readable):
 
     def _put(self, ours: str, info: TensorInfo, pieces: list[_Piece]) -> None:
         if ours in self.tensors:
-            raise ValueError(f"{self.path} holds {ours} twice, as {pieces[0].name} too: it mixes two checkpoints")
+            raise ValueError(f"{self.path} holds {ours} twice, also as {pieces[0].name}: it mixes two checkpoints")
         self.tensors[ours], self._pieces[ours] = info, tuple(pieces)
 
     def stored(self, name: str) -> tuple[str, ...]:
@@ -173,7 +173,7 @@ class InTreeCheckpoint(Readable):
             start = max(0, start - size)
 
     def _turned(self, stored: str) -> np.ndarray:
-        """The stored matrix, transposed and flat. The last one is kept: its blocks are asked for one after another."""
+        """The stored matrix, transposed and flat. The last one is kept: its blocks are read one after another."""
         with self._reading:
             if self._last is None or self._last[0] != stored:
                 self._last = None  # one at a time in memory
@@ -182,7 +182,7 @@ class InTreeCheckpoint(Readable):
             return self._last[1]
 
     def copy_to(self, descriptor: int, position: int, name: str, start: int, count: int) -> bool:
-        """As `Readable.copy_to`, for what is stored as we have it."""
+        """As `Readable.copy_to`, for tensors that are stored in our form."""
         pieces = self._pieces[name]
         if name in self._transposed or len(pieces) > 1:
             return False

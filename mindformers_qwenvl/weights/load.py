@@ -20,7 +20,7 @@ __all__ = ["load_original"]
 def load_original(directory: str | os.PathLike, dtype: str = "fp32") -> Iterator[tuple[str, np.ndarray]]:
     """The parameters of this network from an original HuggingFace directory, one at a time, without converting files.
 
-    A directory with our own names, as `convert` writes it, is read too.
+    A directory with our own names, as `convert` writes it, can be read too.
 
     Args:
         directory: config.json and the shards.
@@ -34,7 +34,7 @@ def load_original(directory: str | os.PathLike, dtype: str = "fp32") -> Iterator
         ValueError, FileNotFoundError: as `convert`.
     """
     if dtype not in ("fp32", "fp16"):
-        raise ValueError(f"dtype {dtype!r}: expected fp32 or fp16 (numpy has no bfloat16: take fp32 and cast)")
+        raise ValueError(f"dtype {dtype!r}: expected fp32 or fp16 (numpy has no bfloat16: use fp32 and cast)")
     settings = read_original(directory)
     checkpoint = opened(Path(directory), settings)
     found = layout(checkpoint.tensors, str(directory))

@@ -123,7 +123,7 @@ _TRAINING_NAMES = {
 
 
 def _pattern(name: str) -> tuple[str, str | None]:
-    """`transformer.h.12.ln_1.weight` -> (`transformer.h.{}.ln_1.weight`, `12`); a name has one layer number at most."""
+    """`transformer.h.12.ln_1.weight` -> (`transformer.h.{}.ln_1.weight`, `12`); a name has at most one layer number."""
     match = _LAYER.search(name)
     if match is None or "{}" in name:
         return name, None
@@ -169,7 +169,7 @@ def is_training_state(name: str) -> bool:
 
 
 def layout(names: Iterable[str], where: str) -> str:
-    """`"original"` or `"ours"`: the layout that more of `names` belong to.
+    """`"original"` or `"ours"`: the layout to which more of `names` belong.
 
     Raises:
         ValueError: neither layout has any of them. The message says `where` they come from.

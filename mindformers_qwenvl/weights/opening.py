@@ -1,4 +1,4 @@
-"""A checkpoint of whatever kind, opened as one of the original's names or ours, with plain numbers."""
+"""Opens a checkpoint of any kind as one with the original's names or ours, and with plain numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Overlay = Callable[[Readable, dict[str, Any], str | None], Readable]
 
 
 def opened(path: Path, config: dict[str, Any], strategy: str | os.PathLike | None = None) -> Readable:
-    """The checkpoint at `path`: as it is, or a view of it where it is quantised or of the in-tree port.
+    """The checkpoint at `path`: as it is, or a view of it if it is quantised or comes from the in-tree port.
 
     Raises:
         ValueError, FileNotFoundError: see `Checkpoint`, `as_numbers` and `as_ours`.

@@ -21,7 +21,7 @@ class Place(NamedTuple):
 
     Attributes:
         part: VISION, RESAMPLER or LANGUAGE.
-        layer: number of the layer, from 0; None for what is in none.
+        layer: number of the layer, from 0; None outside the layers.
         after_layers: it comes after the layers: the tower's last norm and projection, the resampler, the head.
     """
 
@@ -80,7 +80,7 @@ def rate_factors(names: Sequence[str], decay: float) -> tuple[float, ...]:
 
     Layer l (from 0) of the L layers of the vision tower has decay ** (L - l), what comes before them decay ** (L + 1).
     All else has 1: the language model, and what follows the tower's layers, such as the resampler. This is BEiT's form
-    of layer-wise decay (arXiv 2106.08254, optim_factory.py); Qwen-VL's Table 8 gives the number alone.
+    of layer-wise decay (arXiv 2106.08254, optim_factory.py); Qwen-VL's Table 8 gives only the number.
 
     Raises:
         ValueError: decay is not above 0 and at most 1.

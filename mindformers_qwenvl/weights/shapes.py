@@ -14,7 +14,7 @@ __all__ = ["check_shapes", "original_shapes", "our_shapes", "whole_number"]
 
 Shape = tuple[int, ...]
 
-MOST_LAYERS = 10_000  # more is a typing error, and their names would fill the memory
+MOST_LAYERS = 10_000  # more is a typing error, and the names of so many would fill the memory
 MOST_RATIO = 1_000
 
 
@@ -24,7 +24,7 @@ def original_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     Source: modeling_qwen.py and visual.py of the original.
 
     Raises:
-        ValueError: the config lacks a field, or one is not a number in its range; names it.
+        ValueError: the config lacks a field, or one is not a number in its range; the message names it.
     """
     try:
         if not isinstance(visual := config["visual"], Mapping):

@@ -12,7 +12,7 @@ from mindformers_qwenvl.weights.parts import is_norm
 __all__ = ["model_parallel_axis", "optimizer_parallel_shares"]
 
 ROWS, COLUMNS = 0, 1  # of a product y = x W^T, the outputs and the inputs; `proj` is used as x W
-# What is not here is whole on every card.
+# Everything else is whole on every card.
 _CUT = (
     (r"(?:wte\.embedding_weight|lm_head\.weight)$", ROWS),  # with vocab_emb_dp: whole
     (r"\.w[qkv]\.(?:weight|bias)$", ROWS),
@@ -43,5 +43,5 @@ def model_parallel_axis(name: str, vocab_emb_dp: bool = False) -> int | None:
 
 
 def optimizer_parallel_shares(name: str) -> bool:
-    """Whether optimizer parallelism may share out the parameter `name` by its rows."""
+    """Whether optimizer parallelism may split the rows of the parameter `name` over cards."""
     return not is_norm(name) and _NEVER_SHARED.search(name) is None

@@ -111,8 +111,8 @@ def changed(name: str, value):
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (without(f"{C_ATTN}.lora_A.weight"), "without its partner lora_A"),
-        (without(f"{C_ATTN}.lora_B.weight"), "without its partner lora_B"),
+        (without(f"{C_ATTN}.lora_A.weight"), "its partner lora_A is missing"),
+        (without(f"{C_ATTN}.lora_B.weight"), "its partner lora_B is missing"),
         (changed(f"{C_ATTN}.lora_B.weight", np.zeros((768, 4), np.float32)), "[768, 4]"),
         (changed(f"{C_ATTN}.lora_A.weight", np.zeros((8, 255), np.float32)), "[8, 255]"),
         (changed(f"{C_ATTN}.lora_B.bias", np.zeros(768, np.float32)), "lora_B.bias"),

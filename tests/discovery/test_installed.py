@@ -181,7 +181,7 @@ def test_a_checkout_of_another_version_is_named(installed, tmp_path, checkout):
     done = installed.run("-c", f"import mindformers{FOUND}", cwd=tmp_path)
     assert lines(done, "FOUND") == ["FOUND QwenVL"]
     (line,) = lines(done, "hides the installed")
-    assert f"takes {folder}, version 9.0.1, which hides the installed MindFormers {VERSION} in" in line
+    assert f"finds {folder}, version 9.0.1, which hides the installed MindFormers {VERSION} in" in line
 
 
 @pytest.mark.slow

@@ -248,7 +248,7 @@ def test_one_module_under_two_names_is_loaded_once(monkeypatch, logged):
     called = points(monkeypatch, ("a", "made_up_one", Package), ("b", "made_up_one", Package))
     assert [plugin.state for plugin in manager.load_plugins()] == ["loaded", "broken"]
     assert called == ["made_up_one"]
-    assert "made_up_one is the module of the plugin a (some-package 3.1, made_up_one) already" in logged[0]
+    assert "made_up_one is already the module of the plugin a (some-package 3.1, made_up_one)" in logged[0]
 
 
 def test_a_package_without_metadata(monkeypatch, logged):

@@ -17,7 +17,7 @@ from mindformers_qwenvl.files import read_json, read_text
         (b"[" * 200_000, "nested too deeply"),
         (b"1" * 10_000, "is not JSON: Exceeds the limit"),
         ('{"a": 1}'.encode("utf-16"), "is UTF-16, not UTF-8"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a pointer of git-lfs"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a git-lfs pointer"),
         (b'{"a": "\xff"}', "not UTF-8: invalid start byte at byte 7"),
         (b"", "is not JSON: Expecting value at line 1 column 1"),
     ],

@@ -26,7 +26,7 @@ def test_they_are_counted_in_each_dtype_and_large_numbers_are_not():
     check.look("empty", np.zeros(0, np.float32))
     assert (check.numbers, check.names) == (6, ["bad.float32", "bad.float16"])
     assert check.sentence().startswith(
-        "6 of the weights are NaN or infinite, in 2 tensors, so that answers will be nonsense: bad.float32, bad.float16"
+        "6 of the weights are NaN or infinite, in 2 tensors, so answers will be nonsense: bad.float32, bad.float16"
     )
     assert FiniteCheck().sentence() == ""
 

@@ -50,7 +50,7 @@ def convert(
     Args:
         input_path: folder or file to read: safetensors, PyTorch, or MindSpore .ckpt; or the `rank_*` folders of a
             distributed training, which become one checkpoint, of our layout or with `reverse` of the original. Either
-            may also be of the port in MindFormers' own tree, see in_tree.py.
+            may also come from the port in MindFormers' own tree, see in_tree.py.
         output_path: a `.safetensors` or `.ckpt` file, or a folder for shards of `max_shard_size` bytes.
         dtype: `fp16`, `bf16`, `fp32`; None keeps each tensor's own.
         verify: read the result back and compare it with the source.
@@ -62,7 +62,7 @@ def convert(
     Raises:
         ValueError, FileNotFoundError: see `Checkpoint`, `make_plan` and `WorkFolder`; or the output
             would overwrite the input, has an unsupported suffix, or is being written by another conversion; or a file
-            of the input changed meanwhile, and the output does not get its name.
+            of the input changed meanwhile, in which case the output does not get its name.
         OSError: the result does not fit the disk.
     """
     started = time.perf_counter()
@@ -128,7 +128,7 @@ def _write_file(
     entries = [target.entry for target in targets]
     plan = ckpt_layout(entries) if path.suffix == ".ckpt" else safetensors_layout(entries, _form(reverse))
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)  # of a conversion that was killed: gigabytes
+    remove_leftovers(path)  # of a conversion that was killed: they may be gigabytes
     check_space(path, plan.size)
     with replacing(path, buffering=0) as file:
         counts = _fill(file, plan, checkpoint, targets, tick)
@@ -200,7 +200,7 @@ def _copy_companions(source: Path, output: Path) -> None:
 
 
 def _check_vocabulary(source: Path, settings: Mapping[str, Any]) -> None:
-    """Raise ValueError if the vocabulary that is handed on is that of another model than config.json."""
+    """Raise ValueError if the vocabulary to be copied belongs to another model than config.json."""
     file = (source if source.is_dir() else source.parent) / FILE_NAME
     if file.is_file():
         check_file(file, settings["visual"].get("image_start_id"), f"the model of {source}")

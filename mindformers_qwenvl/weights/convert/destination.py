@@ -16,7 +16,7 @@ FILES = (".safetensors", ".ckpt")  # what is written as one file; any other outp
 
 
 def check_destination(source: Path, output: Path, reverse: bool) -> None:
-    """Refuse an output that is wrong by its path alone.
+    """Refuse an output whose path alone shows that it is wrong.
 
     Raises:
         ValueError: it is the input or a file of it, or has an unsupported suffix.
@@ -47,13 +47,13 @@ def check_read(output: Path, inputs: Sequence[Path]) -> None:
 
 
 def _lies_in(file: Path, folder: Path) -> bool:
-    """Whether `file` is in `folder`, as it is named or as what a link leads to, or in its working folder."""
+    """Whether `file`, or its target if it is a link, is in `folder` or in its working folder."""
     places = (folder.resolve(), folder.resolve() / UNFINISHED)
     return file.parent.resolve() in places or file.resolve().parent in places
 
 
 def check_space(output: Path, needed: int, left_over: Sequence[Path] = ()) -> None:
-    """Refuse to begin when the disk has too little room.
+    """Refuse to begin if the disk has too little room.
 
     Args:
         left_over: files of an earlier run that will be overwritten if they exist: their room counts as free.
@@ -77,6 +77,6 @@ def locked(output: Path) -> AbstractContextManager[None]:
     Raises:
         ValueError: another one is writing it.
     """
-    # Inside a folder, as the place beside it may not be writable; beside a file.
+    # For a folder, inside it, since its parent may not be writable; for a file, beside it.
     lock = files.lock_file(output) if output.suffix in FILES else output.resolve() / "conversion.lock"
     return files.locked(lock, f"{output}: another conversion is writing it; wait for it or give another output path")

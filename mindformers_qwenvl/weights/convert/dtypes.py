@@ -1,6 +1,6 @@
 """Number formats of weights and exact casts between them, in numpy alone.
 
-numpy has no bfloat16: a BF16 array is carried as the uint16 of its bits. Dtypes go by their safetensors codes.
+numpy has no bfloat16: a BF16 array is carried as the uint16 of its bits. Dtypes are named by their safetensors codes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def new_scratch() -> np.ndarray:
 
 
 def cast_into(array: np.ndarray, source: str, result: np.ndarray, target: str, scratch: np.ndarray) -> int:
-    """`cast` of [n] into the contiguous `result` [n]; nothing of its size is allocated.
+    """As `cast`, into the contiguous `result` [n]; no other array of that size is allocated.
 
     Args:
         scratch: from `new_scratch`, one for each thread.
@@ -93,7 +93,7 @@ def not_finite(array: np.ndarray, code: str) -> int:
     """How many numbers of a contiguous array (dtype code `code`) are NaN or infinite."""
     bits = array.view(np.uint32 if code == "F32" else np.uint16)
     no_sign = bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
-    # The largest of either sign, see `_overflow`: two passes that allocate nothing, for there is seldom any.
+    # The largest of either sign, see `_overflow`: two passes that allocate nothing, and mostly there is none.
     signed = bits.view(np.int32 if code == "F32" else np.int16)
     if not bits.size or (signed.max() < _INFINITY[code] and bits.max() & no_sign < _INFINITY[code]):
         return 0
@@ -101,7 +101,7 @@ def not_finite(array: np.ndarray, code: str) -> int:
 
 
 def _overflow(block: np.ndarray, source: str, result: np.ndarray, target: str) -> int:
-    # The largest of either sign: as signed numbers the positive come last, as unsigned ones the negative.
+    # The largest of either sign: as signed integers, positive floats come last; as unsigned ones, negative floats.
     if result.view(np.int16).max() < _INFINITY[target] and result.view(np.uint16).max() & _NO_SIGN < _INFINITY[target]:
         return 0
     magnitude = result.view(np.uint16) & _NO_SIGN
@@ -110,7 +110,7 @@ def _overflow(block: np.ndarray, source: str, result: np.ndarray, target: str) -
 
 def _to_bf16(values: np.ndarray, result: np.ndarray, rounded: np.ndarray) -> None:
     bits = values.view(np.uint32)
-    # Round half to even on the 16 bits that go. A carry out of the mantissa gives the next exponent, or infinity.
+    # Round half to even on the 16 bits to drop. A carry out of the mantissa gives the next exponent, or infinity.
     np.right_shift(bits, 16, out=rounded)
     np.bitwise_and(rounded, 1, out=rounded)
     np.add(rounded, 0x7FFF, out=rounded)
@@ -152,7 +152,7 @@ def _to_f16(values: np.ndarray, result: np.ndarray, sums: np.ndarray, powers: np
     sign = powers.view(np.uint16)[: values.size]
     np.bitwise_and(bits.view(np.uint16)[1::2], np.uint16(0x8000), out=sign)  # the upper halves: little-endian
     np.bitwise_or(half, sign, out=half)
-    if largest < 0x477FF000:  # 65,520, the first nearer to infinity, plus existing inf and NaN
+    if largest < 0x477FF000:  # 65,520: from here on the result is infinite; inf and NaN are above it too
         return 0
     beyond = np.flatnonzero((bits & 0x7FFFFFFF) >= 0x477FF000)
     with np.errstate(over="ignore", invalid="ignore"):

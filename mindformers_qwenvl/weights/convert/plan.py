@@ -34,7 +34,7 @@ def make_plan(
         The tensors of the result, and the names of source tensors that are dropped on purpose.
 
     Raises:
-        ValueError: missing, unknown or wrong-shaped tensors, or other than FP16, BF16 and FP32; all are listed.
+        ValueError: tensors are missing, unknown, wrong-shaped, or not FP16, BF16 or FP32; the message lists them.
     """
     drop = is_training_state if source == "ours" else is_dropped
     dropped = [name for name in checkpoint if drop(name)]

@@ -19,7 +19,7 @@ class Report:
         step_file: for the ranks of a training, the file of the first rank.
         later: files of later steps, not read because not every rank has them.
         overflow: written tensor -> finite values that became infinite.
-        not_finite: written tensor -> values that were NaN or infinite in the input already.
+        not_finite: written tensor -> values that were already NaN or infinite in the input.
     """
 
     source: Path
@@ -63,7 +63,7 @@ class Report:
             later = listed([str(file.relative_to(file.parent.parent)) for file in self.later])
             lines.append(
                 f"WARNING  {later}: later, but not read because not every rank has it. Was the training stopped while "
-                "it was saving? If other ranks are of an older training, move their folders away"
+                "it was saving? If other ranks belong to an older training, move their folders away"
             )
         if self.padding:
             rows = [f"{name} ({count:,})" for name, count in self.padding.items()]

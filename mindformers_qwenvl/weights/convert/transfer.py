@@ -1,7 +1,7 @@
-"""Moving the numbers: blocks are read, cast and written (or compared) by as many threads as there are processors.
+"""Moving the numbers: blocks are read, cast and written (or compared) by up to four threads.
 
-Reading, numpy and writing all let other threads run, and every block has its place in the result beforehand, so the
-threads do not wait for each other. Each has buffers of one block, and nothing else grows with the size of the weights.
+Reading, numpy and writing all let other threads run, and the place of every block in the result is known beforehand,
+so the threads do not wait for each other. Each has buffers of one block, whatever the size of the weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Progress = Callable[[str, int], None]
 """Called with a tensor's name and the bytes done since the last call; never by two threads at once."""
 
 Counts = dict[str, dict[str, int]]
-"""`overflow`: tensor -> finite values that became infinite; `not_finite`: tensor -> values NaN or infinite before."""
+"""`overflow`: tensor -> finite values that became infinite; `not_finite`: tensor -> NaN or infinite in the input."""
 
 Ranges = tuple[tuple[int, int], ...]
 BLOCK = 1 << 18  # numbers read and written at a time
@@ -33,7 +33,7 @@ _CHUNK = 16  # blocks that a thread takes at a time; without a cast the system c
 
 
 class _Step(NamedTuple):
-    """One block: where it comes from, and the byte where it goes to."""
+    """One block: where it comes from, and the byte position it goes to."""
 
     target: Target
     source: str
@@ -98,7 +98,7 @@ def _run(
     after: Callable[[_Step, _Buffers], None] = lambda step, buffers: None,
     threads: int = 4,
 ) -> Iterator[tuple[Target, int]]:
-    """The sum of what `work` returns for each target, chunk by chunk; where `shortcut` did it, `after` instead."""
+    """For each chunk, its target and the sum of what `work` returns; where `shortcut` did it, `after` runs instead."""
     buffers, telling = _Buffers(), threading.Lock()
 
     def chunk_of_blocks(steps: list[_Step]) -> int:
@@ -193,6 +193,6 @@ def compare(checkpoint: Readable, targets: Iterable[Target], written: Readable, 
 def write_all(descriptor: int, data: bytes | memoryview, position: int) -> None:
     """Write `data` at `position`, however many calls that takes."""
     view = memoryview(data)
-    while view:  # a write may take less than it is given: Linux stops at 2 GiB
+    while view:  # a call may write less than it is given: Linux stops at 2 GiB
         count = os.pwrite(descriptor, view, position)
         view, position = view[count:], position + count

@@ -2,7 +2,7 @@
 
 Shards are written in a working folder inside the output folder, with a manifest of what they were made from. When all
 are complete they get their final names, and the index comes last. A rerun with the same options and inputs (by name,
-size and time of change) continues after the complete shards; any other starts anew.
+size and time of change) continues after the complete shards; any other run starts anew.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mindformers_qwenvl.weights.formats.reader import SAFETENSORS_INDEX
 __all__ = ["MINDSPORE_INDEX", "UNFINISHED", "WorkFolder", "fingerprint"]
 
 MINDSPORE_INDEX = "param_name_map.json"  # what MindSpore reads where HuggingFace reads model.safetensors.index.json
-RECORD = "conversion.json"  # names our files, so that a rerun replaces these and never a user's own
+RECORD = "conversion.json"  # names our files, so that a rerun replaces only these and never a user's own
 UNFINISHED = "conversion.unfinished"
-FORM = 2  # of the manifest
+FORM = 2  # version of the manifest
 
 
 def fingerprint(inputs: Sequence[Path], result: object) -> str:
@@ -78,7 +78,7 @@ class WorkFolder:
     def write(self, name: str, write: Callable[[IO[bytes]], dict[str, Any]]) -> dict[str, Any]:
         """Have `write` write the shard `name`: it gets the open file and returns what it counted, a JSON value.
 
-        Unlike `files.replacing` this leaves the file of an interruption: a rerun writes over it, so its room is known.
+        Unlike `files.replacing`, this leaves an interrupted file in place: a rerun overwrites it, so its room is known.
         """
         unfinished = self._work / f"{name}.tmp"
         with unfinished.open("wb", buffering=0) as file:
@@ -91,7 +91,7 @@ class WorkFolder:
     def publish(self, weight_map: Mapping[str, str], total_size: int, form: str) -> list[Path]:
         """Give the shards their final names, and write the index (for our layout, MindSpore's too).
 
-        What an earlier run wrote is removed first, the index before the shards: there is never an index over a mixture.
+        What an earlier run wrote is removed first, the index before the shards: an index never covers a mixture.
 
         Raises:
             FileNotFoundError: a shard that was written is gone; nothing has been changed.
@@ -125,7 +125,7 @@ class WorkFolder:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a file of an earlier run; empty if there is none, or it was not written here."""
+    """The content of a file of an earlier run; empty if there is none, or if it is not one of ours."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):

@@ -1,8 +1,8 @@
-"""MindSpore's .ckpt without MindSpore: a protobuf message of few fields, read and written in place.
+"""MindSpore's .ckpt without MindSpore: a protobuf message with few fields, read and written in place.
 
 Schema (mindspore/train/checkpoint_pb2.py): a file is `repeated Value value = 1`; Value is `string tag = 1` and
 `Tensor tensor = 2`; Tensor is `repeated int64 dims = 1`, `string tensor_type = 2`, `bytes tensor_content = 3`. A tensor
-of more than 512 MiB is several values in a row with the same tag.
+of more than 512 MiB is split into several consecutive values with the same tag.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mindformers_qwenvl.weights.formats.weight_file import MOST_SIDES, StoredTen
 
 __all__ = ["SLICE", "Fields", "ckpt_tensors", "value_header"]
 
-SLICE = 1 << 29  # the bytes of a tensor in one value, at most; as in MindSpore
+SLICE = 1 << 29  # at most so many bytes of a tensor in one value, as in MindSpore
 
 _CODES = {"Float16": "F16", "BFloat16": "BF16", "Float32": "F32"}
 _KINDS = {code: kind for kind, code in _CODES.items()}
@@ -26,7 +26,7 @@ _CRC_BYTES = 17  # `crc_num` and ten digits, which MindSpore appends on request
 
 
 class Fields:
-    """Fields of the messages in a file, of which only tags and lengths are read."""
+    """The fields of the messages in a file; only tags and lengths are read."""
 
     def __init__(self, descriptor: int):
         self._descriptor = descriptor
@@ -45,7 +45,7 @@ class Fields:
             elif wire in (_FIXED64, _FIXED32):
                 length = 8 if wire == _FIXED64 else 4
             else:
-                raise ValueError(f"wire type {wire} at byte {start:,}")
+                raise ValueError(f"unknown wire type {wire} at byte {start:,}")
             if start + length > stop:
                 raise ValueError(f"it ends inside a field of {length:,} bytes at byte {start:,}")
             yield number, wire, start, length
@@ -63,7 +63,7 @@ class Fields:
             value |= (byte & 0x7F) << 7 * place
             if byte < 0x80:
                 return value, start + place + 1
-        raise ValueError(f"no number at byte {start:,}")
+        raise ValueError(f"expected a number at byte {start:,}")
 
     def varints(self, start: int, length: int) -> Iterator[int]:
         """The numbers of a packed field."""
@@ -95,11 +95,11 @@ def _tensors(fields: Fields, size: int) -> dict[str, StoredTensor]:
     last = None
     for number, wire, start, length in fields(0, size):
         if (number, wire) != (1, _BYTES):
-            raise ValueError(f"field {number} where a tensor should be")
+            raise ValueError(f"found field {number} where a tensor should be")
         name, stored = _value(fields, start, start + length)
         if name in tensors:
             if name != last or tensors[name][:2] != stored[:2]:
-                raise ValueError(f"{name} is there twice")
+                raise ValueError(f"{name} appears twice")
             stored = stored._replace(ranges=tensors[name].ranges + stored.ranges)
         tensors[name] = stored
         last = name
@@ -115,7 +115,7 @@ def _tensors(fields: Fields, size: int) -> dict[str, StoredTensor]:
 
 
 def _value(fields: Fields, start: int, stop: int) -> tuple[str, StoredTensor]:
-    name, stored = "", StoredTensor("a table", (), ())  # a value without a tensor is a hash table of MindSpore's
+    name, stored = "", StoredTensor("a table", (), ())  # a value without a tensor is one of MindSpore's hash tables
     for number, wire, at, length in fields(start, stop):
         if (number, wire) == (1, _BYTES):
             name = fields.read(at, length).decode("utf-8")
@@ -144,7 +144,7 @@ def value_header(name: str, dtype: str, shape: tuple[int, ...], length: int) -> 
 
     Args:
         dtype: F16, BF16 or F32.
-        shape: of the whole tensor, of which the numbers may be a slice.
+        shape: of the whole tensor; the numbers may be a slice of it.
     """
     dims = b"".join(b"\x08" + _encoded(side) for side in shape or (0,))
     tensor = dims + _field(2, _KINDS[dtype].encode()) + b"\x1a" + _encoded(length)

@@ -1,15 +1,15 @@
 """GPTQ checkpoints, such as Qwen-VL-Chat-Int4, read as if their matrices were stored as numbers. numpy alone.
 
-A matrix W [out, in] is stored as (AutoGPTQ's layout; 32 bits of an int32 are filled from the lowest on):
+A matrix W [out, in] is stored as (AutoGPTQ's layout; an int32 is filled from its lowest bits on):
 
     qweight  int32 [in * bits / 32, out]       q of each input, packed along the inputs
     qzeros   int32 [groups, out * bits / 32]   zero - 1 of each group of inputs, packed along the outputs
     scales   float16 [groups, out]
-    g_idx    int32 [in]                        the group of each input; may be left out where groups lie in order
-    bias     float16 [out]                     of zeros where the model has none
+    g_idx    int32 [in]                        the group of each input; may be left out if groups are in order
+    bias     float16 [out]                     all zeros if the model has none
 
-and W = (q - zero) * scale. It is read here as float32, which holds these numbers exactly. Of a matrix the packed form
-is in memory, an eighth of the numbers at 4 bits; rows of W are unpacked as they are asked for.
+and W = (q - zero) * scale. It is read here as float32, which holds these numbers exactly. Only the packed form
+of a matrix is in memory, an eighth of the size at 4 bits; rows of W are unpacked when they are read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BITS = (2, 3, 4, 8)
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
 KEPT = 2  # matrices kept in their packed form: threads may be at the end of one and the beginning of the next
 ROWS, PAIR_ROWS = 32, 64  # outputs that are unpacked together, as float32 and as 16 bits
-# Marks of formats that are not read, by the ends of tensor names.
+# Formats that cannot be read, by the ends of their tensor names.
 _OTHERS = {
     ".absmax": "bitsandbytes (4 bits)",
     ".SCB": "bitsandbytes (8 bits)",
@@ -46,7 +46,7 @@ _OTHERS = {
     ".weight_packed": "compressed-tensors",
     ".qscales": "another quantisation",
 }
-_SAVE_PLAIN = "Give the original float16 or bfloat16 weights, or have the tool that made this one save them dequantised"
+_SAVE_PLAIN = "Give the original float16 or bfloat16 weights, or have the tool that quantised it save it dequantised"
 
 
 def as_numbers(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Readable:
@@ -57,19 +57,21 @@ def as_numbers(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Readable:
             how.
 
     Raises:
-        ValueError: it is quantised in a way that is not read, which is named; or the parts of a matrix do not fit.
+        ValueError: it is quantised in a way that is not read (the message names it), or parts of a matrix do not fit.
     """
     settings = _settings(checkpoint.path, config)
     method = str(settings.get("quant_method") or "").lower()
     quantised = any(name.endswith(".qweight") for name in checkpoint.tensors)
     if method in ("awq", "fp8", "bitsandbytes", "aqlm", "hqq", "eetq", "quanto", "compressed-tensors"):
-        raise ValueError(f"{checkpoint.path} is quantised by {method}, and only GPTQ is read. {_SAVE_PLAIN}")
+        raise ValueError(f"{checkpoint.path} is quantised by {method}, but only GPTQ can be read. {_SAVE_PLAIN}")
     for name, info in checkpoint.tensors.items():
         kind = next((words for end, words in _OTHERS.items() if name.endswith(end)), None)
         if kind is None and info.dtype.startswith("F8"):
             kind = "fp8"
         if kind is not None:
-            raise ValueError(f"{checkpoint.path} is quantised by {kind} ({name}), and only GPTQ is read. {_SAVE_PLAIN}")
+            raise ValueError(
+                f"{checkpoint.path} is quantised by {kind} ({name}), but only GPTQ can be read. {_SAVE_PLAIN}"
+            )
     if not quantised:
         return checkpoint
     return GptqCheckpoint(checkpoint, config, settings)
@@ -88,7 +90,7 @@ def _settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Matrix:
-    """What is known of a quantised matrix from headers. `parts`: names of its tensors by their ends."""
+    """What the headers say about a quantised matrix. `parts`: names of its tensors by their ends."""
 
     parts: dict[str, str]
     shape: tuple[int, int]  # [out, in]
@@ -100,11 +102,11 @@ class GptqCheckpoint(Readable):
     """A GPTQ checkpoint of the original's layout, read as an original one: float32 matrices, the rest as it is."""
 
     def __init__(self, checkpoint: Checkpoint, config: Mapping[str, Any], settings: Mapping[str, Any]):
-        """Find the matrices; reads no numbers but those of biases that the model does not have.
+        """Find the matrices; the only numbers read are those of biases that the model does not have.
 
         Raises:
             ValueError: parts of a matrix are missing or do not fit together, or a bias that the model does not have is
-                not of zeros.
+                not all zeros.
         """
         self.path, self.files, self.of_ranks = checkpoint.path, checkpoint.files, checkpoint.of_ranks
         self._checkpoint = checkpoint
@@ -135,7 +137,7 @@ class GptqCheckpoint(Readable):
                     self.tensors[f"{stem}.weight"] = TensorInfo("F32", matrix.shape)
             elif stem in stems and kind == "bias" and name not in wanted:
                 if widen(checkpoint.read(name), info.dtype).any():
-                    faults.append(f"{name} is not of zeros, and the model has no such bias")
+                    faults.append(f"{name} is not all zeros, but the model has no such bias")
                 self.dropped.append(name)
             else:
                 self.tensors[name] = info
@@ -146,7 +148,7 @@ class GptqCheckpoint(Readable):
         found = self._checkpoint.tensors
         parts = {kind: f"{stem}.{kind}" for kind in PACKED if f"{stem}.{kind}" in found}
         if lacking := [kind for kind in PACKED[:3] if kind not in parts]:
-            raise ValueError(f"{stem}.qweight is without its {listed(lacking)}")
+            raise ValueError(f"{stem}.qweight is there, but not its {listed(lacking)}")
         if shape is None:
             raise ValueError(f"{stem} is not a layer of this model")
         rows, columns = shape
@@ -185,7 +187,7 @@ class GptqCheckpoint(Readable):
             rows, columns = matrix.shape
             stored = self._ints(matrix.parts["qzeros"]).view(np.uint32)
             zeros = unpacked(stored, matrix.bits)
-            if self._plus_one:  # kept to the bits, as AutoGPTQ does
+            if self._plus_one:  # wraps around within the bits, as in AutoGPTQ
                 zeros = (zeros + np.uint8(1)) & np.uint8((1 << matrix.bits) - 1)
             scales = matrix.parts["scales"]
             spread = widen(self._checkpoint.read(scales), self._checkpoint.tensors[scales].dtype)
@@ -203,9 +205,9 @@ class GptqCheckpoint(Readable):
             return self._packed[name]
 
     def _groups(self, matrix: _Matrix, columns: int) -> tuple[np.ndarray | None, int]:
-        """The group of each input, None where they lie in order; and how long a group is."""
+        """The group of each input, or None if groups are in order; and how long a group is."""
         length = -(-columns // matrix.groups)
-        power = 1 << (length - 1).bit_length()  # groups are of 128, 64, ...; the last one may be shorter
+        power = 1 << (length - 1).bit_length()  # groups have 128, 64, ... inputs; the last one may be shorter
         if -(-columns // power) == matrix.groups:
             length = power
         if (whole := self._group_size) and -(-columns // whole) == matrix.groups:
@@ -231,7 +233,7 @@ class GptqCheckpoint(Readable):
         self._fill(name, start, numbers, ROWS, lambda row, stop, into: dequantise(packed, row, stop, into))
 
     def read_as(self, name: str, start: int, code: str, numbers: np.ndarray) -> bool:
-        """As `Readable.read_as`, of matrices of 4 bits in 16-bit floats."""
+        """As `Readable.read_as`, for 4-bit matrices as 16-bit floats."""
         if name not in self._matrices or ITEM_BYTES[code] != 2:
             return False
         packed = self._load(name)
@@ -251,7 +253,7 @@ class GptqCheckpoint(Readable):
     def _fill(
         self, name: str, start: int, numbers: np.ndarray, rows: int, unpack: Callable[[int, int, np.ndarray], None]
     ) -> None:
-        """Numbers of a matrix from `start` on, at most `rows` rows at a time; `unpack` takes whole rows."""
+        """Fill `numbers` from a matrix, from `start` on, at most `rows` rows at a time; `unpack` takes whole rows."""
         columns = self.tensors[name].shape[1]
         done, row = 0, start // columns
         while done < numbers.size:
@@ -272,7 +274,7 @@ class GptqCheckpoint(Readable):
             row = stop
 
     def copy_to(self, descriptor: int, position: int, name: str, start: int, count: int) -> bool:
-        """As `Readable.copy_to`, of what is not quantised."""
+        """As `Readable.copy_to`, for tensors that are not quantised."""
         if name in self._matrices:
             return False
         return self._checkpoint.copy_to(descriptor, position, name, start, count)

@@ -17,10 +17,10 @@ class Packed:
 
     Attributes:
         words: uint32 [in * bits / 32, out].
-        zeros: float32 [out, groups], or the number that all of them are.
+        zeros: float32 [out, groups], or a single number if all are equal.
         scales: float32 [out, groups].
         group: int32 [in], or None: groups of equal length, in order, the last one perhaps shorter.
-        length: inputs of a group.
+        length: inputs in a group.
     """
 
     words: np.ndarray
@@ -49,7 +49,7 @@ def dequantise(packed: Packed, row: int, stop: int, into: np.ndarray) -> None:
         if piece.size:
             if not one_zero:
                 piece -= packed.zeros[row:stop, groups, None]
-            with np.errstate(invalid="ignore"):  # what is not finite is counted where it is written
+            with np.errstate(invalid="ignore"):  # NaN and infinity are counted when they are written
                 piece *= scales[:, groups, None]
 
 
@@ -67,7 +67,7 @@ def unpacked(words: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _unpack_into(words: np.ndarray, bits: int, zero: int, into: np.ndarray) -> None:
-    """The numbers in `words`, less `zero`, as float32."""
+    """The numbers in `words`, minus `zero`, as float32."""
     if bits == 3 or sys.byteorder != "little":
         np.subtract(unpacked(words, bits), np.float32(zero), out=into)
         return
@@ -81,6 +81,6 @@ def _unpack_into(words: np.ndarray, bits: int, zero: int, into: np.ndarray) -> N
 
 @cache
 def _table(bits: int, zero: int) -> np.ndarray:
-    """The numbers in each byte less `zero`, float32, in one element: two of 4 bits, or four of 2."""
+    """The numbers in each byte minus `zero`, float32, as one element: two of 4 bits, or four of 2."""
     numbers = unpacked(np.arange(256, dtype="<u4").reshape(-1, 1), bits)[:, : 8 // bits].astype(np.float32) - zero
     return np.ascontiguousarray(numbers).view(np.float64 if bits == 4 else np.complex128).reshape(-1)

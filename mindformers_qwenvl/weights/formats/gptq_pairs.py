@@ -1,7 +1,7 @@
 """GPTQ matrices of 4 bits straight to 16-bit floats: a byte, which holds two numbers, is looked up as a pair.
 
-Casting float32 to float16 takes numpy three times as long as unpacking it. A matrix has some thousand different scales,
-and a scale gives 16 numbers: they are cast once, and a table of all pairs of them serves the whole matrix.
+numpy takes three times as long to cast the numbers to float16 as to unpack them to float32. A matrix has some thousands
+of different scales, each of which gives 16 numbers: they are cast once, into a table of all their pairs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pairs", "pairs_of", "unpack_pairs"]
 
-LEVELS = 16  # of a number of 4 bits
-SCALES = 1 << 14  # different scales (with their zeros) at most: their table has 16 MB
+LEVELS = 16  # values of a 4-bit number
+SCALES = 1 << 14  # at most so many different scales (with their zeros): their table is 16 MB
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Pairs:
 def pairs_of(packed: Packed, code: str) -> Pairs | None:
     """The table of a matrix for the dtype `code`, F16 or BF16.
 
-    None where it would not do: other bits, groups out of order or of unequal length, too many scales, or numbers that
-    are not finite in that dtype, which have to be counted one by one.
+    None if a table cannot be used: not 4 bits, groups out of order or of unequal length, too many scales, or numbers
+    that are not finite in that dtype, which have to be counted one by one.
     """
     columns = packed.words.shape[0] * 8
     if packed.bits != 4 or packed.group is not None or columns % packed.length or packed.length % 2:
@@ -72,6 +72,6 @@ def pairs_of(packed: Packed, code: str) -> Pairs | None:
 def unpack_pairs(pairs: Pairs, packed: Packed, row: int, stop: int, into: np.ndarray) -> None:
     """Rows [row, stop) of the matrix into `into`, 16-bit floats [stop - row, in], contiguous."""
     words = np.ascontiguousarray(packed.words[:, row:stop].T)  # the words of an output, one after another
-    octets = words.view(np.uint8).reshape(-1, packed.length // 2)  # a row a group
+    octets = words.view(np.uint8).reshape(-1, packed.length // 2)  # one row for each group
     index = np.add(octets, pairs.place[row:stop].reshape(-1, 1), dtype=np.intp)
     np.take(pairs.table, index, out=into.view(np.uint32).reshape(index.shape), mode="clip")

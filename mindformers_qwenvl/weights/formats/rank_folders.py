@@ -30,7 +30,7 @@ class SavedFile(NamedTuple):
 
     Attributes:
         order: (run, epoch, step), in which files were saved; empty for a name without a step.
-        kind: the rest of the name, but for the rank. MindFormers names files with some of the parameters by it.
+        kind: the rest of the name without the rank. It marks files in which MindFormers saves only some parameters.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class SavedFile(NamedTuple):
         return self.order[1:]
 
     def is_same_step(self, other: SavedFile) -> bool:
-        """Whether it is the same of another rank, whatever run that rank counts."""
+        """Whether `other` is the same file of another rank, whatever run number that rank counts."""
         return (self.step, self.kind) == (other.step, other.kind)
 
 
@@ -73,7 +73,7 @@ def rank_folders(path: Path) -> dict[int, Path]:
 
 
 def saved_files(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[SavedFile]:
-    """The weight files of a rank, in the order they were saved; those of equal names by their time of change."""
+    """The weight files of a rank, in the order they were saved; if names do not tell, by their time of change."""
     files = sorted(
         (file for file in folder.iterdir() if file.suffix in suffixes), key=lambda file: (file.stat().st_mtime, file)
     )
@@ -81,7 +81,7 @@ def saved_files(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[SavedF
 
 
 def last_noted(folder: Path) -> tuple[int, int] | None:
-    """(epoch, step) of the last complete file by MindFormers' note beside it, meta.json; None if there is no note.
+    """(epoch, step) of the last complete file, from MindFormers' note beside it, meta.json; None if there is no note.
 
     The note is written after a file is complete; with `async_save`, and for a file saved on an error, not at all. So a
     later file may be complete or not.
@@ -105,11 +105,11 @@ def last_noted(folder: Path) -> tuple[int, int] | None:
 def last_common(saved: Mapping[_Rank, Sequence[SavedFile]]) -> dict[_Rank, SavedFile]:
     """Rank -> its file of the last step that all ranks have; empty if there is no such step.
 
-    All files are of one run if there is a run that has saved this step in all ranks, the last such run. Otherwise each
-    rank's is its last.
+    If a run has saved this step in all ranks, all files are those of the last such run. Otherwise each rank's file is
+    that of its last run.
 
     Args:
-        saved: the files of each rank, in the order they were saved, the lowest rank first: it says what is last.
+        saved: the files of each rank, in the order they were saved, the lowest rank first: it decides what is last.
     """
     if not saved:
         return {}

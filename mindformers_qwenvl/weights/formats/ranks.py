@@ -26,7 +26,7 @@ def rank_files(path: Path) -> dict[int, Path]:
     A training saves many times: the files are those of the last step that every rank has saved.
 
     Raises:
-        ValueError: the ranks have no step in common, or the names of a rank's files do not say which is the later.
+        ValueError: the ranks have no step in common, or the names of a rank's files do not say which is later.
     """
     saved = _saved(path)
     if not any(saved.values()):
@@ -35,7 +35,7 @@ def rank_files(path: Path) -> dict[int, Path]:
     if not common:
         steps = {rank: ", ".join(f"{epoch}_{step}" for epoch, step in _steps(files)) for rank, files in saved.items()}
         found = listed(f"rank_{rank}: {names or 'none'}" for rank, names in steps.items())
-        raise ValueError(f"{path}: its {len(saved)} ranks have no saved step (EPOCH_STEP) in common; found are {found}")
+        raise ValueError(f"{path}: its {len(saved)} ranks have no saved step (EPOCH_STEP) in common; found {found}")
     return {rank: file.path for rank, file in common.items()}
 
 
@@ -59,8 +59,8 @@ def _saved(path: Path) -> dict[int, list[SavedFile]]:
             if earlier.order == later.order:
                 names = " and ".join(sorted((earlier.path.name, later.path.name)))
                 raise ValueError(
-                    f"{path}, rank {rank}: holds {names}, and their names do not say which is the later: move away the "
-                    "one you do not want"
+                    f"{path}, rank {rank}: holds {names}, but their names do not say which is later: move away the one "
+                    "you do not want"
                 )
     return saved
 
@@ -84,7 +84,7 @@ def strategy_files(path: Path, given: Path | None) -> list[Path]:
 
 
 class RankFiles:
-    """Weights cut among ranks. A block is assembled from the rows of the parts it touches; nothing else is read.
+    """Weights split over ranks. A block is assembled from the rows of the parts it touches; nothing else is read.
 
     Attributes:
         path: the folder.
@@ -159,7 +159,7 @@ class RankFiles:
         numbers[:] = rows.reshape(-1)[offset : offset + numbers.size]
 
     def copy_to(self, descriptor: int, position: int, name: str, start: int, length: int) -> bool:
-        """As `WeightFile.copy_to`, for what is whole in one file."""
+        """As `WeightFile.copy_to`, for weights that are whole in one file."""
         parts = self._parts[name]
         return len(parts) == 1 and next(iter(parts.values())).copy_to(descriptor, position, name, start, length)
 

@@ -31,7 +31,7 @@ class TensorInfo:
 
 
 class Readable(ABC):
-    """Tensors of which ranges of numbers are read. A context manager, and an iterator of the tensors' names.
+    """Tensors that are read as ranges of numbers. A context manager, and an iterator of the tensors' names.
 
     Attributes:
         path: the path that was opened.
@@ -67,7 +67,7 @@ class Readable(ABC):
         """As `read`, from `start` on, into an existing array; several threads may call it."""
 
     def read_as(self, name: str, start: int, code: str, numbers: np.ndarray) -> bool:
-        """As `read_into`, rounded to the dtype `code` on the way; False if it cannot, or some are not finite then."""
+        """As `read_into`, but rounded to the dtype `code`; False if it cannot, or if some are not finite then."""
         return False
 
     @abstractmethod

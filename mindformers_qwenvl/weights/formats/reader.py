@@ -1,7 +1,7 @@
 """Lazy reading of checkpoints: safetensors, PyTorch and MindSpore files, alone or as shards in a folder.
 
 Opening reads headers only. Values come as flat ranges of numbers, so that a caller's memory is bounded by the range it
-asks for. Neither PyTorch nor MindSpore is needed, and no file is ever executed.
+asks for. Neither PyTorch nor MindSpore is needed, and no code in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Checkpoint(Readable):
 
         Args:
             path: a file, a folder of shards, or a folder of `rank_*` folders: see ranks.py.
-            strategy: how the ranks' weights were cut: a strategy file, or a folder of them. By default that of
-                MindFormers beside the checkpoint; with none at all, every rank is taken to hold whole weights.
+            strategy: how the ranks' weights were cut: a strategy file, or a folder of them. By default, the files
+                that MindFormers left beside the checkpoint; without any, each rank is assumed to hold whole weights.
 
         Raises:
             FileNotFoundError: the path does not exist, the folder holds no weights, or a shard of its index is missing.
@@ -108,7 +108,7 @@ def weight_names(path: Path) -> list[str]:
 def _open(path: Path) -> WeightFile:
     with open_regular(path) as file:
         if file.read(len(GIT_LFS)) == GIT_LFS:
-            raise ValueError(f"{path} is a pointer of git-lfs, not the weights: run `git lfs pull` where it was cloned")
+            raise ValueError(f"{path} is a git-lfs pointer, not the weights: run `git lfs pull` where it was cloned")
     tensors = {".safetensors": safetensors_tensors, ".ckpt": ckpt_tensors}.get(path.suffix, torch_tensors)
     return WeightFile(path, tensors(path))
 
@@ -124,7 +124,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _weight_files(path: Path) -> tuple[list[Path], Path | None]:
-    """The weight files of `path` and its index. Safetensors take precedence over PyTorch's files, those over .ckpt."""
+    """The weight files of `path` and its index. Safetensors precede PyTorch's files, and those precede .ckpt."""
     if path.is_file():
         if path.suffix not in (".safetensors", ".ckpt", *TORCH_SUFFIXES):
             raise ValueError(f"{path}: expected .safetensors, .bin, .pt, .pth or .ckpt, or a folder")

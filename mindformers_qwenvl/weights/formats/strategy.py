@@ -1,8 +1,8 @@
 """How a distributed training cut its weights: MindSpore's strategy files, read without MindSpore.
 
 Schema: mindspore/train/node_strategy_pb2.py. The devices of a pipeline stage form a grid, `devices`. Each dimension
-of a weight may be cut along axes of the grid; the first dimension of what a card then holds may be cut once more by
-optimizer parallelism, along axes that cut no dimension.
+of a weight may be cut along axes of the grid; optimizer parallelism may then cut the first dimension of a card's part
+once more, along axes that cut no dimension.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Cut:
         return tuple(part)
 
     def _optimizer_part(self, place: Sequence[int]) -> int:
-        """Axes that cut no dimension are used, the last ones first; of one that is too large, the finer part."""
+        """Axes that cut no dimension are used, the last ones first; of an axis that is too long, the finer part."""
         cutting = {axis for axes in self.axes for axis in axes}
         index, reach = 0, 1
         for axis in reversed(range(len(self.devices))):

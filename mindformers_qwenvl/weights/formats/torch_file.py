@@ -1,8 +1,8 @@
 """PyTorch's .bin, .pt and .pth without PyTorch, and without executing what is in them.
 
-Such a file is a pickle that says how to put tensors together, and their raw numbers. The pickle is looked through first
-and may hold only the few instructions that a dict of tensors takes; the names it calls are mapped to functions of this
-module that do nothing but note where a tensor lies, and any other name is refused. Files of PyTorch before 1.6, which
+Such a file is a pickle that says how to put tensors together, and their raw numbers. The pickle is scanned first and
+may hold only the few instructions that a dict of tensors needs; the names it calls are mapped to functions of this
+module that only note where a tensor is, and any other name is refused. Files of PyTorch before 1.6, which
 are not zip archives, are older than Qwen-VL and refused.
 """
 
@@ -27,8 +27,8 @@ from mindformers_qwenvl.weights.formats.weight_file import StoredTensor, check_s
 
 __all__ = ["TextKeyUnpickler", "check_instructions", "torch_tensors"]
 
-_LONGEST_PICKLE = 1 << 26  # bytes; that of a published shard of 2 GB has 30,000
-_LONGEST_ORDER = 64  # "little" or "big"; a packed member could be gigabytes
+_LONGEST_PICKLE = 1 << 26  # bytes; that of a published shard of 2 GB is 30,000
+_LONGEST_ORDER = 64  # "little" or "big"; a compressed member could be gigabytes
 _INSTRUCTIONS = {
     *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "INT", "LONG", "LONG1", "BININT", "BININT1"),
     *("BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "EMPTY_DICT"),
@@ -99,8 +99,8 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class TextKeyUnpickler(pickle._Unpickler):
-    """Python's unpickler in Python, whose dicts take texts alone as keys (other keys can be made to collide, so that a
-    small file takes minutes), which copies no dict, sets no attributes, and knows no names until a subclass does."""
+    """Python's unpickler in Python. The keys of its dicts must be strings (other keys can be made to collide, so that a
+    small file takes minutes); it copies no dict, sets no attributes, and knows no names until a subclass does."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
@@ -115,7 +115,7 @@ class TextKeyUnpickler(pickle._Unpickler):
     def _set(self, items: list[Any]) -> None:
         into = self.stack[-1]
         if not isinstance(into, dict) or not all(isinstance(key, str) for key in items[::2]):
-            raise pickle.UnpicklingError("a key that is not a text")
+            raise pickle.UnpicklingError("a key that is not a string")
         into.update(zip(items[::2], items[1::2], strict=True))
 
     def _reduce(self) -> None:
@@ -155,12 +155,12 @@ class _Unpickler(TextKeyUnpickler):
             raise pickle.UnpicklingError("it refers to something that is not a storage")
         _, kind, key, _device, size, *view = given
         if not isinstance(key, str) or not is_whole(size, 0) or any(part is not None for part in view):
-            raise pickle.UnpicklingError("a storage without name and size")
+            raise pickle.UnpicklingError("a storage without a valid name and size")
         return self.storages.setdefault(key, _Storage(kind, key, size))
 
 
 def check_instructions(content: bytes) -> None:
-    """Raise UnpicklingError if a pickle uses other instructions than lists, dicts, texts, numbers and tensors take."""
+    """Raise UnpicklingError if a pickle uses instructions not needed for lists, dicts, strings, numbers and tensors."""
     for instruction, argument, _ in pickletools.genops(content):
         if instruction.name not in _INSTRUCTIONS:
             raise pickle.UnpicklingError(f"it uses the instruction {instruction.name}")
@@ -169,7 +169,7 @@ def check_instructions(content: bytes) -> None:
 
 
 def _unpickle(content: bytes) -> Any:
-    """What a pickle says, if it uses allowed instructions and names alone."""
+    """The content of a pickle, if it uses only allowed instructions and names."""
     check_instructions(content)
     return _Unpickler(io.BytesIO(content)).load()
 
@@ -188,7 +188,7 @@ def torch_tensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a state dict that PyTorch saved.
 
     Raises:
-        ValueError: the file is damaged, or holds anything but a dict of tensors; nothing of it has been executed.
+        ValueError: the file is damaged, or holds anything but a dict of tensors; nothing in it has been executed.
     """
     try:
         with open_regular(path) as file:
@@ -239,7 +239,7 @@ def _zipped(file: IO[bytes]) -> tuple[Any, Place]:
     with zipfile.ZipFile(file) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
         if len(pickles) != 1:
-            raise pickle.UnpicklingError(f"{len(pickles)} pickles named data.pkl")
+            raise pickle.UnpicklingError(f"expected one data.pkl, found {len(pickles)}")
         folder = pickles[0].removesuffix("data.pkl")
         entries = {entry.filename: entry for entry in archive.infolist()}
         if entries[pickles[0]].file_size > _LONGEST_PICKLE:
@@ -263,7 +263,7 @@ def _zipped(file: IO[bytes]) -> tuple[Any, Place]:
     def place(storage: _Storage) -> int:
         start, held = positions[storage.key]
         if held != storage.size * storage.kind.item:
-            raise pickle.UnpicklingError(f"storage {storage.key} has {held:,} bytes, not those of its tensors")
+            raise pickle.UnpicklingError(f"storage {storage.key} has {held:,} bytes, not as many as its tensors say")
         return start
 
     return state, place

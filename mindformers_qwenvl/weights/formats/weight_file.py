@@ -1,4 +1,4 @@
-"""One weight file, opened: where in it each tensor's numbers lie, and reading ranges of them.
+"""One weight file, opened: where each tensor's numbers are in it, and reading ranges of them.
 
 Whatever the format, a file is described by the positions of raw bytes in it and read with plain reads: pages of a
 mapped file would count as this process's memory. Reading is safe from several threads.
@@ -25,9 +25,9 @@ from mindformers_qwenvl.weights.convert.dtypes import STORAGE
 __all__ = ["StoredTensor", "WeightFile", "check_sides", "safetensors_tensors"]
 
 
-MOST_SIDES = 32  # of a tensor; numpy's own limit. The product of thousands of sides takes minutes
+MOST_SIDES = 32  # dimensions of a tensor; numpy's own limit. The product of thousands of sides takes minutes
 LARGEST = (1 << 63) - 1  # a side, or the number of a tensor's numbers
-_LONGEST_HEADER = 16 << 20  # bytes; that of a published model has 100 KB
+_LONGEST_HEADER = 16 << 20  # bytes; that of a published model is 100 KB
 # Two file systems that cannot copy to each other, or one that cannot at all.
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
@@ -36,7 +36,7 @@ class StoredTensor(NamedTuple):
     """A tensor of a file.
 
     Attributes:
-        dtype: a safetensors code such as BF16; another word for what is not a weight.
+        dtype: a safetensors code such as BF16; another word for a tensor that is not a weight.
         ranges: (position in the file, bytes); joined, they are the tensor's numbers.
         strides: only for a tensor that is stored transposed or spaced: numbers from one index of an axis to the next.
     """
@@ -76,7 +76,7 @@ class WeightFile:
         """Have the system copy bytes `start ... start + length` of a tensor to `position` of another open file.
 
         Returns:
-            False if it cannot, for these files or at all; bytes written by then are right or will be rewritten.
+            False if it cannot, for these files or at all; bytes written before that are right or will be rewritten.
         """
         if not self._copies or self.tensors[name].strides is not None:
             return False
@@ -131,7 +131,7 @@ def safetensors_tensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a .safetensors file, from its header.
 
     Raises:
-        ValueError: it is not such a file, or is damaged: also if two tensors have one name or share bytes.
+        ValueError: it is not such a file, or is damaged; two tensors of one name, or that share bytes, are damage.
     """
     size = path.stat().st_size
     with open_regular(path) as file:
@@ -165,18 +165,18 @@ def check_sides(name: str, shape: Sequence[int]) -> None:
     """Refuse shapes that no array can have.
 
     Raises:
-        ValueError: it has more than MOST_SIDES sides, or a side or their product is beyond 64 bits.
+        ValueError: it has more than MOST_SIDES dimensions, or a side or their product is beyond 64 bits.
     """
     if len(shape) > MOST_SIDES:
-        raise ValueError(f"{name} has {len(shape):,} sides, at most {MOST_SIDES} are possible")
+        raise ValueError(f"{name} has {len(shape):,} dimensions, expected at most {MOST_SIDES}")
     if any(side > LARGEST for side in shape) or math.prod(shape) > LARGEST:
-        raise ValueError(f"{name} has more numbers than can be counted")
+        raise ValueError(f"{name} has more numbers than 64 bits can count")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
-        raise ValueError(f"{Counter(name for name, _ in pairs).most_common(1)[0][0]} is there twice")
+        raise ValueError(f"{Counter(name for name, _ in pairs).most_common(1)[0][0]} appears twice")
     return entries
 
 
@@ -186,6 +186,6 @@ def _entry(name: str, entry: Mapping[str, Any], begin: int) -> StoredTensor:
     if not isinstance(dtype, str):
         raise ValueError(f"{name} has the dtype {dtype!r}")
     if not all(is_whole(number, 0) for number in (start, stop, *shape)) or stop < start:
-        raise ValueError(f"{name} lies at bytes {start} to {stop} and has the shape {list(shape)}")
+        raise ValueError(f"{name} is at bytes {start} to {stop} and has the shape {list(shape)}")
     check_sides(name, shape)
     return StoredTensor(dtype, shape, ((begin + start, stop - start),))

@@ -119,7 +119,7 @@ def entry(start: int, stop: int) -> dict:
         (json.dumps({"a": entry(0, 12), "b": entry(0, 12)}), "overlap"),
         (json.dumps({"a": entry(0, 12), "b": entry(4, 8)}), "b and a overlap"),
         (json.dumps({"a": entry(0, 4), "b": entry(8, 12)}), "no tensor holds bytes before b"),
-        (f'{{"a": {json.dumps(entry(0, 8))}, "a": {json.dumps(entry(8, 12))}}}', "a is there twice"),
+        (f'{{"a": {json.dumps(entry(0, 8))}, "a": {json.dumps(entry(8, 12))}}}', "a appears twice"),
     ],
 )
 def test_tensors_that_share_bytes_or_a_name_are_refused(header, reason):

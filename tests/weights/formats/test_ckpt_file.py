@@ -56,10 +56,10 @@ def test_a_single_number():
     [
         (value("a", np.float32([1, 2]))[:-1], "ends inside a field"),
         (value("a", np.float32([1, 2]), shape=(3,)), "a holds 8 bytes, its shape needs 12"),
-        (value("a", np.float32([1])) + value("b", np.float32([1])) + value("a", np.float32([1])), "a is there twice"),
-        (b"\x12\x00", "field 2 where a tensor should be"),
-        (b"\x0b\x00", "wire type 3"),
-        (b"\xff" * 30, "no number at byte 0"),
+        (value("a", np.float32([1])) + value("b", np.float32([1])) + value("a", np.float32([1])), "a appears twice"),
+        (b"\x12\x00", "found field 2 where a tensor should be"),
+        (b"\x0b\x00", "unknown wire type 3"),
+        (b"\xff" * 30, "expected a number at byte 0"),
     ],
 )
 def test_damage_is_named(content, reason):

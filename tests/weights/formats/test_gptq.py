@@ -221,7 +221,7 @@ def test_second_form_of_zeros_and_no_settings_at_all(int4, maker, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "change", "named"),
     [
-        ({}, {f"{C_PROJ}.bias": np.ones(256, np.float16)}, "not of zeros"),
+        ({}, {f"{C_PROJ}.bias": np.ones(256, np.float16)}, "not all zeros"),
         ({}, {f"{C_PROJ}.scales": None}, "scales"),
         ({}, {f"{C_PROJ}.scales": np.ones((3, 255), np.float16)}, "[3, 255]"),
         ({}, {f"{C_PROJ}.qweight": np.ones((44, 200), np.int32)}, "[44, 200]"),

@@ -190,7 +190,7 @@ def test_a_later_run_in_the_same_folder_counts(weights, checkpoint_dir):
 def test_no_common_step(weights, checkpoint_dir):
     save_rank(0, "1_1", weights)
     save_rank(1, "1_2", weights)
-    with pytest.raises(ValueError, match=r"2 ranks have no saved step .* found are rank_0: 1_1, rank_1: 1_2"):
+    with pytest.raises(ValueError, match=r"2 ranks have no saved step .* found rank_0: 1_1, rank_1: 1_2"):
         convert("run/checkpoint", "back", reverse=True, config=checkpoint_dir("a56"))
 
 

@@ -88,9 +88,9 @@ def test_a_header_that_lies_about_a_shape(tmp_path):
     ("field", "value", "reason"),
     [
         ("dtype", ["F32"], r"a has the dtype \['F32'\]"),
-        ("data_offsets", ["0", 32], "a lies at bytes 0 to 32"),
-        ("data_offsets", [0, 32.0], r"a lies at bytes 0 to 32\.0"),
-        ("data_offsets", [64, 32], "a lies at bytes 64 to 32"),
+        ("data_offsets", ["0", 32], "a is at bytes 0 to 32"),
+        ("data_offsets", [0, 32.0], r"a is at bytes 0 to 32\.0"),
+        ("data_offsets", [64, 32], "a is at bytes 64 to 32"),
         ("data_offsets", [32], "not enough values"),
         ("shape", ["8"], r"has the shape \['8'\]"),
         ("shape", [True, 8], r"has the shape \[True, 8\]"),
