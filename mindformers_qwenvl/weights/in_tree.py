@@ -66,9 +66,9 @@ def refuse_in_tree(path: str | os.PathLike, key: str = "load_checkpoint") -> Non
     if is_in_tree(names):
         raise ValueError(
             f"{key}: {path} is a checkpoint of the Qwen-VL that was part of MindFormers up to 1.5, with other names, "
-            "such as vision_encoder.attn_pool.attn.dense1.weight. Convert it once and load the result: `mindformers-qwenvl "
-            f"convert-weight --input_path {path} --config QWEN_VL_FOLDER --output_path NEW.ckpt`, where QWEN_VL_FOLDER "
-            "holds the original config.json"
+            "such as vision_encoder.attn_pool.attn.dense1.weight. Convert it once and load the result: "
+            f"`mindformers-qwenvl convert-weight --input_path {path} --config QWEN_VL_FOLDER --output_path NEW.ckpt`, "
+            "where QWEN_VL_FOLDER holds the original config.json"
         )
 
 
