@@ -131,7 +131,7 @@ def _host() -> str:
 
 
 def _shadow() -> str:
-    """A sentence if not the installed MindFormers is imported but another, such as a checkout in the current folder."""
+    """A sentence if another MindFormers than the installed one is imported, from a checkout in the current folder."""
     found, behind = installed("mindformers"), hidden("mindformers")
     if found is None or behind is None or found.version == behind.version:
         return ""

@@ -1,7 +1,8 @@
 """Which MindFormers and MindSpore this package runs on, and which are installed. Neither is imported to find out.
 
-A *host* is a pair of the two. `pip install mindformers-qwenvl` brings neither: the pair belongs to the machine: its
-driver needs a certain MindSpore, which needs a certain MindFormers. The extra `[host]` is for machines that have none.
+A *host* is a pair of the two. `pip install mindformers-qwenvl` brings neither, because the pair belongs to the machine:
+its driver needs a certain MindSpore, which needs a certain MindFormers. The extra `[host]` is for machines without
+a host.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Pair:
     cann: str  # for the MindSpore it requires; Ascend only
 
 
-# 2.0.0 needs hyper-parallel, which is not on the package index, and is treated as 2.1, whose files it shares.
+# 2.0.0 needs hyper-parallel, which is not on the package index. It is treated as 2.1, whose files it shares.
 PAIRS = (
     Pair("1.7", ("2.7",), "8.3"),
     Pair("1.8", ("2.7",), "8.5"),

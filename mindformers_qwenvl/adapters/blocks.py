@@ -14,8 +14,8 @@ def block_diagonal(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One A and one B for a matrix whose rows form `of` equal parts; the parts at `places` have their own factors.
 
-    The product is exact: part i is B_i A_i, because the other blocks in its rows are zero. The scale alpha / rank must
-    stay that of the parts.
+    The product is exact: part i is B_i A_i, because the other blocks in its rows of B are zero. The scale alpha / rank
+    must stay that of the parts.
 
     Args:
         a: [rank, in] each.

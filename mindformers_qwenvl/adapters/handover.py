@@ -26,7 +26,7 @@ def original_settings(config: Any) -> dict[str, Any]:
     """The original's config.json for a `QwenVLConfig`: the inverse of `config.original.our_settings`.
 
     Raises:
-        ValueError: no mlp_ratio, which the original gives, yields the width of the vision tower's MLP.
+        ValueError: no mlp_ratio, as the original's config.json has it, gives the width of the vision tower's MLP.
     """
     vision, llm = config.vision, config.llm
     dtype = str(llm.param_init_type).rpartition(".")[2].lower()

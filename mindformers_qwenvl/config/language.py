@@ -122,7 +122,7 @@ class QwenConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As the host's, which passes the content of a config.json, but ignores keys that name other files."""
+        """As the host's, but without the keys of a config.json that name other files."""
         return super().from_dict(followed_settings("config.json", config_dict), **kwargs)
 
 

@@ -37,7 +37,7 @@ class PluginHook:
         return None
 
     def shadow(self, loader):
-        """Have `loader.exec_module` end with `load`. It is replaced on the instance, so the loader keeps its type."""
+        """Have `loader.exec_module` call `load` after the outermost import. Set on the instance, to keep its type."""
         run = getattr(loader, "exec_module", None)
         if run is None:  # a namespace package, or an old-style loader
             return

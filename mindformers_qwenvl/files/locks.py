@@ -24,7 +24,7 @@ def lock_file(path: Path) -> Path:
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file `path` in this block alone, of this process and all others; it is removed at the end.
+    """Hold the lock file `path`: no other process or block can hold it meanwhile. It is removed at the end.
 
     A process that dies releases it. Where the file system has no locks, nobody is kept out.
 

@@ -15,7 +15,7 @@ from mindformers_qwenvl.recipes.shipped import shipped
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_VALUES", "RecipeError", "dump", "parse", "read_file"]
 
-MAX_BYTES = 128 * 1024  # of one file; the longest shipped YAML is 20 kB, and 1 MB takes PyYAML a minute
+MAX_BYTES = 128 * 1024  # of one file; the longest shipped YAML is under 20 kB, and 1 MB takes PyYAML a minute
 MAX_VALUES = 100_000  # keys and values of one file, with every alias written out
 MAX_DEPTH = 100  # levels of nested sections or lists
 

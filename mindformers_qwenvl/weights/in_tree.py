@@ -2,8 +2,8 @@
 
 Most of its names are ours. The differences:
 
-- the vision tower's fused `attn.in_proj`, interleaved per head, is three tensors, `attn.dense1`, `dense2`, `dense3`: q,
-  k and v of all heads;
+- the vision tower's fused `attn.in_proj`, interleaved per head, is split there into `attn.dense1`, `dense2`, `dense3`:
+  q, k and v of all heads;
 - the resampler's `attn.wq`, `wk`, `wv` are called `attn.dense1`, `dense2`, `dense3`;
 - either's output (`out_proj`, `wo`) is called `attn.projection`, its weight transposed;
 - with `qkv_concat` the language model's `attention.wq`, `wk`, `wv` are one `attention.w`: rows [q; k; v];

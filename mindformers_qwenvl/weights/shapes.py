@@ -14,7 +14,7 @@ __all__ = ["check_shapes", "original_shapes", "our_shapes", "whole_number"]
 
 Shape = tuple[int, ...]
 
-MOST_LAYERS = 10_000  # more is a typing error, and the names of so many would fill the memory
+MOST_LAYERS = 10_000  # more is a typing error, and their names would fill the memory
 MOST_RATIO = 1_000
 
 

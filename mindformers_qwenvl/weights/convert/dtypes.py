@@ -93,7 +93,7 @@ def not_finite(array: np.ndarray, code: str) -> int:
     """How many numbers of a contiguous array (dtype code `code`) are NaN or infinite."""
     bits = array.view(np.uint32 if code == "F32" else np.uint16)
     no_sign = bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
-    # The largest of either sign, see `_overflow`: two passes that allocate nothing, and mostly there is none.
+    # The largest of either sign, see `_overflow`: two passes that allocate nothing, enough if all are finite.
     signed = bits.view(np.int32 if code == "F32" else np.int16)
     if not bits.size or (signed.max() < _INFINITY[code] and bits.max() & no_sign < _INFINITY[code]):
         return 0

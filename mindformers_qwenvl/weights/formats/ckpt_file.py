@@ -17,7 +17,7 @@ from mindformers_qwenvl.weights.formats.weight_file import MOST_SIDES, StoredTen
 
 __all__ = ["SLICE", "Fields", "ckpt_tensors", "value_header"]
 
-SLICE = 1 << 29  # at most so many bytes of a tensor in one value, as in MindSpore
+SLICE = 1 << 29  # the most bytes of a tensor that one value holds, as in MindSpore
 
 _CODES = {"Float16": "F16", "BFloat16": "BF16", "Float32": "F32"}
 _KINDS = {code: kind for kind, code in _CODES.items()}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Pairs", "pairs_of", "unpack_pairs"]
 
 LEVELS = 16  # values of a 4-bit number
-SCALES = 1 << 14  # at most so many different scales (with their zeros): their table is 16 MB
+SCALES = 1 << 14  # the most different scales (with their zeros) in a table, which is then 16 MB
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _weight_files(path: Path) -> tuple[list[Path], Path | None]:
-    """The weight files of `path` and its index. Safetensors precede PyTorch's files, and those precede .ckpt."""
+    """The weight files of `path` and its index. Safetensors take precedence, then PyTorch's files, then .ckpt."""
     if path.is_file():
         if path.suffix not in (".safetensors", ".ckpt", *TORCH_SUFFIXES):
             raise ValueError(f"{path}: expected .safetensors, .bin, .pt, .pth or .ckpt, or a folder")
