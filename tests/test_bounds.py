@@ -84,11 +84,11 @@ def test_a_record_has_a_bound(tmp_path, monkeypatch):
     with JsonStream(path) as opened:
         found = list(opened.lines())
     assert [type(one) for one in found] == [dict, BadLine, dict, BadLine]
-    assert found[1].reason == "line 2: 5,024 bytes, more than the 1,000 that are read"
+    assert found[1].reason == "line 2: 5,024 bytes, more than the 1,000 allowed"
     assert found[3].reason.startswith("line 4: 5,023 bytes")
     data = AnnotationFile(path)
     assert len(data) == 4 and data.record(2) == {"conversations": []}
-    with pytest.raises(AnnotationError, match=r"sample 1 \(line 2\): 5,0\d\d bytes, more than the 1,000 that are read"):
+    with pytest.raises(AnnotationError, match=r"sample 1 \(line 2\): 5,0\d\d bytes, more than the 1,000 allowed"):
         data.record(1)
 
 

@@ -1,4 +1,4 @@
-"""`QwenVLImageProcessor`: pictures to pixels, as a part of a processor or by itself."""
+"""`QwenVLImageProcessor`: pictures to pixels, as part of a processor or alone."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class QwenVLImageProcessor(BaseImageProcessor):
     ) -> None:
         refuse_unknown("QwenVLImageProcessor", kwargs, (*_ARGUMENTS, *HUB, *FILES))
         if is_hwc:
-            raise ValueError(f"is_hwc must be False, for the network takes images as [3, H, W]; got {is_hwc!r}")
+            raise ValueError(f"is_hwc must be False, because the network takes images as [3, H, W]; got {is_hwc!r}")
         super().__init__()
         mean, std = tuple(mean or CLIP_MEAN), tuple(std or CLIP_STD)
         policy = ImagePolicy.of(image_policy)
@@ -63,8 +63,8 @@ class QwenVLImageProcessor(BaseImageProcessor):
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As the host's, which calls it with a preprocessor_config.json: its `image_policy` may tighten, not loosen. Of
-        the caller's keywords those that are arguments are used, and unknown ones are an error."""
+        """As the host's, which calls it with the content of a preprocessor_config.json. Its `image_policy` may tighten
+        the default, not loosen it. The caller's arguments take precedence; unknown keywords are an error."""
         settings = dict(image_processor_dict)
         if settings.get("image_policy"):
             settings["image_policy"] = followed_policy(PREPROCESSOR, settings["image_policy"])
@@ -100,5 +100,5 @@ class QwenVLImageProcessor(BaseImageProcessor):
 
 
 _ARGUMENTS = arguments_of(QwenVLImageProcessor)
-# What a preprocessor_config.json, and a YAML, have beside the arguments.
+# Keys that a preprocessor_config.json or a YAML has besides the arguments.
 FILES = ("image_processor_type", "feature_extractor_type", "processor_class", "processor", "type", "auto_register")

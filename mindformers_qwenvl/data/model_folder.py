@@ -1,8 +1,8 @@
-"""What the files of a model's folder say of its processor and tokenizer, as far as it may be followed. Plain Python.
+"""Settings of processor and tokenizer from the files of a model's folder, as far as they are trusted. Plain Python.
 
-A folder may have been downloaded. It may tighten a limit, but not loosen one, and it names no file outside of itself:
-whatever would is left out, with a `FolderWarning`. The arguments of a call, and a YAML that is named by its own path,
-are the user's word and are not looked at here.
+A folder may have been downloaded. It may tighten a limit, but not loosen one, and may not name files outside itself:
+such settings are left out, with a `FolderWarning`. The arguments of a call, and a YAML given by its own path, are the
+user's own and are not checked here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
 __all__ = ["PREPROCESSOR", "followed_policy", "own_vocabulary", "processor_section", "tokenizer_section"]
 
 PREPROCESSOR = "preprocessor_config.json"
-# What a section names a class with. The classes are those of this package; code that comes along is not imported.
+# The `type` that each section must have. Classes are those of this package; code in the folder is not imported.
 CLASSES = {
     "": "QwenVLProcessor",
     "image_processor": "QwenVLImageProcessor",
@@ -32,8 +32,8 @@ CLASSES = {
 
 
 def processor_section(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The section `processor` of a YAML in the folder, or of its preprocessor_config.json; and the file. Without the
-    tokenizer, the names of classes, and all that a folder may not say. None: there is none.
+    """(file, section `processor`) of a YAML in the folder or of its preprocessor_config.json; None if there is none.
+    The tokenizer, the names of classes, and what a folder may not set are left out of the section.
 
     Raises:
         ValueError: the file is not YAML or JSON, or the section is malformed.
@@ -81,19 +81,19 @@ def _followed(file: Path, section: dict[str, Any]) -> dict[str, Any]:
     parts = {name: _plain(file, name, section[name]) for name in CLASSES if section.get(name)}
     for part in (section, *parts.values()):
         if part.pop("dataset_dir", None):
-            leave_out(file, "dataset_dir", "a folder of pictures is named by the user alone: pass dataset_dir")
+            leave_out(file, "dataset_dir", "only the user may name a folder of pictures: pass dataset_dir")
         if "image_policy" in part:
             part["image_policy"] = followed_policy(file, part["image_policy"])
     return {**section, **parts}
 
 
 def followed_policy(file: str | os.PathLike[str], section: Any) -> ImagePolicy:
-    """The default policy, tightened by the one that a file in a folder says."""
+    """The default policy, tightened by the `section` of a file in a folder."""
     wanted = ImagePolicy.of(section)
     policy = ImagePolicy().tightened(wanted)
     said = section if isinstance(section, Mapping) else wanted.to_dict()
     if beyond := [name for name in said if getattr(policy, name) != getattr(wanted, name)]:
-        how = "a folder may tighten the policy, not loosen it; --allow-private and the argument image_policy do"
+        how = "a folder may tighten the policy, not loosen it: use --allow-private or the argument image_policy"
         leave_out(file, f"image_policy: {', '.join(beyond)}", how)
     return policy
 
@@ -108,6 +108,6 @@ def own_vocabulary(folder: Path, named: Any) -> Path:
         place = os.path.normpath(folder / named)
         if place.startswith(f"{os.path.normpath(folder)}{os.sep}") and Path(place).is_file():
             return Path(place)
-        leave_out(folder, f"vocab_file {named}", "a folder names no file outside of itself: pass vocab_file")
+        leave_out(folder, f"vocab_file {named}", "a folder may not name files outside itself: pass vocab_file")
     # If the folder has no vocabulary, do not fall back to the published one: a small model has other ids.
     return find_vocabulary(folder)

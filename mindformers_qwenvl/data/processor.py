@@ -46,7 +46,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         num_queries: slots of an image; None leaves it to the template or the tokenizer. Old YAMLs call it
             `image_padding_size`.
         padding: pad a batch to its longest row ("longest") or always to `max_length` ("max_length").
-        chat_format, system_message, dataset_dir: of the template, see there.
+        chat_format, system_message, dataset_dir: for the template, see there.
         image_policy: an `ImagePolicy`, or its YAML section; takes precedence over those of template and
             image_processor.
         prompt, return_tensors: accepted for old YAMLs, without effect.
@@ -96,7 +96,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
                 image_processor.image_transform = replace(image_processor.image_transform, policy=policy)
         if image_policy is not None and ImagePolicy.of(image_policy) != template.image_transform.policy:
             raise ValueError(
-                "image_policy differs from that of the model_transform_template, which is made already: give it there"
+                "image_policy differs from that of the model_transform_template, which already exists: set it there"
             )
         if template.mode != "predict":
             raise ValueError(
@@ -163,8 +163,8 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
     # ---- files
 
     def save_pretrained(self, save_directory: str | os.PathLike[str] | None = None, save_name: str = "mindspore_model"):
-        """Write the tokenizer's files and `save_name`.yaml. Beside a model's config.json, preprocessor_config.json is
-        written instead of the YAML, which would make MindFormers overlook the config.json.
+        """Write the tokenizer's files and `save_name`.yaml. If the folder has a model's config.json, write
+        preprocessor_config.json instead of the YAML, which would make MindFormers overlook the config.json.
         """
         folder = Path(save_directory or "./checkpoint_save")
         self.tokenizer.save_pretrained(str(folder))
@@ -185,7 +185,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
             super().save_pretrained(str(folder), save_name)
 
     def _inverse_parse_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The host's YAML section, without the path of the vocabulary: it lies beside the YAML, so the folder can be
+        """The host's YAML section, without the path of the vocabulary: that is in the same folder, which can so be
         moved."""
         section = super()._inverse_parse_config({key: value for key, value in config.items() if value is not None})
         plain = (str, int, float, bool)
@@ -227,18 +227,18 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
     @classmethod
     def from_pretrained(cls, yaml_name_or_path: str | os.PathLike[str], **kwargs: Any) -> QwenVLProcessor:
         """The processor of a folder (from `save_pretrained`, or a model's, ours or the original) or of a YAML file with
-        a section `processor`. A YAML file is the user's own; what a folder may not say is left out, see
+        a section `processor`. A YAML file is the user's own; what a folder may not set is left out, see
         model_folder.py.
 
         Args:
             yaml_name_or_path: the folder or the file.
             **kwargs: arguments of the class (`tokenizer`, `max_length`, `chat_format`, `system_message`,
-                `image_policy`, ...), used instead of the folder's or the YAML's. Those that are for a hub have no
+                `image_policy`, ...), used instead of the folder's or the YAML's. Arguments for a hub have no
                 effect.
 
         Raises:
             FileNotFoundError: there is no processor to read.
-            ValueError: an argument does not exist; or the folder's vocabulary is that of another model than its
+            ValueError: an argument does not exist; or the folder's vocabulary does not belong to the model of its
                 config.json.
         """
         path = Path(kwargs.pop("pretrained_model_name_or_path", None) or yaml_name_or_path)
@@ -281,7 +281,7 @@ PARTS = ("tokenizer", "image_processor")  # objects, which a YAML builds
 
 
 def _changed(section: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A section `processor` with other arguments, which take precedence over those of its template too."""
+    """A section `processor` with the arguments `given`, which also take precedence over those of its template."""
     template = section.get("model_transform_template")
     if isinstance(template, Mapping):
         section = {**section, "model_transform_template": {k: v for k, v in template.items() if k not in given}}
@@ -314,12 +314,12 @@ def _template_settings(section: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _as_batch(queries: Any) -> list[Any]:
-    """A list of queries: of a text, a query, or several of either."""
+    """A list of queries, from a text, a query, or a list of either."""
     if isinstance(queries, str):
         queries = [queries]
     if isinstance(queries, Mapping) or not isinstance(queries, list | tuple) or not len(queries):
         raise ValueError(
-            f'expected a query like [{{"image": path}}, {{"text": "..."}}] or a list of such, got {queries!r}'
+            f'expected a query like [{{"image": path}}, {{"text": "..."}}] or a list of such queries, got {queries!r}'
         )
     if isinstance(queries[0], Mapping):
         queries = [queries]

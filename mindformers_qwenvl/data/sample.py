@@ -1,4 +1,4 @@
-"""A conversation to the columns of a training sample: tokens, labels, pictures; or the sample is left out."""
+"""Turns a conversation into the columns of a training sample (tokens, labels, pictures), or leaves it out."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class TrainingSamples:
         return replace(self.transform, policy=replace(self.transform.policy, allow_outside=True))
 
     def _skip(self, where: str, reason: str) -> Row:
-        """A conversation that replaces a sample that is left out: real tokens, nothing to learn."""
+        """The conversation that replaces a sample that is left out: real tokens, nothing to learn."""
         if where not in self._skipped:
             self._skipped.add(where)
             logger.warning("%s: left out of training: %s", where, reason)

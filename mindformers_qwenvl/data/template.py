@@ -41,15 +41,15 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
     - `input_ids` int32 [S + 1] in training, [L] in prediction; `labels` int32 [S + 1], -100 where not trained;
     - `images` uint8 [N, H, W, 3] in training (`BatchToTensor` and `BatchNormalize` of the YAML follow), float32
       [N, 3, H, W] in prediction;
-    - `image_context_pos` int32 [N, Q, 2] of (row, position). In training N is always `modal_content_padding_size`; an
-      image that a sample does not have is black, at position -1, and the network leaves it out.
+    - `image_context_pos` int32 [N, Q, 2] of (row, position). In training N is always `modal_content_padding_size`;
+      missing images are black, at position -1, and the network leaves them out.
 
     Args:
         output_columns: columns to return, in this order. Default: those above (no labels in prediction).
-        tokenizer: a `QwenVLTokenizer`; None if the transform brings it.
+        tokenizer: a `QwenVLTokenizer`; None if the transform supplies it.
         mode: "train" or "predict".
         vstack_columns: accepted for the host; the columns here are stacked row by row.
-        modal_content_padding_size: images of a training sample, at most.
+        modal_content_padding_size: the largest number of images in a training sample.
         max_length: tokens of a training sample, S.
         image_size: side of the squares that pictures are resized to.
         num_queries: slots of an image; None leaves it to the tokenizer, otherwise the tokenizer is set to it.
@@ -61,14 +61,14 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         image_overflow: what to do with a training sample that has more than `modal_content_padding_size` images, or
             whose images `max_length` cuts: "error"; or "skip_sample", which puts an empty conversation without labels
             in its place (it adds nothing to loss and gradients) and logs a warning that names the sample, once.
-        chat_format: prompts of prediction: "raw", the query as it is; or "chatml", the frame of the chat model and of
-            fine-tuned ones.
-        interpolation, mean, std, exif_rotation: see `images.ImageTransform`; mean and std are for prediction.
+        chat_format: how prompts are framed in prediction: "raw", the query as it is; or "chatml", the frame of the chat
+            model and of fine-tuned ones.
+        interpolation, mean, std, exif_rotation: see `images.ImageTransform`; mean and std are used in prediction only.
         image_policy: an `ImagePolicy`, or its YAML section: where pictures may come from, how large they may be.
 
     Raises:
         ValueError: an argument is not one of those above; names it. A sample that cannot be used raises
-            `BadSampleError` with its name.
+            `BadSampleError`, which names it.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         missing = [name for name in ("images", "image_context_pos") if name not in self.output_columns]
         if has_images and missing:
             raise ValueError(
-                f"model_transform_template: output_columns lacks {' and '.join(missing)}, and there are pictures, "
+                f"model_transform_template: output_columns lacks {' and '.join(missing)}, but there are pictures, "
                 "which would be left out"
             )
 
@@ -213,8 +213,8 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
     def process_predict_query(self, query_ele_list: Sequence[dict[str, Any]], result_recorder: DataRecord) -> list[str]:
         """Lay out a query `[{"image": ...}, {"text": ...}, {"box": ..., "ref": ...}]` and read its pictures.
 
-        An image is anything `images.open_image` takes. The host tokenises what this returns, so that is empty: the
-        tokens are those of `prompt`, where the path of an image may be longer than a tokenizer allows.
+        An image is anything `images.open_image` takes. The host tokenises the text that this returns, so it is empty:
+        the tokens come from `prompt`, where the path of an image may be longer than the tokenizer allows.
 
         Raises:
             ValueError, FileNotFoundError: the query cannot be used; names the element or the picture.
@@ -227,7 +227,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         return [""]
 
     def prompt(self, query: str | Sequence[dict[str, Any]]) -> Row:
-        """Tokens of a query and where its images are, in the frame of `chat_format`; reads no picture."""
+        """Tokens of a query and where its images are, in the frame of `chat_format`. Opens no picture."""
         return make_prompt(self.tokenizer, query, system=self.layout["system_message"], chat_format=self.chat_format)
 
     def batch(self, data_list: Sequence[dict[str, Any]], token_padding_length: int, **kwargs: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ __all__ = ["QwenVLTokenizer"]
 class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
     """Tokenizer of Qwen-VL.
 
-    `tokenizer(text)["input_ids"]` normalises to NFC, recognises special tokens and fills images: `<img>path</img>`
+    `tokenizer(text)["input_ids"]` normalises to NFC, recognises special tokens and expands images: `<img>path</img>`
     becomes `img_start_id`, `image_slots` times `img_pad_id`, `img_end_id`. The ids of the special tokens are attributes
     (`eod_id`, `im_start_id`, `im_end_id`, `img_start_id`, `img_end_id`, `img_pad_id`, `ref_start_id`, ...); they follow
     the ranks of the vocabulary, whatever its size. Padding and end of text are both `eod_id`.
@@ -107,7 +107,7 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
 
     @property
     def image_slots(self) -> int:
-        """Positions of one image. It can be set, because a YAML may have it in the network's section alone."""
+        """Positions of one image. It can be set, because a YAML may have it only in the network's section."""
         return self.vocabulary.image_slots
 
     @image_slots.setter
@@ -135,7 +135,7 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
         return {**self.vocabulary.ranks, **self.vocabulary.specials}
 
     def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
-        """Nothing can be added: special tokens the vocabulary has count as none added, others are an error."""
+        """No tokens can be added: those that are special tokens already count as 0 added, others are an error."""
         unknown = [str(token) for token in new_tokens or () if str(token) not in self.vocabulary.specials]
         if unknown:
             raise ValueError(f"{unknown} are not special tokens of this vocabulary, and no tokens can be added to it")
@@ -230,8 +230,8 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
         return super()._batch_encode_plus(batch_text_or_text_pairs, **kwargs)
 
     def _as_ids(self, part: Any, specials: dict[str, Any]) -> Any:
-        """Text straight to ids, which the host takes as they are; by itself it goes through tokens, which is slower. It
-        refuses an empty list, so text without tokens stays text."""
+        """Text straight to ids, which the host takes as they are. For text it would make tokens first, which is slower.
+        It refuses an empty list, so text without tokens stays text."""
         return (self.encode_text(part, **specials) or "") if isinstance(part, str) else part
 
     # ---- ids to text
@@ -239,7 +239,7 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
     def decode(self, token_ids, skip_special_tokens: bool = False, clean_up_tokenization_spaces=None, **kwargs):
         """Text of ids (an int, a list, a numpy array, a MindSpore tensor); a list of texts for a list of lists.
 
-        An image reads `<img></img>`, see `Vocabulary.decode`, which also explains `errors` and `keep_image_special`.
+        An image becomes `<img></img>`, see `Vocabulary.decode`, which also explains `errors` and `keep_image_special`.
 
         Raises:
             ValueError: an id is unknown, or an image is not complete.
@@ -287,7 +287,7 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
         Raises:
             FileNotFoundError, ImageError: the picture cannot be opened; names it and says why.
         """
-        # Pillow, which text alone does not need.
+        # Imported here: it needs Pillow, which text alone does not.
         from mindformers_qwenvl.grounding import draw_on_latest_picture, latest_picture
 
         picture = draw_on_latest_picture(response, history, tags=self.tags, **options)

@@ -1,4 +1,4 @@
-"""A tokenizer from a folder, the original's or ours, and into one. Plain Python."""
+"""Reads a tokenizer from a folder, the original's or ours, and writes it into one. Plain Python."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class TokenizerFiles:
     def from_pretrained(cls, name_or_path: str | os.PathLike, *args, **kwargs) -> TokenizerFiles:
         """A tokenizer from a folder: one of ours (`save_pretrained`), or an original HuggingFace one.
 
-        Unless something else says how many slots an image has, the model's config.json does (`visual.n_queries`).
-        A file of the folder that names a vocabulary elsewhere is not followed, see model_folder.py.
+        If nothing else says how many slots an image has, the model's config.json does (`visual.n_queries`).
+        A vocabulary outside the folder that one of its files names is not used, see model_folder.py.
 
         Raises:
             FileNotFoundError: the folder has no qwen.tiktoken, and no `vocab_file` is given.

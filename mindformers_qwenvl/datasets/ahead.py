@@ -1,9 +1,9 @@
 """Samples that the loader's thread prepares ahead, while the transform's threads are busy with pictures.
 
-MindSpore reads samples in a thread of its own, which has little to do, and passes only text to the transform. The two
-meet here, beside the dataset: the loader puts a ticket on each sample, and the transform exchanges it for the tokens
-and the bytes of the pictures. Where there are none (before the first sample has come through, in another process, from
-another loader) it does the work itself. The results are the same.
+MindSpore reads samples in a thread of its own, which has little to do, and passes only text to the transform. This is a
+second way between the two: the loader puts a ticket on each sample, and the transform exchanges it for the tokens and
+the bytes of the pictures. If there are none (before the first sample has come through, in another process, from another
+loader), the transform does the work itself. The results are the same.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class PreparedSamples:
 
 
 def prepared(turns: Turns, note: SampleNote | None, prepare: Prepare) -> Any:
-    """The result of `prepare(turns, note)`: what its loader has prepared, or else made now.
+    """The result of `prepare(turns, note)`: taken from the loader if it is ready there, or else made now.
 
     From then on the loader prepares its samples with `prepare`.
 

@@ -31,7 +31,7 @@ class SampleNote:
 
     where: file and sample, for messages.
     root: the folder of its pictures, if the loader has one.
-    confined: whether pictures must be inside `root`, or relative paths only start there.
+    confined: whether pictures must be inside `root`; if not, it is only where relative paths start.
     loader, ticket: where the prepared sample is, see ahead.py.
     """
 
@@ -79,7 +79,7 @@ class AnnotationFile:
         except ValueError as error:
             raise AnnotationError(f"annotation file {error}") from None
         if first not in (b"[", b"{"):
-            found = f"starts with {first!r}, not a JSON list or one JSON object per line" if first else "empty"
+            found = f"starts with {first!r}; expected a JSON list or one JSON object per line" if first else "empty"
             raise AnnotationError(f"annotation file {self.path}: {found}")
         try:
             self.index = open_index(self.path, first == b"[", index_dir)
@@ -110,7 +110,7 @@ class AnnotationFile:
             raise IndexError(f"annotation file {self.path}: sample {index} of {len(self)}")
         start, length = self.index.place(index)
         if length > MAX_RECORD:
-            raise AnnotationError(f"{self._place(index)}: {length:,} bytes, more than the {MAX_RECORD:,} that are read")
+            raise AnnotationError(f"{self._place(index)}: {length:,} bytes, more than the {MAX_RECORD:,} allowed")
         data = os.pread(self._file.fileno(), length, start)  # threads and processes would share the position of `read`
         try:
             return json.loads(data)

@@ -16,8 +16,8 @@ from mindformers_qwenvl.files import open_regular
 __all__ = ["MAX_RECORD", "BadLine", "JsonStream", "StreamError"]
 
 BLOCK = 1 << 20  # bytes read at a time
-# Bytes or characters of one record or value: a bracket that is never closed must not fill the memory. JSON that is made
-# to be large there, such as a list of empty dicts, becomes 0.8 GB.
+# Bytes or characters of one record or value: a bracket that is never closed must not fill the memory. JSON of this size
+# that is made to take much memory, such as a list of empty dicts, takes 0.8 GB.
 MAX_RECORD = 32 << 20
 # An error this near the end of the text may only mean that more text is needed ("-Infinity" is the longest word that
 # can be split). Strings are the exception: they can be split anywhere.
@@ -113,7 +113,7 @@ class JsonStream:
             if self._progress is not None and self._count - self._told >= self._block:
                 self._tell()
             if length > len(line):
-                yield BadLine(f"line {number}: {length:,} bytes, more than the {MAX_RECORD:,} that are read")
+                yield BadLine(f"line {number}: {length:,} bytes, more than the {MAX_RECORD:,} allowed")
                 continue
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
@@ -259,7 +259,7 @@ class JsonStream:
 
     def _expect_end(self) -> None:
         if self._peek():
-            self._fail("there is more after the end", self._at)
+            self._fail("there is more text after the end", self._at)
 
     def _place(self, at: int) -> tuple[int, int]:
         """Line and column of self._text[at]."""
@@ -287,7 +287,7 @@ def _ends_at(line: str) -> int | None:
     try:
         json.loads(line)
     except json.JSONDecodeError as error:
-        return -1 if error.msg.startswith("Unterminated string") else error.pos  # no string goes over lines
-    except (ValueError, RecursionError):  # a fault of this line alone, too
+        return -1 if error.msg.startswith("Unterminated string") else error.pos  # no string has line breaks
+    except (ValueError, RecursionError):  # also a fault within this line
         return -1
     return None

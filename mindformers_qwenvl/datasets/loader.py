@@ -27,10 +27,10 @@ class QwenVLDataLoader:
     number and id of every sample, so that errors can name them.
 
     Order: it depends only on `seed` and the epoch, not on the number of workers. With shards (the host's, or
-    `num_shards` here), sample k of shard s is number k * num_shards + s of the order of all samples.
+    `num_shards` here), sample k of shard s is number k * num_shards + s in the order of all samples.
 
-    Shards of the host, one per card in data parallel, have equal size. The remainder is left out of the epoch, as
-    `drop_remainder` does with one card and batches that large; no sample comes twice.
+    The host's shards, one per card in data parallel, have equal size. The remaining samples are left out of the epoch,
+    as `drop_remainder` leaves out an incomplete batch; no sample comes twice.
 
     A resumed training (`resume_training` or `data_skip_steps`: the host calls `set_init_step`) continues with the
     samples that would have come next, in the epoch they belong to. Earlier ones are skipped without being read.
@@ -41,18 +41,18 @@ class QwenVLDataLoader:
         shuffle: whether each epoch has another order.
         seed: of the shuffle, the same on every rank. None: MindSpore's dataset seed (`train_dataset.seed`).
         num_samples: use only that many samples from the start of the file, or of its part.
-        split: a share of the file, such as 0.02, that is held out: no picture is in both parts. Every record is read
-            for that before the first step; `mindformers-qwenvl check-data --split` does it once for all runs.
-        held_out: with `split`, whether this is the held-out part (of `eval_dataset`) or the other one.
-        split_seed: another one, another choice of what is held out.
-        dataset_dir: folder of the pictures, which they may not leave; it takes precedence over the template's
+        split: a share of the file, such as 0.02, that is held out: no picture is in both parts. For this, every record is
+            read before the first step; `mindformers-qwenvl check-data --split` does it once for all runs.
+        held_out: with `split`, whether to read the held-out part (for `eval_dataset`) or the other one.
+        split_seed: a different seed holds out different records.
+        dataset_dir: folder of the pictures, which must be inside it; it takes precedence over the template's
             `dataset_dir`. `run_mindformer.py --train_dataset_dir` sets it, so it may also be the annotation file
             itself: then relative paths start from its folder, and absolute ones may lead anywhere.
         data_field, from_keyword, value_keyword: keys of the conversation, of its roles and of its texts.
         index_dir: folder to keep the positions of the records in, so that a large file opens at once the next time; if
             the file has changed, they are found again. None: they are found each time (0.3 s for 100 MB).
-        num_shards, shard_id: yield only the samples of one shard, for use outside MindFormers' datasets, which shard by
-            themselves. Every sample is in one shard; the sizes differ by at most one.
+        num_shards, shard_id: yield only the samples of one shard, for use outside MindFormers' datasets, which do
+            their own sharding. Every sample is in one shard; the sizes differ by at most one.
         kwargs: for `mindspore.dataset.GeneratorDataset`.
 
     Raises:

@@ -13,8 +13,8 @@ __all__ = ["OrderedDataset", "SampleOrder"]
 class OrderedDataset(GeneratorDataset):
     """A `GeneratorDataset` that stays in its `SampleOrder` when the host shards it with a DistributedSampler.
 
-    DistributedSampler fills the last shards with samples of the first, which then come twice in an epoch. The host cuts
-    them off again in semi_auto_parallel only (mindformers/dataset/modal_to_text_sft_dataset.py, `take`; 1.9).
+    DistributedSampler fills up the last shards with samples of the first ones, which then come twice in an epoch. The
+    host removes them again only in semi_auto_parallel (mindformers/dataset/modal_to_text_sft_dataset.py, `take`; 1.9).
     """
 
     def add_sampler(self, new_sampler: Sampler) -> None:

@@ -138,7 +138,7 @@ def _index_list(file: BinaryIO) -> RecordIndex:
     file.seek(start)
     if not file.read(stop - start - 1).strip():  # nothing before the closing bracket
         if len(bounds) > 2:
-            raise BrokenFileError(f"a comma before the end of the list, byte {stop - 1}")
+            raise BrokenFileError(f"a comma before the end of the list, at byte {stop - 1}")
         bounds = bounds[:1]
     return RecordIndex(bounds, True)
 
@@ -157,7 +157,7 @@ class _ListScan:
 
     def add(self, offset: int, block: bytes) -> None:
         if self.closed and block.strip():
-            raise BrokenFileError(f"there is more after the end of the list, byte {offset}")
+            raise BrokenFileError(f"there is more text after the end of the list, at byte {offset}")
         flags = np.frombuffer(bytearray(block.translate(STRUCTURE)), np.uint8)
         array = np.frombuffer(block, np.uint8)
         self._skip_escaped(array, flags)
@@ -209,7 +209,7 @@ class _ListScan:
         if len(over):
             end = int(places[over[0]])
             if len(over) > 1 or over[0] != len(depth) - 1 or block[end : end + 1] != b"]" or block[end + 1 :].strip():
-                raise BrokenFileError(f"there is more after the end of the list, byte {offset + end}")
+                raise BrokenFileError(f"there is more text after the end of the list, at byte {offset + end}")
             self.closed = True
 
     def finish(self) -> np.ndarray:
@@ -247,7 +247,7 @@ def open_index(path: str | os.PathLike[str], is_list: bool, folder: str | os.Pat
             kept.parent.mkdir(parents=True, exist_ok=True)
             _save(kept, index, mark)
         except OSError as error:
-            warnings.warn(f"the index of {path} is not kept: {error}", stacklevel=2)
+            warnings.warn(f"the index of {path} cannot be saved: {error}", stacklevel=2)
     return index
 
 

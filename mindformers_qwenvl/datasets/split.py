@@ -36,13 +36,13 @@ def split_file(path: str | os.PathLike[str], share: float, seed: int = 0) -> Spl
     """Write FILE.train.jsonl and FILE.held_out.jsonl beside a file of conversations.
 
     Records that have a picture in common, directly or through others, stay together, so the share is met as nearly as
-    their groups allow. Which groups are held out depends on the seed and the names of their pictures (of records
+    their groups allow. Which groups are held out depends on the seed and the names of their pictures (for records
     without one: on their text), not on the order of the file.
 
     Args:
         path: a JSON list or JSON Lines, as training reads it.
         share: of the records to hold out, above 0 and below 1.
-        seed: another one, another choice.
+        seed: a different seed holds out different groups.
 
     Raises:
         ValueError: the share is out of range, one of the parts would be empty, or the file changed meanwhile.
@@ -76,8 +76,8 @@ def held_out_records(file: AnnotationFile, share: float, seed: int = 0) -> set[i
     chosen = _chosen(groups, share * len(file), seed)
     if not chosen or len(chosen) == len(file):
         raise ValueError(
-            f"{file.path}: its {len(file)} records are in {len(groups)} groups that share pictures, and {share:.3g} of "
-            "them cannot be held out"
+            f"{file.path}: {len(file)} records, in {len(groups)} groups that share pictures and stay together: with a "
+            f"share of {share:.3g}, one part would be empty; give another share"
         )
     return chosen
 

@@ -41,7 +41,7 @@ class Box:
     def __post_init__(self) -> None:
         _check_grid(self.coordinates)
         if self.x1 > self.x2 or self.y1 > self.y2:
-            raise ValueError(f"a box must have x1 <= x2 and y1 <= y2, got {self.coordinates}; Box.of orders them")
+            raise ValueError(f"a box must have x1 <= x2 and y1 <= y2, got {self.coordinates}; Box.of sorts them")
 
     @classmethod
     def of(

@@ -41,10 +41,10 @@ def draw(
 ) -> Image.Image:
     """A copy of `image` (RGB) with the outlines of boxes and quads, and their labels.
 
-    Objects that share a `<ref>` have one colour and one label; each other one takes the next colour. A label stands in
-    the upper left corner of the first object of its ref, or beside it if it would hide more than half of it or another
-    label. On small pictures labels get smaller letters, down to 8 pixels, and are cut with "…", so that all labels
-    together hide no more than half of the picture; one that cannot be read even so is left out and logged.
+    Objects that share a `<ref>` have one colour and one label; every other object takes the next colour. A label is in
+    the upper left corner of the first object of its ref. It is beside that object if it would otherwise hide more than
+    half of it, or another label. On small pictures labels get smaller letters, down to 8 pixels, and are cut with "…":
+    all together hide no more than half of the picture. A label that still cannot be read is left out and logged.
 
     Args:
         image: the picture that the boxes belong to, of any size.
@@ -99,13 +99,13 @@ def _bright(colour: str) -> tuple[int, int, int]:
 
 
 def latest_picture(response: Any, history: Sequence[Sequence[Any]] | None = None, tags: Tags | None = None) -> Any:
-    """The last image of a conversation, or None: that of the last query, else of the one before it.
+    """The last image of a conversation, or None: that of the last query, or else of the latest one that has an image.
 
-    What the model wrote opens no picture. Without a history, `response` is a whole text with its prompt, as a base
-    model continues it, and the picture is the last in it.
+    With a history, image tags in answers are ignored. Without one, `response` is a whole text with its prompt, as a
+    base model continues it, and the picture is the last in it.
 
     Args:
-        response: a text or a list of elements, `[{"image": ...}, {"text": ...}]`; not looked at if there is a history.
+        response: a text or a list of elements, `[{"image": ...}, {"text": ...}]`; not used if there is a history.
         history: exchanges (query, answer), oldest first; a query is a text or a list of elements.
         tags: spelling of the tags in texts.
     """
@@ -118,7 +118,7 @@ def latest_picture(response: Any, history: Sequence[Sequence[Any]] | None = None
 
 
 def _images(element: Mapping[str, Any], tags: Tags | None) -> list[Any]:
-    """Those of an element of a query: itself, or those in the tags of its text."""
+    """The images of an element of a query: its own, or those in the tags of its text."""
     if "image" in element:
         return [element["image"]]
     text = element.get("text")

@@ -1,4 +1,4 @@
-"""A font that has the characters of a label. The original downloads SimSun; here one of the machine is found."""
+"""A font that has the characters of a label. The original downloads SimSun; here the machine's fonts are searched."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOLDERS = (
     *("/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts"),
     *("C:/Windows/Fonts", "~/AppData/Local/Microsoft/Windows/Fonts"),
 )
-UNASSIGNED = "\u0378"  # in no font: what is drawn for it is the sign of a missing character
+UNASSIGNED = "\u0378"  # in no font, so its shape is that of a missing character
 
 
 class FontWarning(UserWarning):
@@ -36,9 +36,9 @@ class FontWarning(UserWarning):
 def font_for(text: str, size: int, font: str | os.PathLike[str] | None = None) -> ImageFont.FreeTypeFont:
     """A font of `size` pixels that has the characters of `text`.
 
-    It is `font`, else the file that MINDFORMERS_QWENVL_FONT names, whatever they lack. Without either it is Pillow's
-    own font if that has every character, else the first one that has, of the installed packages of fonts and of the
-    machine, else Pillow's own. If characters are missing, a `FontWarning` says so, once per process.
+    `font`, or else the file that MINDFORMERS_QWENVL_FONT names, is used even if it lacks characters. Without either it
+    is Pillow's own font if that has every character, else the first such font among the installed font packages and
+    the machine's fonts, else Pillow's own. If characters are missing, a `FontWarning` says so, once per process.
 
     Raises:
         FileNotFoundError, ValueError: `font`, or the file of the variable, does not exist or is not a font.
@@ -98,7 +98,7 @@ def _missing(font: ImageFont.FreeTypeFont, letters: str) -> str:
     try:
         absent = _shape(font, UNASSIGNED)
         return "".join(letter for letter in letters if _shape(font, letter) == absent)
-    except OSError:  # a font of fixed sizes that does not have this one
+    except OSError:  # a bitmap font that does not have this size
         return letters
 
 

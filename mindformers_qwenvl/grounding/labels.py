@@ -1,4 +1,4 @@
-"""Where labels go on a picture, and how large they are, so that they can be read and hide little of it. Pillow."""
+"""Places and sizes of labels on a picture: they must be readable and hide little of it. Pillow."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Rectangle: TypeAlias = "tuple[int, int, int, int]"  # x1, y1, x2, y2 in pixels, 
 TEXT_SIZE = 15  # pixels, on pictures of up to 450 x 450; larger ones have larger letters
 SMALLEST_TEXT = 8
 PADDING = 2
-HIDDEN_BY_ONE, HIDDEN_BY_ALL = 1 / 4, 1 / 2  # of the picture, at most
+HIDDEN_BY_ONE, HIDDEN_BY_ALL = 1 / 4, 1 / 2  # largest share of the picture that labels may hide
 CUT = "…"
-# What a picture can show at all; more would take time without being seen.
-MOST_LETTERS = 200  # of a label
+# Limits of what a picture can show: more would not be seen and only take time.
+MOST_LETTERS = 200  # in one label
 MOST_LABELS = 200
 
 
 @dataclass(frozen=True)
 class Label:
-    """A label that has its place: its rectangle of `size` (width, height) at `corner`, and its text, in lines, which is
-    drawn at `start` in the rectangle."""
+    """A placed label: its rectangle of `size` (width, height) at `corner`, and its text, in lines, which is drawn at
+    `start` within the rectangle."""
 
     text: str
     font: ImageFont.FreeTypeFont
@@ -40,7 +40,7 @@ class Label:
 
 
 def text_size(size: tuple[int, int]) -> int:
-    """Pixels of the letters on a picture of `size` (width, height) that has room for them."""
+    """Height of the letters in pixels, on a picture of `size` (width, height) with enough room for them."""
     return max(int(math.sqrt(size[0] * size[1])) // 30, TEXT_SIZE)
 
 
@@ -49,7 +49,7 @@ def place(
 ) -> list[Label | None]:
     """A label for each (text, box in pixels) on a picture of `size` (width, height); None where it cannot be read.
 
-    Texts are cut after MOST_LETTERS, and there are at most MOST_LABELS: the first ones.
+    Texts are cut after MOST_LETTERS letters. Only the first MOST_LABELS of them get a label.
 
     Raises:
         FileNotFoundError, ValueError: the font cannot be used.
@@ -116,7 +116,7 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, size: tuple[int, int], b
 def _placed(
     text: str, font: ImageFont.FreeTypeFont, box: Rectangle, size: tuple[int, int], placed: list[Rectangle]
 ) -> Label:
-    """The label at the first of several places where it hides no other one, else at the first."""
+    """The label at the first of several places where it hides no other label; if there is none, at the first place."""
     (width, height), start = _extent(text, font)
     x1, y1, x2, y2 = box
     inside, beside = [(x1, y1), (x2 - width, y1)], [(x1, y1 - height), (x1, y2 + 1)]

@@ -1,8 +1,8 @@
 """Boxes and quads in the text of an answer, and back.
 
 `<ref>the cat</ref><box>(100,200),(499,799)</box>`: several boxes may follow one ref, and a box may stand without one.
-Follows `to_list_format` and `_fetch_all_box_with_ref` of the original `tokenization_qwen.py`. These stop at the first
-mistake in a text; models make some, so here they are skipped and reported.
+Follows `to_list_format` and `_fetch_all_box_with_ref` of the original `tokenization_qwen.py`. Those stop at the first
+mistake in a text. Models make mistakes, so here they are skipped and reported.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def to_text(objects: Iterable[Box | Quad], tags: Tags | None = None) -> str:
     for found in objects:
         if found.label is None:
             if label is not None:
-                pieces.append(",")  # without something between it would belong to the ref before
+                pieces.append(",")  # without a separator it would belong to the ref before
         elif found.label != label or not found.continues:
             if any(tag in found.label for tag in tags):
                 raise ValueError(f"a label must not hold tags, got {found.label!r}")

@@ -49,8 +49,8 @@ _TABLES = {
     4: tuple((IPv4Network(network), name) for network, name in _V4),
     6: tuple((IPv6Network(network), name) for network, name in _V6),
 }
-# Networks whose addresses contain the IPv4 address they lead to, and its lowest bit: mapped, translated (SIIT),
-# compatible, NAT64, 6to4.
+# Networks whose addresses contain the IPv4 address they lead to, and the place of its lowest bit: mapped, translated
+# (SIIT), compatible, NAT64, 6to4.
 _CARRIERS = (
     (IPv6Network("::ffff:0:0/96"), 0),
     (IPv6Network("::ffff:0:0:0/96"), 0),
@@ -94,7 +94,7 @@ def _carried(address: Address) -> IPv4Address | None:
 
 
 def _isatap(address: Address) -> IPv4Address | None:
-    """Unlike those of the carriers, such an address also belongs to a network of its own, which counts too."""
+    """The IPv4 address in an ISATAP address. Unlike with the carriers, the network of the IPv6 address counts too."""
     number = int(address)
     if address.version == 4 or number >> 32 & 0xFFFFFFFF not in _ISATAP:
         return None

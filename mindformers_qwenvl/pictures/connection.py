@@ -1,4 +1,4 @@
-"""A connection to one of the addresses that were judged, with every wait bounded. Standard library only."""
+"""A connection to one of the addresses that the policy allowed; every wait has a limit. Standard library only."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 def addresses_of(host: str, port: int, policy: ImagePolicy, deadline: float, resolver: Resolver) -> list[str]:
-    """The addresses of `host`, which may be one itself; at least one.
+    """The addresses of `host`, at least one. `host` may be an address itself.
 
     Raises:
-        TimeoutError: `connect_timeout` or the deadline is over.
+        TimeoutError: `connect_timeout` or the deadline has passed.
         OSError: the name is unknown or has no address.
     """
     try:
@@ -65,11 +65,11 @@ def addresses_of(host: str, port: int, policy: ImagePolicy, deadline: float, res
 def connect(
     addresses: Sequence[str], port: int, policy: ImagePolicy, deadline: float, *, tls_host: str | None = None
 ) -> socket.socket:
-    """A connection to the first of `addresses` that accepts one; with TLS, for the certificate of `tls_host`.
+    """A connection to the first of `addresses` that accepts one. With `tls_host`, over TLS, with a certificate for it.
 
     Raises:
         ssl.SSLCertVerificationError: the certificate is not valid; no other address is tried then.
-        TimeoutError: `connect_timeout` or the deadline is over.
+        TimeoutError: `connect_timeout` or the deadline has passed.
         OSError: the last address does not accept a connection.
     """
     for number, address in enumerate(addresses, 1):
@@ -110,8 +110,8 @@ def _remaining(deadline: float, limit: float) -> float:
 class Wire:
     """A socket as http.client needs it, whose every wait ends at the deadline.
 
-    A timeout of the socket alone is not enough: a server that sends a byte now and then, in the headers too, would
-    never run into it.
+    The socket's own timeout is not enough: a server that sends a byte now and then, even within the headers, would
+    never exceed it.
     """
 
     def __init__(self, sock: socket.socket, timeout: float, deadline: float) -> None:

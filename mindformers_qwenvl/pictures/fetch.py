@@ -50,8 +50,8 @@ def fetch(url: str, policy: ImagePolicy | None = None, *, resolver: Resolver = r
         resolver: asked once for the addresses of each name on the way.
 
     Raises:
-        ImageRefusedError: the policy forbids it; the message says which rule does and how to allow it. A server that
-            is too slow is one of these rules.
+        ImageRefusedError: the policy forbids it; the message says which rule does and how to allow it. That includes
+            a server that is too slow.
         ImageError: it cannot be fetched: an unknown name, no connection, a bad certificate, a status other than 200, or
             a body that is cut off.
     """
@@ -84,7 +84,7 @@ def fetch(url: str, policy: ImagePolicy | None = None, *, resolver: Resolver = r
                 name,
                 f"more than {policy.max_redirects} redirects",
                 "max_redirects",
-                "image_policy: {max_redirects: ...} allows more; or give the last address itself",
+                "image_policy: {max_redirects: ...} allows more; or give the final address itself",
             )
         url = urljoin(target.url, answer)
         if target.scheme == "https" and url[:5].lower() == "http:":

@@ -1,8 +1,8 @@
 """The pixels that the network sees: a picture opened, resized to a square, normalised. Pillow and numpy only.
 
-They are those of the original Qwen-VL (`visual.py`, `VisionTransformer.encode`): Pillow's antialiasing bicubic, then
+They equal those of the original Qwen-VL (`visual.py`, `VisionTransformer.encode`): Pillow's antialiasing bicubic, then
 `x / 255`, CLIP mean and standard deviation. How pictures are opened: `opening.py`. Where they may come from and how
-large they may be: `policy.py`. Other rooms import what they need of both from here.
+large they may be: `policy.py`. Code outside this folder imports the names of both from here.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def resize_square(image: Image.Image, size: int, resample: Image.Resampling) -> 
     """`image` (RGB) resized to `size` x `size`: first along its rows, rounded to uint8, then along its columns.
 
     That is what one call of `resize` did in Pillow up to 11, and so what the original saw. Pillow 12 and 13 choose the
-    order by shape, and bicubic pixels then differ by up to 13 levels; two calls, one axis each, leave no choice.
+    order by shape, and bicubic pixels then differ by up to 13 levels. Two calls, one per axis, fix the order.
     """
     return image.resize((size, image.height), resample).resize((size, size), resample)
 
@@ -110,7 +110,7 @@ class ImageTransform:
         return pictures
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [..., H, W, 3] -> float32 [..., 3, H, W]: `(pixels / 255 - mean) / std`, to 3e-7."""
+        """uint8 [..., H, W, 3] -> float32 [..., 3, H, W]: `(pixels / 255 - mean) / std`, within 3e-7."""
         if pixels.dtype != np.uint8 or pixels.ndim < 3 or pixels.shape[-1] != 3:
             raise ValueError(f"pixels must be uint8 [..., H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
         out = np.empty((*pixels.shape[:-3], 3, *pixels.shape[-3:-1]), np.float32)

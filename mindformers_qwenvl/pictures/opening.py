@@ -34,7 +34,7 @@ LONGEST_NAME = 255  # characters of a file name on most disks
 BASE64 = {"/9j/": "jpeg", "iVBORw0KGgo": "png", "R0lGOD": "gif", "UklGR": "webp", "Qk": "bmp"}
 READ_WHOLE = 2**24  # bytes; larger files are read while they are decoded
 
-GIT_LFS = "a pointer of git-lfs"
+GIT_LFS = "a git-lfs pointer"
 # How files of other formats begin, so that a message can say what the file is.
 SIGNATURES = (
     (rb"II\*\x00|MM\x00\*", "TIFF"),
@@ -54,7 +54,7 @@ SIGNATURES = (
 
 @dataclass(frozen=True)
 class StartedImage:
-    """An image file that the policy allows, with its header read and its pixels not decoded; `name` is for messages."""
+    """An image file that the policy allows: header read, pixels not yet decoded. `name` is for messages."""
 
     name: str
     image: Image.Image
@@ -88,7 +88,7 @@ def open_image(
     exif_rotation: bool = False,
     policy: ImagePolicy | None = None,
 ) -> Image.Image:
-    """The picture `source`, decoded, as an RGB Pillow image of its own size.
+    """The picture `source`, decoded, as an RGB Pillow image in its original size.
 
     Args:
         source: a path, a `file://`, `http://`, `https://` or `data:...;base64,` address, the bytes of an image file, a
@@ -125,10 +125,10 @@ def open_image(
 
 
 def image_name(image: Any, images: dict[str, Any]) -> Any:
-    """What stands for an image in the text of a query: its path or web address, or a name for anything else.
+    """What stands for an image in the text of a query: its path or web address, or a made-up name for anything else.
 
-    A source with a name is put into `images` under that name. A `data:` address is one of them: nobody wants to read
-    its megabytes in an answer.
+    Sources other than strings are stored in `images` under that text. So are `data:` addresses, which get a name too:
+    nobody wants to read megabytes in an answer.
     """
     if isinstance(image, str) and not is_data_uri(image):
         return image
@@ -169,7 +169,7 @@ def _file(source: Any, root: str | os.PathLike[str] | None, policy: ImagePolicy)
         raise ImageError(f"image {name!r}: not a file name")
     if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text):
         if scheme[1].lower() != "file":
-            raise ImageRefusedError(name, f"{scheme[1]}:// is not read; use a file://, http(s):// or data: address")
+            raise ImageRefusedError(name, f"{scheme[1]}:// cannot be read; use a file://, http(s):// or data: address")
         parts = urlsplit(text)
         if parts.netloc.lower() not in ("", "localhost"):
             raise ImageError(f"image {name}: the file:// address is on another machine ({parts.netloc})")
@@ -193,7 +193,7 @@ def _file(source: Any, root: str | os.PathLike[str] | None, policy: ImagePolicy)
 
 
 def _refuse_base64(text: str) -> None:
-    """Name what was meant: a picture's content in base64, as some APIs have it, is not a path."""
+    """Raise `ImageError` if `text` is not a path but the content of a picture in base64, as some APIs take it."""
     kind = next((kind for beginning, kind in BASE64.items() if text.startswith(beginning)), None)
     if len(text) > LONGEST_NAME and (kind or re.fullmatch(r"[A-Za-z0-9+/\s]+=*\s*", text[:4096])):
         kind = kind or "png"
@@ -238,11 +238,11 @@ def _refuse_format(file: io.BytesIO | Path, name: str, formats: Sequence[str], c
         return  # unreadable, as the caller is about to say
     what = next((what for signature, what in SIGNATURES if re.match(signature, head, re.DOTALL)), None)
     if what == GIT_LFS:
-        raise ImageError(f"image {name}: it is {what}, not the picture: run `git lfs pull` where it was cloned")
+        raise ImageError(f"image {name}: it is {what}, not the picture: run `git lfs pull` in the clone it comes from")
     if what and what not in formats:
         Image.init()
         how = f"convert it, or add {what} to image_policy: {{formats: [...]}}" if what in Image.OPEN else "convert it"
-        reason = f"not a readable image: it is {what}, and {', '.join(formats)} are read{called}"
+        reason = f"not a readable image: it is {what}, but only {', '.join(formats)} are read{called}"
         raise ImageRefusedError(name, reason, "formats", how)
 
 

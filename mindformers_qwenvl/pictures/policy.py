@@ -41,7 +41,7 @@ class ImagePolicy:
 
     allow_hosts: hosts to fetch from, `images.example.com` or `*.example.com` (any name below it). None allows any host,
         an empty list none.
-    allow_private: addresses that are not public (loopback, private, ...) to fetch from as well: True for all of them,
+    allow_private: non-public addresses (loopback, private, ...) that may be fetched from as well: True for all of them,
         or a list of networks (`10.1.0.0/16`) and addresses. A host must pass both this rule and `allow_hosts`.
     allow_folders: folders that files may be in; None allows any. With a `dataset_dir`, they are allowed in addition.
     allow_outside: with a `dataset_dir`, let paths leave it (`..`, absolute paths, links that lead out).
@@ -130,9 +130,9 @@ class ImagePolicy:
         }
 
     def tightened(self, by: ImagePolicy) -> ImagePolicy:
-        """This policy, made stricter where `by` is, and nowhere laxer. What `by` allows beyond it is left out.
+        """This policy, made stricter where `by` is stricter, and never laxer. What `by` allows in addition is ignored.
 
-        `allow_folders` of `by` counts if it is empty only: with a `dataset_dir` any folder in it would be one more.
+        `allow_folders` of `by` counts only if it is empty: with a `dataset_dir`, any folder in it would be one more.
         """
         hosts, folders = self.allow_hosts, self.allow_folders
         if by.allow_hosts is not None:
@@ -169,7 +169,7 @@ class ImagePolicy:
         )
 
     def check_address(self, address: str, host: str, name: str) -> None:
-        """Raise `ImageRefusedError` unless `address`, one of those of `host`, is public or allowed."""
+        """Raise `ImageRefusedError` unless `address`, an address of `host`, is public or allowed."""
         what = kind(address)
         if what is None:
             return
@@ -214,7 +214,7 @@ class ImagePolicy:
 
 
 def _is_inside(real: str, place: str) -> bool:
-    """Whether `real`, a path without links, is the folder `place` or in it. As text: it is asked for every picture."""
+    """Whether `real`, a path without links, is the folder `place` or in it. As text: it runs for every picture."""
     return f"{real}{os.sep}".startswith(_real_folder(place, None if place.startswith(os.sep) else Path.cwd()))
 
 
@@ -225,7 +225,7 @@ def _real_folder(place: str, start: Path | None) -> str:
 
 
 def _covers(allowed: tuple[str, ...], host: str) -> bool:
-    """Whether all that `host`, a name or a pattern, stands for is among `allowed`."""
+    """Whether `allowed` covers every host that `host`, a name or a pattern, stands for."""
     name = host.lower().rstrip(".")
     patterns = [one.lower().rstrip(".") for one in allowed]
     return name in patterns or any(one.startswith("*.") and name.endswith(one[1:]) for one in patterns)

@@ -1,4 +1,4 @@
-"""What the text that names a picture is: a web address, a `data:` address, or neither. Standard library only."""
+"""Whether the text that names a picture is a web address, a `data:` address, or neither. Standard library only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def decode_data_uri(uri: str, policy: ImagePolicy | None = None) -> bytes:
     """The bytes of `data:image/png;base64,...`. The type in the address is ignored: the bytes show the format.
 
     Raises:
-        ImageRefusedError: there are more than the policy's `max_bytes`.
+        ImageRefusedError: it has more bytes than the policy's `max_bytes`.
         ImageError: it is not a `data:` address in base64, or it is damaged or empty.
     """
     policy = policy or ImagePolicy()
@@ -41,7 +41,7 @@ def decode_data_uri(uri: str, policy: ImagePolicy | None = None) -> bytes:
     if not is_data_uri(uri) or not comma:
         raise ImageError(f"image {name}: expected data:image/...;base64,...")
     if head.lower().split(";")[-1].strip() != "base64":
-        raise ImageError(f"image {name}: only base64 is read in data: addresses (data:image/...;base64,...)")
+        raise ImageError(f"image {name}: a data: address must be in base64 (data:image/...;base64,...)")
     if len(body) > 4 * policy.max_bytes + 4:  # every character may be escaped (%41), and there may be line ends
         raise too_large(name, None, policy.max_bytes)
     try:

@@ -42,7 +42,7 @@ def test_the_flags_of_the_old_script(capsys):
             {"from": "A", "value": "A dog."},
         ],
     }
-    assert "read     2 records\nwrote    1 samples, with 1 pictures; 0 of them text only\ndropped  1 records" in out
+    assert "read     2 records\nwrote    1 samples, with 1 pictures; 0 without a picture\ndropped  1 records" in out
     assert "id '7': no train2014/COCO_train2014_000000442787.jpg" in out
     assert "out.json.dropped.jsonl lists what was left out" in err and "100%" in err
     assert json.loads(Path("new/out.json.dropped.jsonl").read_text())["id"] == "7"

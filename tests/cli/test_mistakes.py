@@ -107,7 +107,7 @@ def test_pictures_that_are_something_else():
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
     content = base64.b64encode(A56.image(0).read_bytes()).decode()
     for source, what in (
-        (str(pointer), r"a pointer of git-lfs, not the picture: run `git lfs pull`"),
+        (str(pointer), r"a git-lfs pointer, not the picture: run `git lfs pull`"),
         (content, r"content of a picture in base64, not a path: put `data:image/png;base64,` before it"),
         ("data:image/png;base64,%%%", "damaged base64"),
     ):

@@ -185,10 +185,10 @@ def test_pictures_are_not_left_out_of_the_columns(tmp_path):
     settings = {"tokenizer": tokenizer, "image_size": 56, "max_length": 100}
     train = QwenVLContentTransformTemplate(["input_ids", "labels"], mode="train", **settings)
     conversation = [["user", f"<img>{golden.image(0)}</img>?"], ["assistant", "r"]]
-    with pytest.raises(ValueError, match="output_columns lacks images and image_context_pos, and there are pictures"):
+    with pytest.raises(ValueError, match="output_columns lacks images and image_context_pos, but there are pictures"):
         train.process_train_item(conversation, {})
     predict = QwenVLContentTransformTemplate(["input_ids", "image_context_pos"], **settings)
     processor = QwenVLProcessor(tokenizer=tokenizer, model_transform_template=predict)
-    with pytest.raises(ValueError, match="output_columns lacks images, and"):
+    with pytest.raises(ValueError, match="output_columns lacks images, but"):
         processor([{"image": str(golden.image(0))}])
     assert list(processor("Hello")) == ["input_ids", "image_context_pos"]

@@ -94,7 +94,7 @@ def test_a_torn_list_is_refused(tmp_path, content, block, data):
         ("[1, 2", 2, "the list is not closed"),
         ("[1, ]", 1, "line 1 column 5"),
         ("[1, ", 1, "the file ends where a value is expected at line 1 column 5"),
-        ("[1] 2", 1, "more after the end at line 1 column 5"),
+        ("[1] 2", 1, "more text after the end at line 1 column 5"),
         ('["a\nb"]', 0, "Invalid control character at line 1 column 4"),
         ("7", 0, r"expected '\['"),
     ],

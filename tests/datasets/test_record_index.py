@@ -194,5 +194,5 @@ def test_a_stale_or_broken_index_is_made_anew(lines, tmp_path, scans, change):
 
 def test_an_index_that_cannot_be_kept_is_a_warning(lines, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.warns(UserWarning, match=r"the index of .*a\.jsonl is not kept"):
+    with pytest.warns(UserWarning, match=r"the index of .*a\.jsonl cannot be saved"):
         assert len(open_index(lines, False, tmp_path / "file")) == 50

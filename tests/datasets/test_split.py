@@ -69,6 +69,6 @@ def test_a_share_out_of_range(share, tmp_path):
 
 def test_all_records_belong_together(tmp_path):
     path = conversations(tmp_path, [["a"], ["a"], ["a"]])
-    with pytest.raises(ValueError, match="3 records are in 1 groups"):
+    with pytest.raises(ValueError, match="3 records, in 1 groups"):
         split_file(path, 0.02)
     assert [file.name for file in tmp_path.iterdir()] == ["all.json"]

@@ -31,8 +31,8 @@ def test_data_addresses_may_be_escaped_and_folded():
     [
         ("data:", "expected data:image"),
         ("data:image/png;base64", "expected data:image"),
-        ("data:image/png,%89PNG", "only base64 is read"),
-        ("data:image/png;base64x,AAAA", "only base64 is read"),
+        ("data:image/png,%89PNG", "must be in base64"),
+        ("data:image/png;base64x,AAAA", "must be in base64"),
         ("data:image/png;base64,", "empty"),
         ("data:image/png;base64,AAA", "damaged base64: Incorrect padding"),
         ("data:image/png;base64,AA*A", "damaged base64"),

@@ -233,7 +233,7 @@ def test_other_formats_are_refused(tmp_path, name, what):
     ],
 )
 def test_files_that_are_known_are_called_by_name(head, what):
-    with pytest.raises(ImageRefusedError, match=rf"it is {what}.*, and JPEG, PNG, WEBP, BMP, GIF are read"):
+    with pytest.raises(ImageRefusedError, match=rf"it is {what}.*, but only JPEG, PNG, WEBP, BMP, GIF are read"):
         open_image(head + bytes(100))
 
 

@@ -51,7 +51,7 @@ class BoxFault:
 
 
 def box_faults(text: str, tags: Tags | None = None) -> list[BoxFault]:
-    """The faults of the boxes and quads in `text`, in order. Tags that are not closed are not among them."""
+    """The faults of the boxes and quads in `text`, in order. Unclosed tags are not reported."""
     tags = tags or Tags()
     faults = list(_foreign(text, tags)) if "<|" in text else []
     if tags.box_start in text or tags.quad_start in text:
@@ -62,7 +62,7 @@ def box_faults(text: str, tags: Tags | None = None) -> list[BoxFault]:
 
 
 def fixed_boxes(text: str, tags: Tags | None = None) -> tuple[str, int]:
-    """(`text` with the faults corrected whose meaning is certain, their number). A text without any is returned as is.
+    """(`text` with the faults corrected whose meaning is certain, how many). A text without any is returned as is.
 
     Certain are: another spelling of the brackets and commas; corners out of order; fractions from 0 to 1; the far edge
     given as 1000; several boxes in one tag, each with its corners in order; the tags of Qwen2-VL.
@@ -105,7 +105,7 @@ def _fault(text: str, pair: TagPair, tags: Tags) -> BoxFault | None:
         boxes = [numbers[at : at + wanted] for at in range(0, len(numbers), wanted)]
         safe = all(_on_grid(box) and box[0] < box[2] and box[1] < box[3] for box in boxes)
         fixed = "".join(box_text([int(number) for number in box], tags) for box in boxes) if safe else None
-        return fault(SEVERAL, f"{len(boxes)} boxes, or a quad; each box has tags of its own", fixed)
+        return fault(SEVERAL, f"{len(boxes)} boxes, or a quad; each box needs its own tags", fixed)
     if len(numbers) != wanted:
         return fault(COUNT, f"{len(numbers)} numbers, a {pair.kind} has {wanted}")
     if not all(number.is_integer() for number in numbers):
@@ -118,7 +118,7 @@ def _fault(text: str, pair: TagPair, tags: Tags) -> BoxFault | None:
         fixed = _written(pair.kind, [min(number, GRID - 1) for number in whole], tags) if edge else None
         return fault(OFF_GRID, f"coordinates go from 0 to {GRID - 1}; are these pixels?", fixed)
     if pair.kind == "box" and (whole[0] > whole[2] or whole[1] > whole[3]):
-        return fault(REVERSED, "the upper left corner comes first", _written(pair.kind, whole, tags))
+        return fault(REVERSED, "the upper left corner must come first", _written(pair.kind, whole, tags))
     if not SPELLED[pair.kind].fullmatch(content):
         return fault(SPELLING, f"{_form(pair.kind)} is expected", _written(pair.kind, whole, tags))
     return None

@@ -43,7 +43,7 @@ def check_file(
         settings: see `read_settings`.
         workers: processes; with 1, everything is done in this one.
         lines: a text file for the findings, see `CheckReport`.
-        progress: called with the number of samples that are done and the number of all.
+        progress: called with the number of samples that are done and the total number.
 
     Raises:
         OSError: the file, the vocabulary or a folder does not exist.
@@ -98,7 +98,7 @@ def _results(checker: Checker, count: int, workers: int) -> Iterator[tuple[int, 
 
 
 def _make_checker(parent: int, *arguments: Any) -> None:
-    """Prepare a worker process, which ends when `parent` does: one that is killed cannot end its workers itself."""
+    """Prepare a worker process, which ends when `parent` does: a killed parent cannot end its workers itself."""
     global _checker
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     if arguments:

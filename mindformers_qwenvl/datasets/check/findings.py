@@ -14,13 +14,13 @@ from mindformers_qwenvl.datasets.check.sample_check import FAULTS, WARNINGS, Fin
 
 __all__ = ["CheckReport", "draw_histogram"]
 
-SHOWN = 5  # samples of each kind that the report names
+SHOWN = 5  # samples that the report names for each kind of finding
 BINS = 12
 WIDTH = 40  # characters of the longest bar
 
 
 class CheckReport:
-    """Collects results. It keeps three numbers per sample, and the first samples of each kind of finding.
+    """Collects results. It keeps three numbers per sample, and the first findings of each kind.
 
     Args:
         count: number of samples.
@@ -93,7 +93,7 @@ class CheckReport:
             lines.append(f"training would stop at {failing:,} of these findings")
         else:
             lines.append(
-                "training would read all samples" + (f", those of the {notes:,} notes above too" if notes else "")
+                "training would read all samples" + (f", including those of the {notes:,} notes above" if notes else "")
             )
         return "\n".join(lines)
 

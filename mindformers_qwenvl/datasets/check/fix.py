@@ -1,4 +1,4 @@
-"""A copy of a dataset with the boxes corrected that check-data has found, where it is certain how they were meant."""
+"""Copies a dataset and corrects the faulty boxes that check-data finds, where it is certain what they mean."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Fixed", "fix_file"]
 
 @dataclass(frozen=True)
 class Fixed:
-    """The file that was written, and how many boxes in it were corrected, and were left because they are unclear."""
+    """The file that was written, how many boxes it corrects, and how many it leaves because they are unclear."""
 
     path: Path
     boxes: int
@@ -30,7 +30,7 @@ class Fixed:
 
 
 def fix_file(path: str | os.PathLike[str], output: str | os.PathLike[str], settings: Settings) -> Fixed:
-    """Write `output`, JSON Lines if its name ends with .jsonl, else a JSON list. All but the boxes stays as it is.
+    """Write `output`, JSON Lines if its name ends with .jsonl, else a JSON list. Only boxes are changed.
 
     Raises:
         OSError: a file cannot be read or written.

@@ -1,4 +1,4 @@
-"""How training would read a dataset, by its YAML. Needs neither MindSpore nor MindFormers."""
+"""How training would read a dataset, according to its YAML. Needs neither MindSpore nor MindFormers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Settings:
     vocab_file, image_slots, tags, allowed_special: of the tokenizer.
     root, policy, exif_rotation: where pictures are, and which are refused.
     keys: `data_field`, `from_keyword` and `value_keyword` of the loader, if it sets them.
-    num_samples: only that many are trained, from the start of the file; None: all.
+    num_samples: training uses only that many, from the start of the file; None: all.
     least_samples: fewer do not fill a batch, and training would stop.
     model_vocabulary: how many ids the model has, if the YAML says so.
     image_start_id: of the model, if the YAML has one.
@@ -70,7 +70,7 @@ class Settings:
 def read_settings(
     path: str | os.PathLike[str], *, dataset_dir: str | None = None, vocab_file: str | None = None
 ) -> Settings:
-    """The settings of the `train_dataset` in a training YAML, which may build on others by `base_config`.
+    """The settings of the `train_dataset` in a training YAML, which may build on others through `base_config`.
 
     Args:
         path: the YAML, or the name of one that comes with the package.
@@ -119,7 +119,7 @@ def read_settings(
         exif_rotation=bool(template.get("exif_rotation", False)),
         keys={key: _text(path, key, loader[key]) for key in KEYS if loader.get(key)},
         num_samples=None
-        if loader.get("split")  # of the file's parts, and both are checked
+        if loader.get("split")  # then it counts within a part, and both parts are checked
         else whole(f"{path}: data_loader.num_samples", loader.get("num_samples"), optional=True),
         least_samples=_least(path, document, dataset),
         model_vocabulary=_of(_of(model, "llm_model"), "model_config").get("vocab_size"),
@@ -139,7 +139,7 @@ def _model(document: Any) -> Mapping[str, Any]:
 def _same_queries(path: Path, slots: Any, queries: Any) -> None:
     if queries is not None and slots != queries:
         raise ValueError(
-            f"{path}: num_queries of the data is {slots!r}, of model.model_config {queries!r}; they must be the same"
+            f"{path}: num_queries is {slots!r} for the data, {queries!r} in model.model_config; they must be the same"
         )
 
 

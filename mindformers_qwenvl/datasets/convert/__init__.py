@@ -1,1 +1,1 @@
-"""Conversations and boxes of other projects to Qwen-VL's JSON. Plain Python, record by record."""
+"""Conversations and boxes of other projects, converted to Qwen-VL's JSON. Plain Python, record by record."""

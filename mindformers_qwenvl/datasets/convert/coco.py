@@ -51,13 +51,13 @@ SECTIONS = ("images", "annotations", "anns", "categories", "refs")
 def coco_samples(stream: JsonStream, reader: BoxReader) -> Iterator[tuple[str, Any]]:
     """For every picture with boxes: its id, and its sample or the `UnusableError` that says why there is none.
 
-    After the pictures come, as errors with their id, annotations whose picture is not in the file, and refs whose
-    annotation is not.
+    After the pictures follow, as errors with their id, the annotations whose picture is not in the file and the refs
+    whose annotation is not.
 
     The name of a box is the first of these that exists: a `ref` of the annotation (REFER: `refs` beside `annotations`;
     then boxes without one are ignored), a text in the annotation itself, the `caption` of the picture (MDETR), the name
-    of the category. Crowds (`iscrowd`) are left out. The lists are collected in a temporary database on disk without a
-    name, so that nothing is left behind.
+    of the category. Crowds (`iscrowd`) are left out. The lists are collected in a temporary, nameless database on disk,
+    so nothing is left behind.
 
     Raises:
         StreamError: the file is not JSON, or has no pictures or no annotations.

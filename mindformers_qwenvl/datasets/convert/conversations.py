@@ -20,7 +20,7 @@ __all__ = ["ConversationReader"]
 
 # A placeholder is replaced with one line break: the one after it, or else the one before it.
 PLACE = re.compile(r"<image>\n|\n<image>(?!\n)|<image>")
-# In a record without pictures: a placeholder of a picture that is not named. Elsewhere in a text it is just a word.
+# In a record without pictures: the placeholder of a picture that it does not name. Elsewhere in a text, just a word.
 LOST_PLACE = re.compile(r"^<image>|<image>\s*\Z", re.MULTILINE)
 TAG = re.compile(r"<img>(.*?)</img>", re.DOTALL)
 USER_NAMES = frozenset({"human", "user"})
@@ -130,7 +130,7 @@ class ConversationReader:
             self.report.notes["samples without <image>: pictures put before the first question"] += 1
             return len(paths)
         if len(paths) > 1 and places != len(paths):
-            raise UnusableError("places of pictures", f"{len(paths)} pictures and {places} <image>")
+            raise UnusableError("places of pictures", f"{len(paths)} pictures for {places} <image>")
         tags = [_tag(number, path) for number, path in enumerate(paths, 1)]
         waiting = iter(tags if len(tags) > 1 else tags * places)
         for turn in turns:
@@ -141,7 +141,7 @@ class ConversationReader:
     def _check_lost_places(self, turns: list[dict[str, Any]]) -> None:
         for number, turn in enumerate(turns):
             if turn["from"] == self.user and LOST_PLACE.search(turn["value"]):
-                raise UnusableError("places of pictures", f"turn {number} has an <image>, and the record no picture")
+                raise UnusableError("places of pictures", f"turn {number} has an <image>, but the record no picture")
 
     def _own_pictures(self, turns: list[dict[str, Any]]) -> list[str]:
         """The pictures that the texts have as `<img>path</img>`, each checked, and its path written as it was found."""
@@ -178,7 +178,7 @@ class ConversationReader:
     def _size(self, record: dict[str, Any], paths: list[str], number: int) -> tuple[float, float]:
         """(width, height) in pixels of a picture of the record."""
         if number >= len(paths):
-            raise UnusableError("objects", f"a box in picture {number}, counted from 0, of {len(paths)} pictures")
+            raise UnusableError("objects", f"a box refers to picture {number}, counted from 0, of {len(paths)}")
         size = record.get("width"), record.get("height")
         if len(paths) == 1 and all(is_number(length, above=0) for length in size):
             return size

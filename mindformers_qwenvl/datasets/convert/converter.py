@@ -58,7 +58,7 @@ def convert_file(
     if data_path.is_dir() or not data_path.exists():
         raise FileNotFoundError(f"{data_path}: {'a folder, not a file' if data_path.is_dir() else 'no such file'}")
     if not data_path.is_file():
-        raise ValueError(f"{data_path} is not a regular file; give a file, for it is read more than once")
+        raise ValueError(f"{data_path} is not a regular file; give one, because it is read more than once")
     if output_path.exists() and not output_path.is_file():
         raise ValueError(
             f"{output_path} is {'a folder' if output_path.is_dir() else 'not a regular file'}; give the name of a file"
@@ -98,21 +98,21 @@ def _samples(
     if kind == "empty":
         raise StreamError(f"{stream.path}: empty")
     if kind == "other":
-        raise StreamError(f"{stream.path}: starts with {stream.first_character()!r}; neither JSON nor JSONL does")
+        raise StreamError(f"{stream.path}: starts with {stream.first_character()!r}; expected JSON or JSONL")
     if kind == "lines" and format in ("auto", "coco"):
         first = next(stream.lines(), None)
         if isinstance(first, dict) and ("annotations" in first or "anns" in first):
             kind = "object"  # COCO on a single line
     if kind == "object":
         if format not in ("auto", "coco", "refcoco"):
-            raise StreamError(f"{stream.path}: one object over several lines; {format} is a list or JSON Lines")
+            raise StreamError(f"{stream.path}: one object over several lines, but {format} is a list or JSON Lines")
         from mindformers_qwenvl.datasets.convert.coco import coco_samples
 
         for number, sample in coco_samples(stream, boxes()):
             yield number, sample if isinstance(sample, UnusableError) else (sample, 1)
         return
     if format == "coco":
-        raise StreamError(f"{stream.path}: coco is an object of lists; for a list of boxes use --format refcoco")
+        raise StreamError(f"{stream.path}: not an object of lists, as coco is; for a list of boxes use --format refcoco")
     read = _record_reader(format, conversations, boxes)
     for record in stream.items() if kind == "list" else stream.lines():
         number = record.get("id") if isinstance(record, dict) else None

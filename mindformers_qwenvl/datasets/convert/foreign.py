@@ -1,4 +1,4 @@
-"""What the records of other projects hold beside conversations with pictures: converted, or named as a reason.
+"""What records of other projects hold besides conversations with pictures: converted, or a reason to refuse them.
 
 Placeholders of other projects: `<image1>` (numbered), `<|image_1|>` (Phi-3-vision), `<Img><ImageHere></Img>`
 (MiniGPT-4, InternLM-XComposer), `<|vision_start|><|image_pad|><|vision_end|>` (Qwen2-VL),
@@ -20,7 +20,7 @@ PREFERENCE_KEYS = (
     *("chosen", "rejected", "rejected_response", "rejected_responses", "rejected_messages", "rejected_images"),
     "kto_tag",
 )
-# All begin with "<", which `re` then looks for at 20 times the speed.
+# All begin with "<", so `re` searches for them 20 times as fast.
 SPELLINGS = re.compile(
     r"<img></img>|<Img><ImageHere></Img>|<Img><ImageHere>|<ImageHere>"
     r"|<(?:\|vision_start\|><)?\|image_pad\|>(?:<\|vision_end\|>)?|<\|image\|>|<image_placeholder>"
@@ -51,11 +51,11 @@ def check_kind(record: Any) -> None:
             )
     for key in MODALITY_KEYS:
         if record.get(key):
-            raise UnusableError("other modality", f"it has the key {key!r}; Qwen-VL reads pictures and text alone")
+            raise UnusableError("other modality", f"it has the key {key!r}; Qwen-VL reads only pictures and text")
 
 
 def drop_unused_keys(record: dict[str, Any], report: ConversionReport) -> None:
-    """Leave out, and count, keys of a record that would change its meaning if training read them, which it does not."""
+    """Leave out, and count, keys that change the meaning of a record but that training does not read."""
     if record.pop("system", None):
         report.notes["`system` keys left out (the YAML's system_message is used instead)"] += 1
     if record.pop("tools", None):
@@ -65,7 +65,7 @@ def drop_unused_keys(record: dict[str, Any], report: ConversionReport) -> None:
 
 
 def check_places(turns: Sequence[dict[str, Any]], user: str, has_pictures: bool, report: ConversionReport) -> None:
-    """Find placeholders that nothing has replaced. Ordinary text may hold such words, HTML above all; so one counts
+    """Refuse placeholders that nothing has replaced. Ordinary text, above all HTML, may hold such words. So one counts
 
     - in a record with pictures, except for video and sound in an answer;
     - else, in a question, at the start of a line or the end of the text, as for `<image>`.
@@ -84,7 +84,7 @@ def check_places(turns: Sequence[dict[str, Any]], user: str, has_pictures: bool,
             for match in pattern.finditer(text):
                 at_edge = is_question and (text[: match.start()][-1:] in ("", "\n") or not text[match.end() :].strip())
                 if at_edge or (has_pictures and (is_question or kind != "other modality")):
-                    raise UnusableError(kind, f"turn {number} has {match.group()}, and nothing to put there")
+                    raise UnusableError(kind, f"turn {number} has {match.group()}, but there is nothing to put there")
                 kept = True
     if kept:
         report.notes["samples with <video>, <bbox>, <image1> or the like within a text, kept as words"] += 1
@@ -116,7 +116,7 @@ def numbered_places(turns: Sequence[dict[str, Any]], paths: Sequence[str]) -> bo
     first = min(1, *numbers)
     if numbers != set(range(first, first + len(paths))):
         shown = ", ".join(map(str, sorted(numbers)[:8]))
-        raise UnusableError("places of pictures", f"{len(paths)} pictures, and placeholders with the numbers {shown}")
+        raise UnusableError("places of pictures", f"{len(paths)} pictures, but placeholders with the numbers {shown}")
     seen: set[int] = set()
 
     def picture(match: re.Match) -> str:

@@ -48,7 +48,7 @@ def fill_objects(
         return
     for place, what, held in (("<ref-object>", "names", len(refs)), ("<bbox>", "boxes", len(boxes))):
         if wanted.count(place) not in ({held} if place == "<bbox>" else {held, 0}):
-            raise UnusableError("objects", f"{held} {what} and {wanted.count(place)} {place}")
+            raise UnusableError("objects", f"{held} {what} for {wanted.count(place)} {place}")
     texts = {
         "<ref-object>": iter([_name(ref) for ref in refs]),
         "<bbox>": iter([_text(*several, sizes) for several in boxes]),

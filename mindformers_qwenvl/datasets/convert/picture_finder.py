@@ -11,8 +11,8 @@ from mindformers_qwenvl.datasets.convert.tally import MISSING, UnusableError
 
 __all__ = ["PictureFinder"]
 
-# Where a name without a folder is searched, in this order. LLaVA-Instruct uses the bare numbers of COCO 2014, which is
-# therefore first; the others are for COCO's own annotations or a plain folder of pictures.
+# Where a name without a folder is looked for, in this order. LLaVA-Instruct uses the bare numbers of COCO 2014, which
+# is therefore first; the others are for COCO's own annotations or a plain folder of pictures.
 PATTERNS = (
     "train2014/COCO_train2014_{}",
     "{}",
@@ -61,7 +61,7 @@ class PictureFinder:
         for path in names:
             if os.path.isfile(path if os.path.isabs(path) else self._base + path):  # noqa: PTH113, PTH117
                 return path
-        tried = names[0] if len(names) == 1 else f"{names[0]}, nor {names[1]}, nor {len(names) - 2} other places"
+        tried = names[0] if len(names) == 1 else f"{names[0]}, {names[1]} or {len(names) - 2} other paths"
         raise UnusableError(MISSING, f"no {tried} in {self.location}")
 
     def same(self, path: str) -> str:

@@ -49,7 +49,7 @@ class ConversionReport:
     def __str__(self) -> str:
         lines = [f"read     {self.read:,} records"]
         lines.append(
-            f"wrote    {self.written:,} samples, with {self.pictures:,} pictures; {self.text_only:,} of them text only"
+            f"wrote    {self.written:,} samples, with {self.pictures:,} pictures; {self.text_only:,} without a picture"
         )
         lines += [f"note     {count:,} {what}" for what, count in self.notes.items()]
         if self.dropped:

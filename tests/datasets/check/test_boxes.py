@@ -44,7 +44,7 @@ def test_trials_have_a_finding_each(tmp_path, name):
     found = [json.loads(line) for line in lines.getvalue().splitlines()]
     assert {(finding["id"], finding["kind"]) for finding in found} == FOUND[name]
     assert len(found) == len(FOUND[name]) and not report.fails
-    assert f"training would read all samples, those of the {len(found)} notes above too" in str(report)
+    assert f"training would read all samples, including those of the {len(found)} notes above" in str(report)
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_values_that_are_refused_are_named(tmp_path, options, reason):
         (lambda d: d["train_dataset"].update(tokenizer="x"), r"tokenizer must be a section .* got 'x'"),
         (
             lambda d: d.update(model={"model_config": {"num_queries": 9}}),
-            r"num_queries of the data is 16, of model\.model_config 9",
+            r"num_queries is 16 for the data, 9 in model\.model_config",
         ),
     ],
 )

@@ -20,9 +20,9 @@ FAULTS = {
         "unknown role",
         "turn 1: 'tool'",
     ),
-    "too few places": (ask("<image>", images=["a.jpg", "b.jpg"]), "places of pictures", "2 pictures and 1 <image>"),
-    "too many places": (ask("<image>" * 3, images=["a.jpg", "b.jpg"]), "places of pictures", "2 pictures and 3"),
-    "place, no picture": (ask("<image>\nq"), "places of pictures", "turn 0 has an <image>, and the record no picture"),
+    "too few places": (ask("<image>", images=["a.jpg", "b.jpg"]), "places of pictures", "2 pictures for 1 <image>"),
+    "too many places": (ask("<image>" * 3, images=["a.jpg", "b.jpg"]), "places of pictures", "2 pictures for 3"),
+    "place, no picture": (ask("<image>\nq"), "places of pictures", "turn 0 has an <image>, but the record no picture"),
     "place at the end, no picture": (ask("q\n<image>"), "places of pictures", "the record no picture"),
     "place, an empty name": (ask("q <image> ", image=""), "places of pictures", "the record no picture"),
     "half a character": (ask("<image>", image="\ud800.jpg"), "malformed record", r"'\ud800.jpg' is not the name"),
@@ -71,7 +71,7 @@ FAULTS = {
     "numbers beyond the pictures": (
         ask("<image1><image3>", images=["a.jpg", "b.jpg"]),
         "places of pictures",
-        "2 pictures, and placeholders with the numbers 1, 3",
+        "2 pictures, but placeholders with the numbers 1, 3",
     ),
     "numbered and plain": (
         ask("<image1><image>", images=["a.jpg", "b.jpg"]),
@@ -204,7 +204,7 @@ def test_bad_arguments(folder):
         convert_file(source, folder, folder)
     with pytest.raises(FileNotFoundError, match="no such file"):
         convert_file(folder.parent / "no.json", folder, folder.parent / "out.json")
-    with pytest.raises(StreamError, match="coco is an object"):
+    with pytest.raises(StreamError, match="not an object of lists, as coco is"):
         convert_file(source, folder, folder.parent / "out.json", format="coco")
 
 
