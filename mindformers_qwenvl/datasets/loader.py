@@ -41,8 +41,8 @@ class QwenVLDataLoader:
         shuffle: whether each epoch has another order.
         seed: of the shuffle, the same on every rank. None: MindSpore's dataset seed (`train_dataset.seed`).
         num_samples: use only that many samples from the start of the file, or of its part.
-        split: a share of the file, such as 0.02, that is held out: no picture is in both parts. For this, every record is
-            read before the first step; `mindformers-qwenvl check-data --split` does it once for all runs.
+        split: a share of the file, such as 0.02, that is held out: no picture is in both parts. Every record is read
+            before the first step; `mindformers-qwenvl check-data --split` does it once for all runs.
         held_out: with `split`, whether to read the held-out part (for `eval_dataset`) or the other one.
         split_seed: a different seed holds out different records.
         dataset_dir: folder of the pictures, which must be inside it; it takes precedence over the template's

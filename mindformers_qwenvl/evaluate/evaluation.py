@@ -1,4 +1,4 @@
-"""A whole evaluation: samples to answers to scores, and the files it leaves in its folder."""
+"""A whole evaluation: from samples to answers to scores, and the files it leaves in its folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from mindformers_qwenvl.pictures.images import ImageTransform
 __all__ = ["Evaluation", "Result", "share_of_process"]
 
 SETTINGS = "settings.json"
-BOX_IN_WORDS = 100  # new tokens: the answer of a conversation has its <ref> too, which RefCOCO's prompt has already
+BOX_IN_WORDS = 100  # new tokens: in a conversation the answer has the <ref> too, which is part of RefCOCO's prompt
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # the rate is in the postfix
 
 
@@ -50,9 +50,9 @@ class Evaluation:
 
     task, split: see `tasks.find_task`; loaded: see `data.read_samples`; asking: see `prompts.Asking`.
     root: the folder of the pictures; output: that of the results.
-    config: the `QwenVLConfig` of the model; network: gives the model, with that many blocks of cache.
+    config: the `QwenVLConfig` of the model; network: makes the model, given its number of cache blocks.
     tokenizer, transform: of the model.
-    said: what more settings.json says about the model, such as its directory.
+    said: what else settings.json says about the model, such as its directory.
     """
 
     task: Task
@@ -78,7 +78,7 @@ class Evaluation:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the answers depend on; an interrupted evaluation goes on only with the same."""
+        """What the answers depend on; an interrupted evaluation continues only if they are the same."""
         longest, shortest = self._lengths()
         return {
             "task": self.task.name,
@@ -104,7 +104,7 @@ class Evaluation:
         """Answer what is not answered yet, and score; processes that msrun started share the samples.
 
         Raises:
-            ValueError: a sample cannot be laid out, or `output` holds answers of other settings.
+            ValueError: a sample cannot be laid out, or `output` holds answers made with other settings.
             OSError: a file cannot be written.
         """
         prepared = self._prepare()
@@ -168,7 +168,7 @@ class Evaluation:
     def _report(self, share: Share) -> Result:
         records = read_records(self.output)
         found = [records[str(sample.id)] for sample in self.samples if str(sample.id) in records]
-        report.write_jsonl(self.output / ANSWERS, found)  # in the order of the samples, whoever answered them
+        report.write_jsonl(self.output / ANSWERS, found)  # in the order of the samples, whichever process answered
         for path in self.output.glob("answers.rank_*.jsonl"):
             path.unlink()
         answered = answered_of(self.samples, records)
@@ -198,14 +198,14 @@ class Evaluation:
 
 
 class _Running:
-    """Rate and score so far; CIDEr has none, for it depends on all captions together."""
+    """Rate and score so far; no CIDEr, because it depends on all captions together."""
 
     def __init__(self, task: Task):
         self.task, self.total, self.count, self.new, self.failed = task, 0.0, 0, 0, 0
         self.began: float | None = None
 
     def add(self, batch: list[tuple[Sample, dict[str, Any]]]) -> None:
-        if self.began is None:  # the first batch was there already
+        if self.began is None:  # the first batch is the answers of an earlier run
             self.began = time.perf_counter()
         else:
             self.new += len(batch)
@@ -234,14 +234,14 @@ def _keep_settings(path: Path, settings: dict[str, Any]) -> None:
         differs = sorted(key for key in {*settings, *before} if settings.get(key) != before.get(key))
         if differs:
             shown = "; ".join(f"{key} was {before.get(key)!r}, now {settings.get(key)!r}" for key in differs)
-            raise ValueError(f"{path.parent} holds answers of other settings ({shown}): give another --output")
+            raise ValueError(f"{path.parent} holds answers made with other settings ({shown}): give another --output")
     with replacing(path, "w") as file:
         file.write(json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
 
 
 def share_of_process(output: Path) -> Share:
-    """This process's share of the samples: all, unless msrun has started several processes. Its scheduler, which runs
-    the command as well, stays here until the others have ended, and ends too."""
+    """This process's share of the samples: all, unless msrun has started several processes. msrun's scheduler, which
+    runs the same command, waits here until the others have ended, and then ends too."""
     role = os.environ.get("MS_ROLE")
     if role not in ("MS_WORKER", "MS_SCHED") or int(os.environ.get("MS_WORKER_NUM", "1")) < 2:
         return Share(output)
@@ -255,7 +255,7 @@ def share_of_process(output: Path) -> Share:
 
 
 def _wait_for_all(size: int) -> None:
-    """Go on when every process has come here."""
+    """Wait until every process has reached this point."""
     if size > 1:
         from mindspore import Tensor
         from mindspore.ops import AllReduce

@@ -31,7 +31,7 @@ from mindformers_qwenvl.text.rows import Row
 
 __all__ = ["QwenVLMindFormers"]
 
-LONGEST = 1024  # new tokens where a task does not say, as lmms-eval's own models have it
+LONGEST = 1024  # new tokens if a task does not say, as in lmms-eval's own models
 
 
 class QwenVLMindFormers(lmms):
@@ -40,8 +40,8 @@ class QwenVLMindFormers(lmms):
     model: directory with config.json, weights and vocabulary, an original HuggingFace one or one of ours.
     chat_format: "chatml" or "raw"; default: what the model's generation_config.json says.
     adapter: directory of a LoRA adapter in peft's format.
-    dtype: float32, float16 or bfloat16; default: that of the model, on a CPU float32 for bfloat16.
-    batch_size: samples at a time. The others that lmms-eval hands to every model, such as device, change nothing.
+    dtype: float32, float16 or bfloat16; default: that of the model, but on a CPU float32 instead of bfloat16.
+    batch_size: samples at a time. Others that lmms-eval passes to every model, such as device, have no effect.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class QwenVLMindFormers(lmms):
         return [answers[number] for number in range(len(requests))]
 
     def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Of each request the mean of -log p over the tokens of its continuation, and whether all are the likeliest.
+        """For each request the mean of -log p over the tokens of its continuation, and whether each is the likeliest.
 
         lmms-eval's multiple choice takes the smallest (api/task.py), so it is a loss here, as with its own Qwen-VL.
-        The pair is in a `GenerationResult` because lmms-eval 0.7 makes a text of a bare one (api/instance.py,
+        The pair is in a `GenerationResult` because lmms-eval 0.7 turns a bare pair into a text (api/instance.py,
         `unwrap_generation_output`), which no task can score.
         """
         found: list[GenerationResult] = []
@@ -138,7 +138,7 @@ class QwenVLMindFormers(lmms):
         return make_prompt(self.tokenizer, [*elements, {"text": text}], chat_format=self.chat_format)
 
     def _settings(self, kwargs: dict[str, Any]) -> Any:
-        """A generation configuration; without `do_sample` or a temperature above 0 the answers are greedy."""
+        """A generation configuration; answers are greedy unless `do_sample` is set and the temperature is above 0."""
         network = SimpleNamespace(config=self.model_config, generation_config=self.generation)
         warm = kwargs.get("temperature") or 0
         return settings_for(

@@ -1,4 +1,4 @@
-"""Samples to what a network is asked. Plain Python."""
+"""From samples to what a network is asked. Plain Python."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["Asked", "Asking", "ask", "option_texts"]
 class Asking:
     """How samples are asked.
 
-    prompt: of the task, or one's own, with {image}, {question}, {hint}, {options}.
-    chat: in the chat frame, with the message `system`.
-    few_shot: examples with answers before the question.
-    examples: where they are drawn from; seed: with what.
+    prompt: the task's or the user's own, with {image}, {question}, {hint}, {options}.
+    chat: whether in the chat frame, with the system message `system`.
+    few_shot: how many examples with answers come before the question.
+    examples: what they are drawn from; seed: of the draw.
     """
 
     prompt: str
@@ -37,19 +37,19 @@ class Asking:
         """As the task says, unless something else is given.
 
         Raises:
-            ValueError: the prompt has no place for the picture, or one for something that is not known.
+            ValueError: the prompt has no {image}, or an unknown placeholder; or there are too few examples.
         """
         asking = cls(prompt or task.prompt, task.chat if chat is None else chat, **more)
         try:
             filled = asking.prompt.format(image="\0", question="", hint="", options="")
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(
-                f"the prompt {asking.prompt!r} may hold {{image}}, {{question}}, {{hint}} and {{options}}: {error!r}"
+                f"the prompt {asking.prompt!r} may hold only {{image}}, {{question}}, {{hint}}, {{options}}: {error!r}"
             ) from error
         if "\0" not in filled:
             raise ValueError(f"the prompt {asking.prompt!r} has no {{image}}, so the model would not see the picture")
         if asking.few_shot and len(asking.examples) < asking.few_shot:
-            raise ValueError(f"{asking.few_shot} examples are to be drawn, and there are {len(asking.examples)}")
+            raise ValueError(f"{asking.few_shot} examples are to be drawn, but there are only {len(asking.examples)}")
         return asking
 
 
@@ -62,7 +62,7 @@ class Asked:
 
 
 def ask(sample: Sample, asking: Asking) -> Asked:
-    """The text of a sample. Pictures get short names, which do not show in tokens and cannot hold tags."""
+    """The text of a sample. Pictures get short names, which do not show in tokens and cannot contain tags."""
     pictures: dict[str, str] = {}
     text = "".join(
         f"{_fill(example, asking, pictures)} {_answer(example)}" for example in _examples(sample, asking)

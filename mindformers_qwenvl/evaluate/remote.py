@@ -26,7 +26,7 @@ def content(asked: Asked, address: Any) -> list[dict[str, Any]]:
 
     Args:
         asked: see `prompts.ask`.
-        address: a function of a picture's source, to its web or `data:` address.
+        address: a function from a picture's source to its web or `data:` address.
     """
     parts: list[dict[str, Any]] = []
     for number, piece in enumerate(IMAGE.split(asked.text)):
@@ -41,7 +41,7 @@ def content(asked: Asked, address: Any) -> list[dict[str, Any]]:
 class RemoteEvaluation(Evaluation):
     """As `Evaluation`, but the questions are sent to `remote`, whose model is `model`, `batch_size` at a time.
 
-    Every question is a chat message, for servers take pictures in nothing else; answers are greedy. `config`,
+    Every question is a chat message, as servers take pictures nowhere else; answers are greedy. `config`,
     `network` and `tokenizer` are not used.
     """
 
@@ -55,8 +55,8 @@ class RemoteEvaluation(Evaluation):
     def _prepare(self) -> list[tuple[Sample, Any]]:
         if self.task.by_likelihood:
             raise ValueError(
-                f"{self.task.name} compares its options by likelihood, which OpenAI's interface does not give for a "
-                "text; evaluate it with --model DIR"
+                f"{self.task.name} compares its options by likelihood, which OpenAI's interface does not report "
+                "for a given text; evaluate it with --model DIR"
             )
         return [(sample, ask(sample, self.asking)) for sample in self.samples]
 

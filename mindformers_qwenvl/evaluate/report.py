@@ -46,7 +46,7 @@ def summary_of(task: Task, split: str, scores: Scores, **more: Any) -> dict[str,
 
 def _published(task: Task, split: str) -> dict[str, Any] | None:
     found = task.published.get(split) or task.published.get("")
-    if found is None and len(task.published) == 1:  # of another split than the one that was asked, which is then said
+    if found is None and len(task.published) == 1:  # of another split than the one asked for, which is then named
         [(split, found)] = task.published.items()
     if found is None:
         return None
@@ -79,13 +79,13 @@ def write_scores(output: Path, rows: Sequence[Mapping[str, Any]], summary: Mappi
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """One JSON object a line."""
+    """One JSON object per line."""
     with replacing(path, "w") as file:
         file.writelines(json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def _plain(value: Any) -> Any:
-    """`value` with null for what is not a number, and without halves of surrogate pairs, which UTF-8 does not have."""
+    """`value` with null for NaN and infinity, and without halves of surrogate pairs, which UTF-8 does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):

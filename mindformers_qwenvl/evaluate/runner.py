@@ -1,4 +1,4 @@
-"""Samples to answers of a network: in batches, into a journal, by one process or several."""
+"""From samples to a network's answers: in batches, into a journal, by one process or several."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def answers_of(
     *,
     batch_size: int,
 ) -> Iterator[list[dict[str, Any]]]:
-    """The records of one batch after another: `id` and `answer`, or `id` and `error`; of a task by likelihood with the
-    `losses` of the options too.
+    """The records of one batch after another: `id` and `answer`, or `id` and `error`; for a task by likelihood
+    also the `losses` of the options.
 
     Args:
         task: what is asked.
         prepared: see `prepare`.
         network, tokenizer, pictures: what answers.
-        config: a generation configuration of `settings_for`.
+        config: a generation configuration from `settings_for`.
         batch_size: samples of a batch.
     """
     if task.by_likelihood:
@@ -113,7 +113,7 @@ def _losses(
 
 @dataclass(frozen=True)
 class Share:
-    """Which samples this process answers: each `size`-th, from number `rank` on. All write into the folder `output`."""
+    """Which samples this process answers: every `size`-th, from number `rank` on. All write into the folder `output`."""
 
     output: Path
     rank: int = 0
@@ -130,11 +130,11 @@ class Share:
         return self.output / f".rank_{rank}.done"
 
     def begin(self) -> None:
-        """Forget what an earlier run said; every process calls it, and waits for the others, before it answers."""
+        """Remove an earlier run's mark; every process does so and waits for the others, then answers."""
         self._done(self.rank).unlink(missing_ok=True)
 
     def end(self) -> None:
-        """Say that this process has answered its samples; the first one waits here for the others."""
+        """Mark that this process has answered its samples; the first process waits here for the others."""
         self._done(self.rank).touch()
         if self.rank == 0:
             while not all(self._done(rank).exists() for rank in range(self.size)):
@@ -145,7 +145,7 @@ class Share:
 
 def read_records(output: Path) -> dict[str, dict[str, Any]]:
     """The records of all journals of a folder, by id; an answer takes precedence over an error. Torn lines are left
-    out, as the journal does."""
+    out, as in the journal."""
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(output.glob("answers*.jsonl")):
         for line in path.read_bytes().split(b"\n"):
@@ -159,13 +159,13 @@ def read_records(output: Path) -> dict[str, dict[str, Any]]:
 def run(
     share: Share, prepared: Sequence[tuple[Sample, Prepared]], answer: Any
 ) -> Iterator[list[tuple[Sample, dict[str, Any]]]]:
-    """Answer what is not answered yet of this process's share, and write each batch into the journal; yields batches of
-    samples and records, what was there already first.
+    """Answer what is not answered yet of this process's share, and write each batch into the journal. Yields batches of
+    (sample, record), first those that were there already.
 
     Args:
         share: of the samples.
         prepared: all samples.
-        answer: a function of the samples that are left, to batches of records.
+        answer: a function from the samples that are left to batches of records.
     """
     mine = share.mine(prepared)
     samples = {str(sample.id): sample for sample, _ in mine}

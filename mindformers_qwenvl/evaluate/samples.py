@@ -15,15 +15,15 @@ LETTERS = "ABCDEFGHIJ"  # of the options of a multiple-choice question
 class Sample:
     """One question. What a task does not have stays empty; without a truth there is no score, only an answer.
 
-    id: unique within the file, for people and for going on after an interruption.
+    id: unique within the file, for people and for continuing after an interruption.
     images: paths (relative to the folder of pictures) or `data:` addresses.
     question: the question; the expression of a grounding task; empty for captions.
-    query: the whole text that is asked, `<img></img>` where each picture goes; None: the task's prompt makes it.
+    query: the whole text that is asked, `<img></img>` in place of each picture; None: the task's prompt makes it.
     answers: right answers, or the references of a caption.
-    box: x1, y1, x2, y2 of the true box; size: width and height of what it is measured in.
+    box: x1, y1, x2, y2 of the true box; size: width and height of its picture, in the same unit.
     hint, choices, right: of a multiple-choice question; `right` is the number of the right choice.
     group: what is scored together: the subtask of MME, the question that MMBench asks in several orders.
-    keys: what a submission calls it, such as `question_id`.
+    keys: what identifies it in a submission, such as `question_id`.
     """
 
     id: str | int

@@ -1,4 +1,4 @@
-"""Answers to scores: of each sample, and of a whole task. Plain Python and numpy."""
+"""From answers to scores: of each sample, and of a whole task. Plain Python and numpy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mindformers_qwenvl.evaluate.tasks import Task
 
 __all__ = ["METRICS", "Answered", "Metric", "Scores", "score_answers"]
 
-PEOPLE = 4  # who must have answered before the VQA score can reach 1; below that, `vqa` compares texts
+PEOPLE = 4  # answers without which the VQA score cannot reach 1; with fewer, `vqa` compares texts
 RELAXED_WAYS = ("of_the_right_number", "as_published")  # 5% of what
 PERCEPTION = frozenset(
     "existence count position color posters celebrity scene landmark artwork OCR".lower().split()
@@ -43,7 +43,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Scores:
-    """rows: of each sample with a truth, in order, `score` among their keys; whole: what a metric says of all."""
+    """rows: one for each sample with a truth, in order, with a key `score`; whole: what the metric says of all."""
 
     rows: list[dict[str, Any]]
     whole: dict[str, Any]
@@ -68,7 +68,7 @@ def score_answers(task: Task, answered: Sequence[Answered], *, as_published: boo
     Args:
         task: see `tasks`.
         answered: the answers; those whose samples have no truth are left out.
-        as_published: relaxed accuracy as the original's script has it, see `metrics.relaxed_accuracy`.
+        as_published: relaxed accuracy as the original's script computes it, see `metrics.relaxed_accuracy`.
     """
     answered = [one for one in answered if one.sample.has_truth]
     if not answered:
@@ -225,7 +225,7 @@ def _rotations_whole(answered: Sequence[Answered], rows: list[Row]) -> dict[str,
     """MMBench asks a question once for each order of its options.
 
     circular: questions that are right in every order (the benchmark's own measure); majority: questions whose most
-    frequent choice, by its text, is right, the first of several; single: questions, each order counted alone.
+    frequent choice, by its text, is right (of several as frequent, the first); single: each order counted alone.
     """
     circular, majority = [], []
     for group in _by_group(answered, rows).values():
@@ -251,7 +251,7 @@ YES_OR_NO = re.compile(r"yes|no")
 
 
 def _mme(answered: Sequence[Answered], as_published: bool) -> list[Row]:
-    """The first four letters have to hold yes or no, as in the script of the MME benchmark."""
+    """The first four letters must contain yes or no, as in the script of the MME benchmark."""
     rows = []
     for one in answered:
         start = one.answer.strip().lower()[:4]
@@ -262,8 +262,8 @@ def _mme(answered: Sequence[Answered], as_published: bool) -> list[Row]:
 
 
 def _mme_whole(answered: Sequence[Answered], rows: list[Row]) -> dict[str, Any]:
-    """Of a subtask: accuracy over questions, accuracy+ over pictures with both questions right; their sum is the score,
-    in percent. Perception and cognition are sums over subtasks."""
+    """For each subtask: accuracy over questions, accuracy+ over pictures with both questions right; the score is
+    their sum, in percent. Perception and cognition are sums over subtasks."""
     subtasks: dict[str, dict[str, float]] = {}
     for name, group in _by_group(answered, rows).items():
         pictures: dict[str, list[float]] = defaultdict(list)

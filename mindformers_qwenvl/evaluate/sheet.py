@@ -19,13 +19,13 @@ from mindformers_qwenvl.pictures.images import ImageError, ImagePolicy, open_ima
 __all__ = ["worst_rows", "write_sheet"]
 
 SHOWN, COLUMNS = 12, 4
-WIDTH, PICTURE, MARGIN = 300, 220, 12  # pixels of a panel, of its picture's side at most, and between panels
-TEXT, LINE, LINES = 14, 18, 9  # size of the letters, height of a line, lines of a panel at most
+WIDTH, PICTURE, MARGIN = 300, 220, 12  # pixels: a panel, the longer side of its picture, between panels
+TEXT, LINE, LINES = 14, 18, 9  # size of the letters, height of a line, most lines of a panel
 SAID, TRUE = "#d62728", "#2ca02c"  # red is what the model said
 
 
 def worst_rows(rows: Sequence[Mapping[str, Any]], count: int = SHOWN) -> list[int]:
-    """Numbers of the rows with the lowest scores, of rows alike those that are furthest off, else the first ones."""
+    """Numbers of the rows with the lowest scores; of equal ones those that are furthest off, else the first ones."""
 
     def badness(number: int) -> tuple[float, float, int]:
         row = rows[number]

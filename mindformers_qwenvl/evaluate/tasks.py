@@ -1,7 +1,7 @@
 """The benchmarks: what is asked, how answers are made and scored, and what the original scored. One table.
 
-Prompts and settings are those of the original's folder eval_mm. Answers are greedy, `<|endoftext|>` ends them, and
-only MME has the chat frame.
+Prompts and settings are those of the original's folder eval_mm. Answers are greedy and end with `<|endoftext|>`; only
+MME uses the chat frame.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Published:
 class Task:
     """A benchmark.
 
-    prompt: {image}, {question}, and of multiple choice {hint}, {options}, are filled in.
-    metric: of `scoring.METRICS`.
+    prompt: {image}, {question}, and for multiple choice {hint}, {options}, are filled in.
+    metric: a key of `scoring.METRICS`.
     longest, shortest: new tokens of an answer; longest 0: nothing is generated, options are compared by likelihood.
     published: by split; "" where there is one number.
-    chat: in the chat frame.
+    chat: whether in the chat frame.
     submission: keys of the file that an evaluation server takes; () where there is none.
     """
 
@@ -115,7 +115,7 @@ _TABLE = (
         submission=("question_id", "prediction"),
     ),
     Task("mme", "MME, 14 subtasks", CHAT, "mme", 512, 1, {"": Published(None, 1848.29, MME_PAGE)}, chat=True),
-    # For data of one's own.
+    # For the user's own data.
     Task("vqa", "questions with short answers", VQA, "vqa", 100),
     Task("captions", "pictures with captions", CAPTION, "captions", 30, 8),
     Task("grounding", "expressions with a box", GROUNDING, "grounding", 28, 10),
@@ -142,7 +142,7 @@ def find_task(name: str) -> tuple[Task, str]:
     The names of the original's scripts are known too, such as "ai2diagram_test" and "chartqa_test_human".
 
     Raises:
-        ValueError: there is no such task; the message lists those there are.
+        ValueError: there is no such task; the message lists all tasks.
     """
     for split in ("", *sorted(_SPLITS, key=len, reverse=True)):
         base = name if not split else name[: -len(split) - 1] if name.endswith(f"_{split}") else None

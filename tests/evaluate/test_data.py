@@ -116,7 +116,7 @@ def test_a_picture_is_never_outside_of_its_folder(tmp_path):
 @pytest.mark.parametrize(
     ("task", "name", "content", "message"),
     [
-        ("okvqa", "a.json", {"rows": []}, r"a\.json: not in a form that is known; there are the original's JSON Lines"),
+        ("okvqa", "a.json", {"rows": []}, r"a\.json: not in a known form; known are the original's JSON Lines"),
         ("okvqa", "a.jsonl", [{"image": "1.jpg"}], r"record 1: no question; there are image"),
         ("okvqa", "a.jsonl", [{"image": "1.jpg", "question": 5}], r"record 1: question must be str, got 5"),
         ("okvqa", "a.jsonl", [], r"a\.jsonl: empty"),

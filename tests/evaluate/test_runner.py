@@ -124,7 +124,7 @@ def test_other_settings_do_not_mix(evaluate, capsys):
     words = ["--task", "vqa", "--data", questions(2), "--image-dir", "pictures", "--output", "out"]
     assert evaluate(*words, "--max-new-tokens", 2) == 0
     assert evaluate(*words, "--max-new-tokens", 3) == 1
-    assert "holds answers of other settings (max_new_tokens was 2, now 3)" in capsys.readouterr().err
+    assert "holds answers made with other settings (max_new_tokens was 2, now 3)" in capsys.readouterr().err
 
 
 def test_what_fails_is_counted_and_tried_again(evaluate, capsys):
@@ -214,9 +214,9 @@ def test_prompts_of_ones_own():
     )
     with pytest.raises(ValueError, match=r"has no \{image\}"):
         Asking.of(TASKS["vqa"], prompt="{question}")
-    with pytest.raises(ValueError, match=r"may hold \{image\}"):
+    with pytest.raises(ValueError, match=r"may hold only \{image\}"):
         Asking.of(TASKS["vqa"], prompt="{image} {answer}")
-    with pytest.raises(ValueError, match="3 examples are to be drawn, and there are 0"):
+    with pytest.raises(ValueError, match="3 examples are to be drawn, but there are only 0"):
         Asking.of(TASKS["vqa"], few_shot=3)
 
 

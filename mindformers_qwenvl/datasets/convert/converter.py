@@ -112,7 +112,7 @@ def _samples(
             yield number, sample if isinstance(sample, UnusableError) else (sample, 1)
         return
     if format == "coco":
-        raise StreamError(f"{stream.path}: not an object of lists, as coco is; for a list of boxes use --format refcoco")
+        raise StreamError(f"{stream.path}: coco must be an object of lists; for a list of boxes use --format refcoco")
     read = _record_reader(format, conversations, boxes)
     for record in stream.items() if kind == "list" else stream.lines():
         number = record.get("id") if isinstance(record, dict) else None

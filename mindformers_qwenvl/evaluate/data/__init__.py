@@ -1,4 +1,4 @@
-"""Files of benchmarks to samples: the official ones, those that the original converted, and conversations."""
+"""From files of benchmarks to samples: official ones, those that the original converted, and conversations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mindformers_qwenvl.evaluate.tasks import Task
 __all__ = ["DataError", "Loaded", "read_samples"]
 
 
-# Where the archives of the benchmarks put a picture that their files name alone.
+# Where the archives of the benchmarks put a picture that their files name without its folder.
 PLACES = (
     *("images/{}", "train_images/{}", "val2014/{}", "train2014/{}", "test2015/{}"),
     *("png/{}", "test/png/{}", "documents/{}", "val/documents/{}", "flickr30k-images/{}"),
@@ -23,8 +23,8 @@ PLACES = (
 
 @dataclass(frozen=True)
 class Loaded:
-    """samples: in the order of the file; left_out: how many records are not asked, by reason; conversations: they are
-    asked in the words of their users."""
+    """samples: in the order of the file; left_out: how many records are not asked, by reason; conversations: whether
+    they are asked in the words of their users."""
 
     samples: list[Sample]
     left_out: dict[str, int] = field(default_factory=dict)
@@ -34,17 +34,17 @@ class Loaded:
 def read_samples(
     task: Task, path: Path, image_dir: Path | None = None, *, split: str = "", annotations: Path | None = None
 ) -> Loaded:
-    """The samples of a benchmark's file (of MME and AI2D: folder).
+    """The samples of a benchmark's file (MME, AI2D: folder).
 
     Args:
         task: whose file it is.
         path: the file.
         image_dir: the folder of its pictures; None: that of the file.
-        split: where a file holds several.
-        annotations: the official answers or boxes, where they are in a second file; of AI2D the list of test pictures.
+        split: for files that hold several.
+        annotations: the official answers or boxes, if in a second file; for AI2D the list of test pictures.
 
     Raises:
-        DataError: it has a form that the task does not know, or two samples have one id, or pictures are not there.
+        DataError: it has a form that the task does not know, two samples have the same id, or pictures are missing.
         OSError: it cannot be read.
     """
     left_out: dict[str, int] = {}
@@ -88,5 +88,5 @@ def _check(samples: list[Sample], path: Path, folder: Folder, left_out: dict[str
         shown = ", ".join(missing[:3])
         raise DataError(
             f"{len(missing)} of {len(names)} pictures are not in {folder.path}: {shown}"
-            f"{', ...' if len(missing) > 3 else ''}; --image-dir names the folder they are in"
+            f"{', ...' if len(missing) > 3 else ''}; give the folder they are in with --image-dir"
         )

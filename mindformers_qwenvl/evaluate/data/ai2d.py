@@ -13,22 +13,22 @@ __all__ = ["FORMS", "ai2d_samples"]
 
 FORMS = """\
 the folder ai2d of ai2d-all.zip (questions/0.png.json, images/0.png), with ai2d_test_ids.csv in it for its splits"""
-TEST_IDS = "ai2d_test_ids.csv"  # the pictures of the test split, a number a line; AI2D publishes it apart
+TEST_IDS = "ai2d_test_ids.csv"  # the pictures of the test split, one number per line; AI2D publishes it separately
 LETTERED = "abc_images"  # pictures whose labels are letters, as some distributions have them
 
 
 def ai2d_samples(
     path: Path, folder: Folder, left_out: dict[str, int], *, split: str = "", test_ids: Path | None = None
 ) -> list[Sample]:
-    """The questions of the folder `path`, with their options; the right answer is the text of the right one.
+    """The questions of the folder `path`, with their options; the right answer is the text of the right option.
 
     Some questions are about letters that replace the diagram's labels. They need the pictures in abc_images, which are
     not in ai2d-all.zip; without those the questions are left out.
 
     Args:
         path: see FORMS; folder: of the pictures, which may be the same.
-        left_out: gets the counts of questions that are not asked, by reason.
-        split: test, train, or "" for test where the list of its pictures is there, else everything.
+        left_out: gets the numbers of questions that are not asked, by reason.
+        split: test, train, or "": test if the list of its pictures is there, else everything.
         test_ids: the list of the test pictures; None: the one in `path`.
 
     Raises:
@@ -53,13 +53,13 @@ def _chosen(path: Path, split: str, test_ids: Path | None) -> set[str] | None:
     if not file.is_file():
         if test_ids or split:
             raise FileNotFoundError(
-                f"{file}: no such file. The pictures of AI2D's test split are in {TEST_IDS}, which is published beside "
-                "the data set: put it into the folder, or name it with --annotations"
+                f"{file}: no such file. The pictures of AI2D's test split are listed in {TEST_IDS}, published "
+                "separately from the data: put it into the folder, or give it with --annotations"
             )
         return None
     lines = file.read_text(encoding="utf-8-sig").split()
     if not lines or not all(line.strip(",").isdigit() for line in lines):
-        raise DataError(f"{file}: expected the number of a picture on each line")
+        raise DataError(f"{file}: expected one number of a picture per line")
     return {line.strip(",") for line in lines}
 
 

@@ -1,4 +1,4 @@
-"""Answers that exist already, with what is right: the rows that `evaluate --score` reads. Plain Python."""
+"""Answers that exist already, with the right ones: the rows that `evaluate --score` reads. Plain Python."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_answers(task: Task, path: Path) -> list[Answered]:
     """
     rows = load(path)
     if not isinstance(rows, list) or not rows:
-        raise DataError(f"{path}: expected a JSON object a line: {FORMS.get(task.metric, FORMS[''])}")
+        raise DataError(f"{path}: expected one JSON object per line: {FORMS.get(task.metric, FORMS[''])}")
     answered = []
     for number, row in enumerate(rows, 1):
         where = f"{path}: row {number}"
@@ -74,7 +74,7 @@ def _choice(row: dict[str, Any], identity: Any, where: str) -> Answered:
         raise DataError(f"{where}: neither losses nor a prediction")
     choices = tuple(map(str, row.get("choices") or ()))
     if losses and choices and len(losses) != len(choices):
-        raise DataError(f"{where}: {len(losses)} losses of {len(choices)} choices")
+        raise DataError(f"{where}: {len(losses)} losses for {len(choices)} choices")
     right = value(row, "answer", where, int)
     group = row.get("group") or (str(identity % 1_000_000) if isinstance(identity, int) and "index" in row else "")
     sample = Sample(identity, choices=choices, right=right, group=str(group))

@@ -29,7 +29,7 @@ def choice_samples(
     """The questions of a file that was read; see FORMS.
 
     Args:
-        left_out: is told how many records are not asked, by reason.
+        left_out: gets the numbers of records that are not asked, by reason.
         split: of ScienceQA: train, val or test ("" is test).
 
     Raises:
@@ -40,7 +40,7 @@ def choice_samples(
     if isinstance(loaded, dict) and loaded and all(isinstance(row, dict) for row in loaded.values()):
         return list(_science_qa(loaded, path, folder, left_out, split.partition("_")[0] or "test"))
     if not isinstance(loaded, list) or not all(isinstance(row, dict) for row in loaded):
-        raise DataError(f"{path}: not in a form that is known; there are {FORMS}")
+        raise DataError(f"{path}: not in a known form; known are {FORMS}")
     if loaded and "A" in loaded[0]:
         return list(_mmbench(loaded, path))
     return [_line(row, number, f"{path}: record {number}", folder) for number, row in enumerate(loaded, 1)]
@@ -84,7 +84,7 @@ def _sample(
     if isinstance(right, str):
         right = LETTERS.find(right.strip().upper()) if len(right.strip()) == 1 else -1
     if right is not None and not (isinstance(right, int) and 0 <= right < len(choices)):
-        raise DataError(f"{where}: the right answer must be a letter or number of one of {len(choices)} choices")
+        raise DataError(f"{where}: the right answer must be the letter or number of one of {len(choices)} choices")
     keys = {"index": identity, "question_id": identity}
     if rotates and isinstance(identity, int):
         group = str(identity % ROTATION)
@@ -137,7 +137,7 @@ def _mmbench(rows: list[dict[str, str]], path: Path) -> Iterator[Sample]:
         except ValueError:
             raise DataError(f"{where}: index must be a whole number, got {row['index']!r}") from None
         image = value(row, "image", where)
-        if image.isdecimal():  # an order of a question that stands above: its row has the picture
+        if image.isdecimal():  # another order of an earlier question, whose row has the picture
             if int(image) not in images:
                 raise DataError(f"{where}: the picture is that of row {image}, which is not above it")
             image = images[int(image)]

@@ -27,8 +27,8 @@ def conversation_samples(
 
     Args:
         loaded: records with `conversations`, a list of {"from", "value"}.
-        left_out: is told how many records are not asked, by reason.
-        boxes: ask those whose answer has a box; else those whose answer has none.
+        left_out: gets the numbers of records that are not asked, by reason.
+        boxes: whether to ask those whose answer has a box, or else those whose answer has none.
 
     Raises:
         DataError: a record has another form.
@@ -38,11 +38,11 @@ def conversation_samples(
         where = f"{path}: record {number}"
         turns = record.get("conversations") if isinstance(record, dict) else None
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-            raise DataError(f"{where}: no conversations, a list of {{'from', 'value'}}")
+            raise DataError(f"{where}: expected `conversations`, a list of {{'from', 'value'}}")
         asked = [turn.get("value") for turn in turns if turn.get("from") == "user"][:1]
         said = [turn.get("value") for turn in turns if turn.get("from") == "assistant"][:1]
         if not all(isinstance(text, str) for text in asked + said) or not asked or not said:
-            raise DataError(f"{where}: no question of `user` and answer of `assistant`")
+            raise DataError(f"{where}: expected a question from `user` and an answer from `assistant`")
         found = parse(said[0]).boxes
         if bool(found) != boxes:
             reason = "an answer with a box" if found else "an answer without a box"

@@ -27,10 +27,10 @@ def grounding_samples(
     """The expressions of a file that was read; see FORMS. `split`: of REFER's: val, testA, testB or test.
 
     Raises:
-        DataError: the file has another form, or a box is none.
+        DataError: the file has another form, or a box is malformed.
     """
     if not isinstance(loaded, list) or not loaded or not all(isinstance(row, dict) for row in loaded):
-        raise DataError(f"{path}: not in a form that is known; there are {FORMS}")
+        raise DataError(f"{path}: not in a known form; known are {FORMS}")
     if "sentences" in loaded[0]:
         return list(_refer(loaded, path, folder, split, annotations or path.with_name("instances.json")))
     return [_line(row, number, f"{path}: record {number}", folder) for number, row in enumerate(loaded, 1)]
@@ -49,7 +49,7 @@ def _line(row: dict[str, Any], number: int, where: str, folder: Folder) -> Sampl
 
 def _refer(refs: list[Any], path: Path, folder: Folder, split: str, instances: Path) -> Iterator[Sample]:
     if not instances.is_file():
-        raise DataError(f"{path}: the boxes are in instances.json, and there is no {instances}; give --annotations")
+        raise DataError(f"{path}: the boxes are in a second file; {instances} does not exist: give --annotations")
     coco = load(instances)
     try:
         images = {image["id"]: image for image in coco["images"]}
@@ -58,7 +58,7 @@ def _refer(refs: list[Any], path: Path, folder: Folder, split: str, instances: P
         raise DataError(f"{instances}: expected COCO's images and annotations, each with an id ({error})") from error
     splits = sorted({str(ref.get("split")) for ref in refs})
     if split not in splits:
-        raise DataError(f"{path}: name a split with the task, such as refcoco_{splits[-1]}: there are {splits}")
+        raise DataError(f"{path}: add a split to the task, such as refcoco_{splits[-1]}; there are {splits}")
     for ref in refs:
         if ref.get("split") != split:
             continue
@@ -91,7 +91,7 @@ def _size(found: tuple[Any, Any], where: str) -> tuple[float, float]:
     return found
 
 
-# Of REFER's files: RefCOCO's has 10 MB and 50,000 refs.
+# Limits for REFER's files: RefCOCO's is 10 MB, with 50,000 refs.
 LONGEST_PICKLE = 64 << 20
 MOST_VALUES = 5_000_000
 PICKLE_FAULTS = (
@@ -117,7 +117,7 @@ def load_refs(path: Path) -> Any:
 
 
 def _plain(value: Any, left: list[int]) -> Any:
-    """A copy of a value in which no part is there twice, of at most `left[0]` values; tuples become lists."""
+    """A copy of a value without shared parts, of at most `left[0]` values; tuples become lists."""
     left[0] -= 1
     if left[0] < 0:
         raise ValueError(f"more than {MOST_VALUES:,} values")

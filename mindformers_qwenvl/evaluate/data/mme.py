@@ -1,4 +1,4 @@
-"""MME: a folder a subtask, with a text file of two yes-or-no questions for each picture. Plain Python."""
+"""MME: one folder per subtask, with a text file of two yes-or-no questions for each picture. Plain Python."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mme_samples(path: Path, folder: Folder) -> list[Sample]:
         FileNotFoundError: there is no such folder.
     """
     if not path.is_dir():
-        raise FileNotFoundError(f"--data {path}: MME is a folder; there is no such folder")
+        raise FileNotFoundError(f"--data {path}: no such folder; the data of MME is a folder")
     samples = [sample for file in sorted(path.glob("*.txt")) for sample in _of_file(file, folder)]
     for subtask in sorted(entry for entry in path.iterdir() if entry.is_dir()):
         asked = subtask / "questions_answers_YN"
@@ -42,7 +42,7 @@ def _rows(file: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
             cells = [cell.strip() for cell in line.split("\t")]
             if len(cells) != columns or cells[-1].lower() not in ("yes", "no"):
                 what = "picture, question and " if columns == 3 else "question and "
-                raise DataError(f"{file}: line {number}: expected {what}Yes or No with tabs between, got {line[:80]!r}")
+                raise DataError(f"{file}: line {number}: expected {what}Yes or No, tabs between, got {line[:80]!r}")
             yield number, cells
 
 

@@ -20,7 +20,7 @@ class DataError(ValueError):
 
 
 def load(path: Path) -> Any:
-    """A JSON file; a list of the objects of a JSON Lines file; a list of the rows of a .tsv, each a dict.
+    """What a JSON file holds; for JSON Lines a list of the objects; for a .tsv a list of the rows, each a dict.
 
     Raises:
         DataError: it is none of these, or empty.
@@ -43,7 +43,7 @@ def load(path: Path) -> Any:
     except ValueError as error:
         if text.lstrip().startswith("{") and "\n" in text.strip():
             return list(_lines(path, text))
-        raise DataError(f"{error}; and not JSON Lines") from error
+        raise DataError(f"{error}; it is not JSON Lines either") from error
 
 
 def _lines(path: Path, text: str) -> Iterator[Any]:
@@ -88,7 +88,7 @@ def value(row: Mapping[str, Any], names: str | Sequence[str], where: str, kinds:
 
 
 def text_list(found: Any, where: str) -> tuple[str, ...]:
-    """Answers in the forms they have: a text, a number, a list of texts, a list of {"answer": text}; None: ()."""
+    """Answers, in any of their forms: a text, a number, a list of texts, a list of {"answer": text}; None: ()."""
     if found is None:
         return ()
     items = found if isinstance(found, list) else [found]
@@ -99,11 +99,11 @@ def text_list(found: Any, where: str) -> tuple[str, ...]:
 
 
 class Folder:
-    """The folder that pictures are in, and that none of them may be outside of.
+    """The folder of the pictures; none of them may be outside it.
 
     Args:
         path: of the folder.
-        patterns: where a bare name is looked for too, `{}` being the name.
+        patterns: paths where a bare name is looked for too; `{}` stands for the name.
     """
 
     def __init__(self, path: Path, patterns: Iterable[str] = ()):
@@ -113,7 +113,7 @@ class Folder:
         self.patterns = tuple(patterns)
 
     def find(self, name: str) -> str:
-        """Where a picture is, relative to the folder; `name` itself where there is no such file.
+        """Where a picture is, relative to the folder; `name` itself if there is no such file.
 
         Datasets carry the folders of whoever made them, so leading folders are left out one after the other until the
         rest is a file: `data/coco/val2014/1.jpg`, `coco/val2014/1.jpg`, `val2014/1.jpg`, `1.jpg`.

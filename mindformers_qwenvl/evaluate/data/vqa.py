@@ -16,7 +16,7 @@ FORMS = """\
 the original's JSON Lines ({"image", "question", "question_id", "answer"}); VQA questions, with --annotations; TextVQA
 and DocVQA ({"data": [...]}); VizWiz ([{"image", "question", "answers"}]); ChartQA ([{"imgname", "query", "label"}]);
 GQA ({id: {"imageId", "question", "answer"}}); OCR-VQA ({id: {"imageURL", "questions", "answers"}})"""
-PEOPLE = 2  # fewer answers are not those of people who were asked, but the one that most of them gave
+PEOPLE = 2  # with fewer, it is the answer that most people gave, not the answers of all who were asked
 OCR_SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
@@ -28,12 +28,12 @@ def vqa_samples(
     Args:
         loaded: what `load` gave; path: of the file, for messages.
         folder: of the pictures.
-        split: of the file's records, where it holds several (OCR-VQA).
-        annotations: the official answers, where they are in a file of their own.
+        split: of the file's records, if it holds several (OCR-VQA).
+        annotations: the official answers, if they are in a file of their own.
         people: the metric needs the answers of several people.
 
     Raises:
-        DataError: the file has another form, or not the answers that are needed.
+        DataError: the file has another form, or lacks the answers that are needed.
     """
     samples = list(_samples(loaded, path, folder, split))
     answers = _annotations(annotations or _beside(path, loaded))
@@ -42,8 +42,8 @@ def vqa_samples(
     few = [sample for sample in samples if 0 < len(sample.answers) < PEOPLE] if people else []
     if few:
         raise DataError(
-            f"{path}: question {few[0].id!r} has one answer, and the VQA score needs those of all people who were "
-            "asked; give the official answers with --annotations (v2_mscoco_val2014_annotations.json for one)"
+            f"{path}: question {few[0].id!r} has one answer, but the VQA score needs those of all people who were "
+            "asked; give the official answers with --annotations (such as v2_mscoco_val2014_annotations.json)"
         )
     return samples
 
@@ -66,7 +66,7 @@ def _samples(loaded: Any, path: Path, folder: Folder, split: str) -> Iterator[Sa
         for key, row in loaded.items():
             yield from _by_id(key, row, f"{path}: {key}", split, folder)
     else:
-        raise DataError(f"{path}: not in a form that is known; there are {FORMS}")
+        raise DataError(f"{path}: not in a known form; known are {FORMS}")
 
 
 def _row(row: Mapping[str, Any], number: int, where: str, folder: Folder) -> Sample:
@@ -112,7 +112,7 @@ def _by_id(key: str, row: Mapping[str, Any], where: str, split: str, folder: Fol
             right = (str(answers[number]),) if number < len(answers) else ()
             yield Sample(f"{key}-{number}", (folder.find(f"{key}{ending}"),), question, answers=right)
     else:
-        raise DataError(f"{where}: not in a form that is known; there are {FORMS}")
+        raise DataError(f"{where}: not in a known form; known are {FORMS}")
 
 
 def _beside(path: Path, loaded: Any) -> Path | None:

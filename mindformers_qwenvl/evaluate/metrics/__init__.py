@@ -1,6 +1,6 @@
 """Metrics of the original's benchmarks (its folder eval_mm). Plain Python and numpy.
 
-Held by tests/golden/eval, whose scores the original's own code gave.
+Checked against tests/golden/eval, whose scores were computed by the original's own code.
 """
 
 from mindformers_qwenvl.evaluate.metrics.grounding import GroundingScore, answer_box, grounding_score

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 __all__ = ["CaptionScores", "bleu", "caption_scores", "cider", "rouge_l"]
 
 ORDERS = 4  # n-grams of one to four words
-CIDER_SIGMA = 6.0  # of the Gaussian that a difference in length is punished with
+CIDER_SIGMA = 6.0  # of the Gaussian penalty for a difference in length
 ROUGE_BETA = 1.2  # weight of recall against precision
-TINY, SMALL = 1e-15, 1e-9  # pycocoevalcap adds them so that nothing is divided by zero; its scores carry them
+TINY, SMALL = 1e-15, 1e-9  # pycocoevalcap adds them to avoid division by zero; they show in its scores
 
 Ngram = tuple[str, ...]
 
@@ -24,7 +24,7 @@ Ngram = tuple[str, ...]
 class CaptionScores:
     """Of all samples together, and of each: CIDEr (0 to 10), ROUGE-L, BLEU-1 to BLEU-4 (0 to 1).
 
-    The whole's CIDEr and ROUGE-L are means over the samples; BLEU counts n-grams over all samples together.
+    CIDEr and ROUGE-L of all together are means over the samples; BLEU counts n-grams over all samples together.
     """
 
     cider: float
@@ -42,7 +42,9 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
         ValueError: a caption has no references, or there are no captions.
     """
     if len(captions) != len(references) or not captions or not all(references):
-        raise ValueError(f"{len(captions)} captions, {len(references)} sets of references: each needs one, not empty")
+        raise ValueError(
+            f"{len(captions)} captions and {len(references)} sets of references: each caption needs a non-empty set"
+        )
     each_cider = cider(captions, references)
     each_rouge = [rouge_l(*sample) for sample in zip(captions, references, strict=True)]
     whole_bleu, each_bleu = bleu(captions, references)
@@ -64,8 +66,8 @@ def _ngrams(text: str) -> Counter[Ngram]:
 def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """CIDEr-D of each caption: similarity of its n-grams to those of the references, rare ones counting more.
 
-    How rare an n-gram is shows in the references of all samples, so a score depends on the others, and of a single
-    sample it is 0.
+    Rarity is measured over the references of all samples, so a score depends on the other samples, and is 0 if there is
+    only one.
     """
     ours = [_ngrams(caption) for caption in captions]
     theirs = [[_ngrams(reference) for reference in group] for group in references]
@@ -79,7 +81,7 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[
             weight = count * (log_samples - math.log(max(1.0, seen_in[ngram])))
             weights[len(ngram) - 1][ngram] = weight
             squares[len(ngram) - 1] += weight * weight
-        pairs = sum(count for ngram, count in counts.items() if len(ngram) == 2)  # what it calls the length
+        pairs = sum(count for ngram, count in counts.items() if len(ngram) == 2)  # what the script calls length
         return weights, [math.sqrt(square) for square in squares], pairs
 
     scores = []
@@ -100,7 +102,7 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[
 
 
 def rouge_l(caption: str, references: Sequence[str]) -> float:
-    """F-measure of the longest common subsequence of words, with the best recall and the best precision of any."""
+    """F-measure of the longest common subsequence of words, with the best recall and precision over all references."""
     words = caption.split(" ")
     recall = precision = 0.0
     for reference in references:
@@ -127,7 +129,7 @@ def bleu(
 ) -> tuple[tuple[float, ...], list[tuple[float, ...]]]:
     """BLEU-1 to BLEU-4 of all captions together, and of each one.
 
-    Of several references the length that counts is the one nearest to the caption's (the shorter of two as near).
+    Of several references, the length nearest to the caption's counts (the shorter of two as near).
     """
     each = []
     totals = _BleuCounts()

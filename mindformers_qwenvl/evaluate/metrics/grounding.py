@@ -26,14 +26,14 @@ class GroundingScore:
 def answer_box(answer: str) -> tuple[float, float, float, float]:
     """x1, y1, x2, y2 of the first `(x,y),(x,y)` of an answer, on the grid of 0 to 999; zeros if there is none.
 
-    Numbers may have white space, signs and fractions, and the corners may be the wrong way round; nothing is put right.
+    Numbers may have white space, signs and fractions, and the corners may be the wrong way round; nothing is corrected.
     """
     found = CORNERS.search(answer)
     if not found:
         return (0.0,) * 4
     try:
         (x1, y1), (x2, y2) = (map(float, corner.split(",")) for corner in found.groups())
-    except ValueError:  # not two numbers a corner
+    except ValueError:  # not two numbers per corner
         return (0.0,) * 4
     return x1, y1, x2, y2
 

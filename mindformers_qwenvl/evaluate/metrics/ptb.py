@@ -1,10 +1,10 @@
-"""Captions to words, in the manner of the Penn Treebank. Our own, in Python.
+"""Captions to words, in the manner of the Penn Treebank: a tokenizer of our own, in Python.
 
-The published caption scores use the tokenizer of Stanford's CoreNLP 3.4.1, a Java program that pycocoevalcap carries
-along. This one follows what that program does with English captions; it was written from its output and not from its
-code, and has not all of its rules. `summary.json` says which of the two made a score.
+The published caption scores use the tokenizer of Stanford's CoreNLP 3.4.1, a Java program that comes with
+pycocoevalcap. This one follows what that program does with English captions; it was written from that program's output,
+not from its code, and lacks some of its rules. `summary.json` says which of the two was used for a score.
 
-Without `pycocoevalcap` and Java this one is used: `tokenizer_for_captions`.
+This one is used unless both `pycocoevalcap` and Java are installed: `tokenizer_for_captions`.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _stanford(texts: Sequence[str]) -> list[str]:
 
 
 def tokenizer_for_captions() -> tuple[str, Callable[[Sequence[str]], list[str]]]:
-    """A name and a function from texts to tokenized texts: Stanford's where pycocoevalcap and Java are, else ours."""
+    """A name and a function from texts to tokenized texts: Stanford's if Java and pycocoevalcap are there, or ours."""
     if shutil.which("java") and importlib.util.find_spec("pycocoevalcap"):
         return STANFORD, _stanford
     return OURS, tokenize

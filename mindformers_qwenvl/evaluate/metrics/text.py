@@ -10,7 +10,7 @@ __all__ = ["anls", "edit_distance", "exact_match", "gqa_answer", "relaxed_accura
 
 def _needed(answers: Sequence[str], metric: str) -> Sequence[str]:
     if not answers:
-        raise ValueError(f"{metric} needs the right answers, and got none")
+        raise ValueError(f"{metric} needs the right answers, but got none")
     return answers
 
 
@@ -26,8 +26,8 @@ def exact_match(answer: str, answers: Sequence[str]) -> float:
 def gqa_answer(answer: str) -> str:
     """The one word or phrase that a sentence answers GQA's question with (original: evaluate_vqa.py).
 
-    The first sentence or clause, what follows "is", "are", "a", "an", "the", what comes before "of". The original looks
-    for the letters and not for words, so "sofa pillow" becomes "pillow"; published scores have that too.
+    Of the first sentence or clause, it is what follows "is", "are", "a", "an" or "the" and comes before "of". The
+    original looks for letters, not for words, so "sofa pillow" becomes "pillow"; published scores have this effect too.
     """
     answer = re.split("[.,!]", answer.strip(), maxsplit=1)[0].lower()
     for opening in ("is ", "are ", "a ", "an ", "the "):
@@ -44,8 +44,8 @@ def relaxed_accuracy(
     Args:
         answer: of the model.
         answers: the right ones.
-        tolerance: of the right number. A right answer of 0 leaves no room: texts are compared.
-        as_published: take `tolerance` of the model's number, as the original's evaluate_vqa.py does (it hands over
+        tolerance: as a share of the right number. If that is 0, texts are compared.
+        as_published: take the share of the model's number, as the original's evaluate_vqa.py does (it passes
             prediction and target in the wrong order). Scores hardly differ.
     """
     said = answer.strip()
@@ -90,7 +90,7 @@ def anls(answer: str, answers: Sequence[str], *, threshold: float = 0.5) -> floa
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Fewest insertions, deletions and replacements of one character that make `b` of `a` (Levenshtein)."""
+    """Fewest insertions, deletions and replacements of one character that turn `a` into `b` (Levenshtein)."""
     try:
         from rapidfuzz.distance import Levenshtein
     except ImportError:

@@ -1,8 +1,8 @@
 """The VQA score (VQAv2, OK-VQA, TextVQA, VizWiz), as the original computes it (eval_mm/vqa_eval.py).
 
-That is the first public version of the benchmark's own script, and not the later one: articles, numbers and
-contractions are made uniform in the answer alone, not in what people said. So "two" becomes "2" and then differs from
-the "two" of ten people. Published scores are of this version.
+That is the first public version of the benchmark's own script, not the later one: articles, numbers and contractions
+are made uniform only in the answer, not in what people said. So "two" becomes "2" and then differs from the "two" of
+ten people. Published scores use this version.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PEOPLE_WHO_AGREE = 3  # for a full score
 PUNCTUATION = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
 COMMA_IN_NUMBER = re.compile(r"\d,\d")
 PERIOD = re.compile(r"\.(?!\d)")
-PERIODS = 32  # at most so many are removed: the original hands re.UNICODE (32) over as the count
+PERIODS = 32  # at most this many are removed: the original passes re.UNICODE (32) as the count
 
 ARTICLES = frozenset(("a", "an", "the"))
 NUMBERS = {
@@ -59,8 +59,8 @@ CONTRACTIONS = _contractions()
 
 
 def _without_punctuation(text: str) -> str:
-    """A mark goes away where white space is beside it anywhere in the text, or a number has a comma; else it becomes a
-    space."""
+    """A mark is removed everywhere if a space is next to it anywhere in the text, or if a number has a comma; else it
+    becomes a space."""
     grouped = COMMA_IN_NUMBER.search(text)
     result = text
     for mark in PUNCTUATION:
@@ -77,21 +77,21 @@ def normalised(answer: str) -> str:
 
 
 def vqa_score(answer: str, answers: Sequence[str]) -> float:
-    """How far people agree with an answer: 1 if three of the others do, for each choice of the others, on average.
+    """How far people agree with an answer: 1 if three of them do, averaged over leaving out one of them at a time.
 
     Args:
         answer: of the model.
-        answers: of the people who were asked, ten in the benchmarks; one after the other is left out, and of the rest
-            `min(1, who said the same / 3)` is taken.
+        answers: of the people who were asked, ten in the benchmarks. Each is left out in turn, and the rest gives
+            `min(1, number of those who said the same / 3)`.
 
     Returns:
-        0 to 1. Of fewer than four answers it cannot reach 1.
+        0 to 1. With fewer than four answers it cannot reach 1.
 
     Raises:
         ValueError: there are no answers.
     """
     if not answers:
-        raise ValueError("the VQA score needs the answers people gave, and got none")
+        raise ValueError("the VQA score needs the answers people gave, but got none")
     said = normalised(answer)
     if len(set(answers)) > 1:
         answers = [_without_punctuation(one) for one in answers]

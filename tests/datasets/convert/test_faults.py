@@ -204,7 +204,7 @@ def test_bad_arguments(folder):
         convert_file(source, folder, folder)
     with pytest.raises(FileNotFoundError, match="no such file"):
         convert_file(folder.parent / "no.json", folder, folder.parent / "out.json")
-    with pytest.raises(StreamError, match="not an object of lists, as coco is"):
+    with pytest.raises(StreamError, match="coco must be an object"):
         convert_file(source, folder, folder.parent / "out.json", format="coco")
 
 
