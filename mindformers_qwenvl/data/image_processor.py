@@ -90,7 +90,7 @@ class QwenVLImageProcessor(BaseImageProcessor):
             images: what `images.open_image` takes, a list of that, or an array or Tensor uint8 [N, H, W, 3].
 
         Raises:
-            FileNotFoundError, ImageError: names the picture and says why.
+            FileNotFoundError, ImageError: a picture cannot be used; the message names it and says why.
         """
         if isinstance(images, Tensor):
             images = images.asnumpy()

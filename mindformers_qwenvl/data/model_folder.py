@@ -22,7 +22,7 @@ from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
 __all__ = ["PREPROCESSOR", "followed_policy", "own_vocabulary", "processor_section", "tokenizer_section"]
 
 PREPROCESSOR = "preprocessor_config.json"
-# The `type` that each section must have. Classes are those of this package; code in the folder is not imported.
+# The `type` that each section may name. Classes are those of this package; code in the folder is not imported.
 CLASSES = {
     "": "QwenVLProcessor",
     "image_processor": "QwenVLImageProcessor",

@@ -52,7 +52,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         prompt, return_tensors: accepted for old YAMLs, without effect.
 
     Raises:
-        ValueError: no tokenizer, a bad padding, or settings that contradict each other; names them.
+        ValueError: no tokenizer, a bad padding, or settings that contradict each other; the message names them.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
                 **({"image_policy": image_policy} if image_policy is not None else {}),
             }
             template = QwenVLContentTransformTemplate(**settings, tokenizer=tokenizer, mode="predict")
-            if image_processor is not None:  # when called by itself, it reads pictures too
+            if image_processor is not None:  # when called directly, it reads pictures too
                 policy = template.image_transform.policy
                 image_processor.image_transform = replace(image_processor.image_transform, policy=policy)
         if image_policy is not None and ImagePolicy.of(image_policy) != template.image_transform.policy:
@@ -117,7 +117,7 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
         """Inputs of `generate` for one query or a batch of them, see the class.
 
         Raises:
-            ValueError, FileNotFoundError: a query cannot be used; says which and why.
+            ValueError, FileNotFoundError: a query cannot be used; the message says which and why.
         """
         if history_list is not None:
             raise ValueError("history_list is not supported: write the earlier turns into the query")
@@ -185,8 +185,8 @@ class QwenVLProcessor(BaseXModalToTextProcessor):
             super().save_pretrained(str(folder), save_name)
 
     def _inverse_parse_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The host's YAML section, without the path of the vocabulary: that is in the same folder, which can so be
-        moved."""
+        """The host's YAML section, without the path of the vocabulary, which is in the same folder: so the folder
+        can be moved."""
         section = super()._inverse_parse_config({key: value for key, value in config.items() if value is not None})
         plain = (str, int, float, bool)
         section["tokenizer"] = {

@@ -56,7 +56,7 @@ class TrainingSamples:
             input_ids and labels int32 [S + 1], image_context_pos int32 [N, Q, 2], images uint8 [N, H, W, 3].
 
         Raises:
-            BadSampleError: names the sample (file, number and id if it has a note) and the reason.
+            BadSampleError: the message names the sample (file, number and id if it has a note) and the reason.
         """
         note, turns = split_note(conversation)
         where = note.where if note else _beginning(turns)

@@ -67,8 +67,8 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         image_policy: an `ImagePolicy`, or its YAML section: where pictures may come from, how large they may be.
 
     Raises:
-        ValueError: an argument is not one of those above; names it. A sample that cannot be used raises
-            `BadSampleError`, which names it.
+        ValueError: an argument is not one of those above; the message names it. A sample that cannot be used
+            raises `BadSampleError`, which names it.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         """Lay out a conversation and read its pictures.
 
         Raises:
-            BadSampleError: names the sample (file, number and id with `QwenVLDataLoader`) and the reason.
+            BadSampleError: the message names the sample (file, number, id with `QwenVLDataLoader`) and the reason.
         """
         columns = self.training.make(conversation_list)
         self._check_columns((columns["image_context_pos"][..., 1] != NO_POSITION).any())
@@ -217,7 +217,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         the tokens come from `prompt`, where the path of an image may be longer than the tokenizer allows.
 
         Raises:
-            ValueError, FileNotFoundError: the query cannot be used; names the element or the picture.
+            ValueError, FileNotFoundError: the query cannot be used; the message names the element or the picture.
         """
         prompt = self.prompt(query_ele_list)
         self._check_columns(bool(prompt.image_sources))
@@ -252,7 +252,7 @@ class QwenVLContentTransformTemplate(ModalContentTransformTemplate):
         **kwargs: Any,
     ) -> list[str]:
         """Texts of generated rows, each with its prompt (None: not known); see `text.reply.row_text`. With
-        `chat_format: chatml` the text is the answer alone, if the prompt is known."""
+        `chat_format: chatml` the text is only the answer, if the prompt is known."""
         return [
             row_text(
                 self.tokenizer,

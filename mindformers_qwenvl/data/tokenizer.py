@@ -50,7 +50,7 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
             `max_length`, are accepted without effect; unknown ones are an error.
 
     Raises:
-        FileNotFoundError: there is no vocabulary file; says how to get one.
+        FileNotFoundError: there is no vocabulary file; the message says how to get one.
         ValueError: the file is corrupt (names file and line), or image_slots, allowed_special or a tag is not valid.
     """
 
@@ -285,7 +285,7 @@ class QwenVLTokenizer(TokenizerFiles, PreTrainedTokenizer):
             **options: `font`, `root`, `policy`, ..., see `grounding.draw_on_latest_picture`.
 
         Raises:
-            FileNotFoundError, ImageError: the picture cannot be opened; names it and says why.
+            FileNotFoundError, ImageError: the picture cannot be opened; the message names it and says why.
         """
         # Imported here: it needs Pillow, which text alone does not.
         from mindformers_qwenvl.grounding import draw_on_latest_picture, latest_picture

@@ -17,7 +17,7 @@ __all__ = ["MAX_RECORD", "BadLine", "JsonStream", "StreamError"]
 
 BLOCK = 1 << 20  # bytes read at a time
 # Bytes or characters of one record or value: a bracket that is never closed must not fill the memory. JSON of this size
-# that is made to take much memory, such as a list of empty dicts, takes 0.8 GB.
+# that is made to need much memory, such as a list of empty dicts, takes 0.8 GB.
 MAX_RECORD = 32 << 20
 # An error this near the end of the text may only mean that more text is needed ("-Infinity" is the longest word that
 # can be split). Strings are the exception: they can be split anywhere.
@@ -73,7 +73,7 @@ class JsonStream:
         """ "list", "lines", "object", "empty" or "other".
 
         "lines": the first line is a whole object, even if it is the only line, or cannot continue on the next line; or
-        the file's name ends with .jsonl. "object": it continues over several lines or more than 16 blocks.
+        the file's name ends with .jsonl. "object": an object over several lines, or one longer than 16 blocks.
         """
         first = self.first_character()
         if first == "[":
@@ -84,7 +84,7 @@ class JsonStream:
             while "\n" not in self._text[self._at :] and not self._ended and len(self._text) < 16 * self._block:
                 self._read()
             line, _, rest = self._text[self._at :].partition("\n")
-            if not rest.strip():  # of a single line, the error message gives the column
+            if not rest.strip():  # a broken single line is an "object": its error gives the column
                 return "lines" if _ends_at(line) is None else "object"
             at = _ends_at(line)
             return "object" if at is not None and at >= len(line.rstrip()) else "lines"

@@ -77,7 +77,7 @@ def held_out_records(file: AnnotationFile, share: float, seed: int = 0) -> set[i
     if not chosen or len(chosen) == len(file):
         raise ValueError(
             f"{file.path}: {len(file)} records, in {len(groups)} groups that share pictures and stay together: with a "
-            f"share of {share:.3g}, one part would be empty; give another share"
+            f"share of {share:.3g}, one part would be empty"
         )
     return chosen
 

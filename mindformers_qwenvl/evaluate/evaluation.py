@@ -205,7 +205,7 @@ class _Running:
         self.began: float | None = None
 
     def add(self, batch: list[tuple[Sample, dict[str, Any]]]) -> None:
-        if self.began is None:  # the first batch is the answers of an earlier run
+        if self.began is None:  # the first batch holds the answers of an earlier run
             self.began = time.perf_counter()
         else:
             self.new += len(batch)

@@ -32,7 +32,7 @@ def prepare(task: Task, samples: Sequence[Sample], tokenizer: Any, asking: Askin
     """The samples with their prompts. Opens no picture.
 
     Raises:
-        ValueError: a sample cannot be laid out; says which.
+        ValueError: a sample cannot be laid out; the message says which.
     """
     prepared = []
     for sample in samples:
@@ -113,7 +113,7 @@ def _losses(
 
 @dataclass(frozen=True)
 class Share:
-    """Which samples this process answers: every `size`-th, from number `rank` on. All write into the folder `output`."""
+    """The samples that this process answers: every `size`-th, from `rank` on. All write into the folder `output`."""
 
     output: Path
     rank: int = 0
@@ -130,7 +130,7 @@ class Share:
         return self.output / f".rank_{rank}.done"
 
     def begin(self) -> None:
-        """Remove an earlier run's mark; every process does so and waits for the others, then answers."""
+        """Remove the mark of an earlier run. Every process calls this, and waits for the others, before it answers."""
         self._done(self.rank).unlink(missing_ok=True)
 
     def end(self) -> None:

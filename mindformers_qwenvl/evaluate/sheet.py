@@ -44,7 +44,7 @@ def write_sheet(
     root: Path,
     policy: ImagePolicy | None = None,
 ) -> None:
-    """Draw the worst of `rows`, which are scores of `samples`, in the same order.
+    """Draw the worst of `rows`, the scores of `samples` in the same order.
 
     Args:
         path: the PNG.

@@ -44,9 +44,9 @@ class Task:
     prompt: {image}, {question}, and for multiple choice {hint}, {options}, are filled in.
     metric: a key of `scoring.METRICS`.
     longest, shortest: new tokens of an answer; longest 0: nothing is generated, options are compared by likelihood.
-    published: by split; "" where there is one number.
+    published: by split; "" if there is one number for all.
     chat: whether in the chat frame.
-    submission: keys of the file that an evaluation server takes; () where there is none.
+    submission: keys of the file that an evaluation server takes; () if there is none.
     """
 
     name: str
@@ -77,7 +77,7 @@ def _splits(**scores: tuple[float, float]) -> dict[str, Published]:
 
 
 _TABLE = (
-    # name, title, prompt, metric, new tokens at most and at least, published
+    # name, title, prompt, metric, most and fewest new tokens, published
     Task("flickr30k", "Flickr30k, Karpathy's test split", CAPTION, "captions", 30, 8, _readme(85.8, 81.0)),
     Task("nocaps", "NoCaps, validation", CAPTION, "captions", 30, 8, _readme(121.4, 120.2)),
     Task(

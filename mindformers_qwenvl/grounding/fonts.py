@@ -36,8 +36,8 @@ class FontWarning(UserWarning):
 def font_for(text: str, size: int, font: str | os.PathLike[str] | None = None) -> ImageFont.FreeTypeFont:
     """A font of `size` pixels that has the characters of `text`.
 
-    `font`, or else the file that MINDFORMERS_QWENVL_FONT names, is used even if it lacks characters. Without either it
-    is Pillow's own font if that has every character, else the first such font among the installed font packages and
+    `font`, or else the file that MINDFORMERS_QWENVL_FONT names, is used even if it lacks characters. Without either,
+    Pillow's own font is used if it has every character, else the first such font among the installed font packages and
     the machine's fonts, else Pillow's own. If characters are missing, a `FontWarning` says so, once per process.
 
     Raises:

@@ -49,7 +49,7 @@ def place(
 ) -> list[Label | None]:
     """A label for each (text, box in pixels) on a picture of `size` (width, height); None where it cannot be read.
 
-    Texts are cut after MOST_LETTERS letters. Only the first MOST_LABELS of them get a label.
+    Texts are cut after MOST_LETTERS letters. Only the first MOST_LABELS texts get a label.
 
     Raises:
         FileNotFoundError, ValueError: the font cannot be used.

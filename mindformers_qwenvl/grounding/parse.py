@@ -54,7 +54,7 @@ def parse(text: str, tags: Tags | None = None) -> Found:
     """The boxes and quads in `text`, with their labels.
 
     - A label is the stripped text of a `<ref>`. It belongs to the boxes and quads right after it, with nothing but
-      white space between; all but the first of them have `continues`. (The original gives it to the first alone.)
+      white space between; all but the first of them have `continues`. (The original gives it only to the first.)
     - Coordinates below 0 or above 999 are moved to the edge of the grid; `clipped` is then set.
     - Corners in the wrong order are swapped; `reordered` is then set.
     - Invalid ones are skipped and reported: too few or too many numbers, numbers that are not whole, unclosed tags.

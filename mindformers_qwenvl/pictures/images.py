@@ -2,7 +2,7 @@
 
 They equal those of the original Qwen-VL (`visual.py`, `VisionTransformer.encode`): Pillow's antialiasing bicubic, then
 `x / 255`, CLIP mean and standard deviation. How pictures are opened: `opening.py`. Where they may come from and how
-large they may be: `policy.py`. Code outside this folder imports the names of both from here.
+large they may be: `policy.py`. Their public names can be imported from here too.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def test_a_list_nested_too_deeply_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [("{1: 2}", "expected a key"), ('{"a" 2}', "expected ':'"), ('{"a": 2', "expected ','"), ("{}]", "more after")],
+    [("{1: 2}", "expected a key"), ('{"a" 2}', "expected ':'"), ('{"a": 2', "expected ','"), ("{}]", "more text")],
 )
 def test_where_an_object_is_wrong(tmp_path, content, reason):
     with JsonStream(write(tmp_path / "a.json", content)) as stream, pytest.raises(StreamError, match=reason):

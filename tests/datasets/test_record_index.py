@@ -79,12 +79,12 @@ def test_values_of_lines(tmp_path, cut, content, block, end, last, bom):
         ("[1, 2", "not closed"),
         ('[{"a": [}]', "not closed"),
         ('[{"a": "x]', "not closed"),
-        ("[1] 2", "more after"),
-        ("[1]]", "more after"),
-        ("[1][2]", "more after"),
+        ("[1] 2", "more text after"),
+        ("[1]]", "more text after"),
+        ("[1][2]", "more text after"),
         ('[[1}, {"a": 1]]', "do not match"),
         ("[1, ]", "a comma before the end"),
-        ("[1}", "more after"),
+        ("[1}", "more text after"),
     ],
 )
 def test_lists_whose_brackets_do_not_match(tmp_path, cut, content, reason, block):

@@ -97,7 +97,7 @@ def test_a_test_set_has_no_truth(tmp_path):
 
 def test_pictures_that_are_not_there(tmp_path):
     rows = [{"image": f"{n}.jpg", "question": "?", "answers": ["a"] * 10} for n in range(5)]
-    with pytest.raises(DataError, match=r"5 of 5 pictures are not in .*: 0\.jpg, 1\.jpg, 2\.jpg, \.\.\.; --image-dir"):
+    with pytest.raises(DataError, match=r"5 of 5 pictures are not in .*: 0\.jpg, 1\.jpg, 2\.jpg, \.\.\.; give the"):
         samples_of("okvqa", saved(tmp_path, "okvqa.jsonl", rows))
 
 
@@ -116,7 +116,7 @@ def test_a_picture_is_never_outside_of_its_folder(tmp_path):
 @pytest.mark.parametrize(
     ("task", "name", "content", "message"),
     [
-        ("okvqa", "a.json", {"rows": []}, r"a\.json: not in a known form; known are the original's JSON Lines"),
+        ("okvqa", "a.json", {"rows": []}, r"a\.json: not in a known form; the known forms are the original's"),
         ("okvqa", "a.jsonl", [{"image": "1.jpg"}], r"record 1: no question; there are image"),
         ("okvqa", "a.jsonl", [{"image": "1.jpg", "question": 5}], r"record 1: question must be str, got 5"),
         ("okvqa", "a.jsonl", [], r"a\.jsonl: empty"),

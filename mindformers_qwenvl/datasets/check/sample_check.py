@@ -48,7 +48,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Result:
-    """Numbers of one sample: its tokens before the cut, the trained tokens left after it, its pictures.
+    """Numbers of one sample: its tokens before the cut, its trained tokens after the cut, its pictures.
 
     They are -1, 0, 0 for a sample that cannot be laid out.
     """
@@ -154,7 +154,7 @@ class Checker:
         else:
             found("over max_length", self._where_cut(turns, sample, limit), False)
             if not self._answers(turns, sample, limit):
-                found("nothing to learn", "nothing of the answers is left within max_length", False)
+                found("nothing to learn", "no part of any answer is left within max_length", False)
         return sample
 
     def _answers(self, turns: list[tuple[str, str]], sample: Any, limit: int) -> bool:

@@ -31,7 +31,7 @@ PICTURE_KEYS = ("image", "images")
 class ConversationReader:
     """Converts one record to one sample.
 
-    A record holds `conversations` of `from` and `value`, or `messages` of `role` and `content` (texts, or lists of
+    A record holds `conversations` with `from` and `value`, or `messages` with `role` and `content` (texts, or lists of
     parts), and `image` or `images`: a path or a list of paths. Other keys are kept.
 
     Each `<image>` becomes `Picture N: <img>path</img>` and a line break. As in the old script, a single picture is used
@@ -178,7 +178,7 @@ class ConversationReader:
     def _size(self, record: dict[str, Any], paths: list[str], number: int) -> tuple[float, float]:
         """(width, height) in pixels of a picture of the record."""
         if number >= len(paths):
-            raise UnusableError("objects", f"a box refers to picture {number}, counted from 0, of {len(paths)}")
+            raise UnusableError("objects", f"a box refers to picture {number}, counted from 0; there are {len(paths)}")
         size = record.get("width"), record.get("height")
         if len(paths) == 1 and all(is_number(length, above=0) for length in size):
             return size

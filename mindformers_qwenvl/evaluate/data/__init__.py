@@ -34,7 +34,7 @@ class Loaded:
 def read_samples(
     task: Task, path: Path, image_dir: Path | None = None, *, split: str = "", annotations: Path | None = None
 ) -> Loaded:
-    """The samples of a benchmark's file (MME, AI2D: folder).
+    """The samples of a benchmark's file (for MME and AI2D, its folder).
 
     Args:
         task: whose file it is.

@@ -27,7 +27,7 @@ def ai2d_samples(
 
     Args:
         path: see FORMS; folder: of the pictures, which may be the same.
-        left_out: gets the numbers of questions that are not asked, by reason.
+        left_out: gets the counts of questions that are not asked, by reason.
         split: test, train, or "": test if the list of its pictures is there, else everything.
         test_ids: the list of the test pictures; None: the one in `path`.
 
@@ -59,7 +59,7 @@ def _chosen(path: Path, split: str, test_ids: Path | None) -> set[str] | None:
         return None
     lines = file.read_text(encoding="utf-8-sig").split()
     if not lines or not all(line.strip(",").isdigit() for line in lines):
-        raise DataError(f"{file}: expected one number of a picture per line")
+        raise DataError(f"{file}: expected one picture number per line")
     return {line.strip(",") for line in lines}
 
 

@@ -27,7 +27,7 @@ def caption_samples(loaded: Any, path: Path, folder: Folder, *, split: str = "")
         return [_line(row, number, f"{path}: record {number}", folder) for number, row in enumerate(loaded, 1)]
     images = loaded.get("images") if isinstance(loaded, dict) else None
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
-        raise DataError(f"{path}: not in a known form; known are {FORMS}")
+        raise DataError(f"{path}: not in a known form; the known forms are {FORMS}")
     if any("sentences" in image for image in images[:1]):
         return _karpathy(images, path, folder, split.replace("karpathy_", "") or KARPATHY_SPLIT)
     references: dict[Any, list[str]] = defaultdict(list)

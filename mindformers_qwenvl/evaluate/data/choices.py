@@ -29,7 +29,7 @@ def choice_samples(
     """The questions of a file that was read; see FORMS.
 
     Args:
-        left_out: gets the numbers of records that are not asked, by reason.
+        left_out: gets the counts of records that are not asked, by reason.
         split: of ScienceQA: train, val or test ("" is test).
 
     Raises:
@@ -40,7 +40,7 @@ def choice_samples(
     if isinstance(loaded, dict) and loaded and all(isinstance(row, dict) for row in loaded.values()):
         return list(_science_qa(loaded, path, folder, left_out, split.partition("_")[0] or "test"))
     if not isinstance(loaded, list) or not all(isinstance(row, dict) for row in loaded):
-        raise DataError(f"{path}: not in a known form; known are {FORMS}")
+        raise DataError(f"{path}: not in a known form; the known forms are {FORMS}")
     if loaded and "A" in loaded[0]:
         return list(_mmbench(loaded, path))
     return [_line(row, number, f"{path}: record {number}", folder) for number, row in enumerate(loaded, 1)]

@@ -27,8 +27,8 @@ def conversation_samples(
 
     Args:
         loaded: records with `conversations`, a list of {"from", "value"}.
-        left_out: gets the numbers of records that are not asked, by reason.
-        boxes: whether to ask those whose answer has a box, or else those whose answer has none.
+        left_out: gets the counts of records that are not asked, by reason.
+        boxes: True asks those whose answer has a box, False those whose answer has none.
 
     Raises:
         DataError: a record has another form.

@@ -30,7 +30,7 @@ def grounding_samples(
         DataError: the file has another form, or a box is malformed.
     """
     if not isinstance(loaded, list) or not loaded or not all(isinstance(row, dict) for row in loaded):
-        raise DataError(f"{path}: not in a known form; known are {FORMS}")
+        raise DataError(f"{path}: not in a known form; the known forms are {FORMS}")
     if "sentences" in loaded[0]:
         return list(_refer(loaded, path, folder, split, annotations or path.with_name("instances.json")))
     return [_line(row, number, f"{path}: record {number}", folder) for number, row in enumerate(loaded, 1)]
@@ -49,7 +49,7 @@ def _line(row: dict[str, Any], number: int, where: str, folder: Folder) -> Sampl
 
 def _refer(refs: list[Any], path: Path, folder: Folder, split: str, instances: Path) -> Iterator[Sample]:
     if not instances.is_file():
-        raise DataError(f"{path}: the boxes are in a second file; {instances} does not exist: give --annotations")
+        raise DataError(f"{path}: the boxes are in instances.json, but there is no {instances}; give --annotations")
     coco = load(instances)
     try:
         images = {image["id"]: image for image in coco["images"]}

@@ -42,7 +42,9 @@ def _rows(file: Path, columns: int) -> Iterator[tuple[int, list[str]]]:
             cells = [cell.strip() for cell in line.split("\t")]
             if len(cells) != columns or cells[-1].lower() not in ("yes", "no"):
                 what = "picture, question and " if columns == 3 else "question and "
-                raise DataError(f"{file}: line {number}: expected {what}Yes or No, tabs between, got {line[:80]!r}")
+                raise DataError(
+                    f"{file}: line {number}: expected {what}Yes or No, separated by tabs, got {line[:80]!r}"
+                )
             yield number, cells
 
 

@@ -16,7 +16,7 @@ FORMS = """\
 the original's JSON Lines ({"image", "question", "question_id", "answer"}); VQA questions, with --annotations; TextVQA
 and DocVQA ({"data": [...]}); VizWiz ([{"image", "question", "answers"}]); ChartQA ([{"imgname", "query", "label"}]);
 GQA ({id: {"imageId", "question", "answer"}}); OCR-VQA ({id: {"imageURL", "questions", "answers"}})"""
-PEOPLE = 2  # with fewer, it is the answer that most people gave, not the answers of all who were asked
+PEOPLE = 2  # a single answer is the one that most people gave, not those of all who were asked
 OCR_SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
@@ -66,7 +66,7 @@ def _samples(loaded: Any, path: Path, folder: Folder, split: str) -> Iterator[Sa
         for key, row in loaded.items():
             yield from _by_id(key, row, f"{path}: {key}", split, folder)
     else:
-        raise DataError(f"{path}: not in a known form; known are {FORMS}")
+        raise DataError(f"{path}: not in a known form; the known forms are {FORMS}")
 
 
 def _row(row: Mapping[str, Any], number: int, where: str, folder: Folder) -> Sample:
@@ -112,7 +112,7 @@ def _by_id(key: str, row: Mapping[str, Any], where: str, split: str, folder: Fol
             right = (str(answers[number]),) if number < len(answers) else ()
             yield Sample(f"{key}-{number}", (folder.find(f"{key}{ending}"),), question, answers=right)
     else:
-        raise DataError(f"{where}: not in a known form; known are {FORMS}")
+        raise DataError(f"{where}: not in a known form; the known forms are {FORMS}")
 
 
 def _beside(path: Path, loaded: Any) -> Path | None:
@@ -124,7 +124,7 @@ def _beside(path: Path, loaded: Any) -> Path | None:
 
 
 def _annotations(path: Path | None) -> dict[str, tuple[str, ...]] | None:
-    """Answers by question id, as texts; of VQA annotations, or of any file with question_id and answers."""
+    """Answers by question id, as texts; from VQA annotations, or any file with question_id and answers."""
     if path is None:
         return None
     loaded = load(path)

@@ -24,7 +24,7 @@ Ngram = tuple[str, ...]
 class CaptionScores:
     """Of all samples together, and of each: CIDEr (0 to 10), ROUGE-L, BLEU-1 to BLEU-4 (0 to 1).
 
-    CIDEr and ROUGE-L of all together are means over the samples; BLEU counts n-grams over all samples together.
+    `cider` and `rouge_l` are means over the samples; `bleu` counts n-grams over all samples together.
     """
 
     cider: float
@@ -81,7 +81,7 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[
             weight = count * (log_samples - math.log(max(1.0, seen_in[ngram])))
             weights[len(ngram) - 1][ngram] = weight
             squares[len(ngram) - 1] += weight * weight
-        pairs = sum(count for ngram, count in counts.items() if len(ngram) == 2)  # what the script calls length
+        pairs = sum(count for ngram, count in counts.items() if len(ngram) == 2)  # pycocoevalcap's "length"
         return weights, [math.sqrt(square) for square in squares], pairs
 
     scores = []

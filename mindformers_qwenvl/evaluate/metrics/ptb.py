@@ -133,7 +133,7 @@ def _stanford(texts: Sequence[str]) -> list[str]:
 
 
 def tokenizer_for_captions() -> tuple[str, Callable[[Sequence[str]], list[str]]]:
-    """A name and a function from texts to tokenized texts: Stanford's if Java and pycocoevalcap are there, or ours."""
+    """A name and a function from texts to tokenized texts: Stanford's if pycocoevalcap and Java are there, or ours."""
     if shutil.which("java") and importlib.util.find_spec("pycocoevalcap"):
         return STANFORD, _stanford
     return OURS, tokenize

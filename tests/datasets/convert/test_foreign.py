@@ -157,7 +157,7 @@ def test_objects_that_nothing_uses_are_counted(pictures):
         ({"ref": ["it"], "bbox": [[0, 0, 9, float("nan")]]}, "a box takes four numbers"),
         ({"ref": ["it"], "bbox": [[9, 9, 0, 0]]}, "without width or height"),
         ({"ref": ["it"], "bbox": [[0, 0, 999, 999]]}, "outside its picture of 320x240"),
-        ({"ref": ["it"], "bbox": [[0, 0, 9, 9]], "image_id": [1]}, "a box refers to picture 1, counted from 0, of 1"),
+        ({"ref": ["it"], "bbox": [[0, 0, 9, 9]], "image_id": [1]}, "a box refers to picture 1, counted from 0"),
         ({"ref": ["it"], "bbox": [[0, 0, 9, 9]], "image_id": [-1]}, "not the number of a picture"),
         ({"ref": ["it"], "bbox": [[0, 0, 9, 9]], "bbox_type": "feet"}, "bbox_type 'feet'"),
         ({"ref": ["<b>"], "bbox": [[0, 0, 9, 9]]}, "cannot be the name"),
