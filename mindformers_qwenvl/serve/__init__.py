@@ -2,22 +2,22 @@
 
 | module | what it does |
 |---|---|
-| `schema` | what a request may ask, checked; plain Python |
+| `schema` | checks the fields of a request; plain Python |
 | `asked` | a checked request; plain Python |
-| `errors` | faults in OpenAI's shape; plain Python |
+| `errors` | errors in OpenAI's shape; plain Python |
 | `prompts` | messages to a prompt, pictures to pixels |
 | `text` | tokens to text as they come: stop strings, whole characters; plain Python |
 | `choose` | the next token of a row |
-| `jobs` | what the engine is asked, and what it sends back |
+| `jobs` | what the engine receives, and what it sends back |
 | `engine` | the thread that owns the network: rows join and leave its batch between tokens |
 | `replies` | answers in OpenAI's shape, whole and streamed; plain Python |
 | `metrics` | counters in Prometheus' text; plain Python |
 | `service` | limits, and how a request becomes jobs |
-| `guard` | keys, host names, the log; around all requests |
+| `guard` | around all requests: API keys, host names, the log |
 | `page_files` | the page's files |
 | `app` | the routes (starlette) |
-| `server` | sockets, signals, the graceful end (uvicorn) |
+| `server` | sockets, signals, graceful shutdown (uvicorn) |
 | `ranks`, `channel` | the processes of one server under msrun, and their messages |
-| `shared_steps` | steps of the network that all of these make |
-| `start` | from the command's options to all of these |
+| `shared_steps` | steps of the network that all these processes run |
+| `start` | builds all of this from the command's options |
 """

@@ -29,7 +29,7 @@ __all__ = ["make_app"]
 
 logger = logging.getLogger(__name__)
 
-ALIVE = 15  # seconds after which a stream that has nothing to say sends a comment, for proxies
+ALIVE = 15  # seconds after which an idle stream sends a comment, so that proxies keep it open
 
 
 # ---- requests
@@ -100,7 +100,7 @@ async def _disconnected(receive: Any) -> None:
 
 
 class _Stream(Response):
-    """Server-sent events. A client that goes away frees its rows at the next token."""
+    """Server-sent events. When the client disconnects, its rows are freed at the next token."""
 
     media_type = "text/event-stream"
 
@@ -113,8 +113,8 @@ class _Stream(Response):
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
             writing = asyncio.ensure_future(self._write(send))
-            # A client that reads nothing would hold the writer for ever: the engine's limit ends the answer, this the
-            # connection.
+            # A client that reads nothing would block the writer for ever. The engine's limit ends the answer; this one
+            # ends the connection.
             limit = self.service.limits.answer_seconds + ALIVE
             await asyncio.wait({writing, gone}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if writing.done():
@@ -154,14 +154,14 @@ class _Stream(Response):
 
 
 async def _body(request: Request, service: Service) -> bytes:
-    """The body of a request, whose bytes are counted in `service.reading` until the caller takes them off.
+    """The body of a request. Its bytes are counted in `service.reading` until the caller subtracts them.
 
     Raises:
-        ApiError: it is not JSON by its header, too large or too slow.
+        ApiError: its Content-Type is not JSON, or it is too large or too slow.
     """
     limits = service.limits
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":  # a page of another server could send any other kind without asking
+    if kind != "application/json":  # pages of other sites may send other types without a CORS check
         raise ApiError(415, f"Content-Type: expected application/json, got {kind[:60] or 'none'}", code="not_json")
     announced = request.headers.get("content-length", "")
     reading = asyncio.ensure_future(_read(request, service, announced))
@@ -184,7 +184,7 @@ async def _read(request: Request, service: Service, announced: str) -> bytes:
         async for chunk in request.stream():
             size += len(chunk)
             too_large = too_large or size > most
-            if too_large:  # read on for a while: a client that is still sending would not see the answer
+            if too_large:  # keep reading for a while: a client that is still sending would miss the response
                 chunks.clear()
                 if size > 2 * most:
                     break
@@ -197,7 +197,7 @@ async def _read(request: Request, service: Service, announced: str) -> bytes:
         if too_large:
             raise ApiError(
                 413,
-                f"the request is larger than the {most} bytes that this server takes (--max-body)",
+                f"the request is larger than this server's limit of {most} bytes (--max-body)",
                 code="request_too_large",
             )
         return b"".join(chunks)
@@ -209,9 +209,7 @@ async def _read(request: Request, service: Service, announced: str) -> bytes:
 def _not_ready(service: Service) -> ApiError:
     if service.engine.broken:
         return broken()
-    return ApiError(
-        503, "the model is being made ready; ask again later", "server_error", code="loading", retry_after=5
-    )
+    return ApiError(503, "the model is still loading; try again later", "server_error", code="loading", retry_after=5)
 
 
 async def _chat(request: Request) -> Response:
@@ -223,7 +221,7 @@ async def _completion(request: Request) -> Response:
 
 
 async def _picture(request: Request) -> Response:
-    """The picture at an address, for the page: its policy lets the browser fetch nothing from other servers."""
+    """The picture at an address, for the page: the page's security policy forbids fetching from other servers."""
     service: Service = request.app.state.service
     if service.in_flight >= service.most_in_flight:
         raise overloaded(service.engine.waiting)
@@ -271,7 +269,7 @@ async def _metrics(request: Request) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    what = {404: "there is no such address", 405: f"{request.method} is not taken here"}.get(status, str(error))
+    what = {404: "there is no such address", 405: f"{request.method} is not allowed here"}.get(status, str(error))
     fault = ApiError(status, f"{what}: {request.method} {printable_path(request.url.path)}", code=f"http_{status}")
     return JSONResponse(fault.body, status, getattr(error, "headers", None))
 
@@ -282,7 +280,7 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 
 def make_app(service: Service, page: bool = False) -> Starlette:
-    """The ASGI application. page: serve the page, too."""
+    """The ASGI application. page: whether to serve the page as well."""
     routes = [
         Route("/v1/chat/completions", _chat, methods=["POST"]),
         Route("/v1/completions", _completion, methods=["POST"]),

@@ -27,15 +27,16 @@ class Turn:
 
     @property
     def text(self) -> str:
-        """Its texts together."""
+        """The text of all its parts."""
         return "".join(part.text for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A checked request; None where the model's own setting holds.
+    """A checked request. None stands for the model's own setting.
 
-    turns: of a chat; prompts: of raw completions. top: likeliest tokens to name, None: no log probabilities.
+    turns: the messages of a chat. prompts: the texts of raw completions. top: how many of the likeliest tokens to
+    report; None: no log probabilities.
     """
 
     model: str

@@ -1,7 +1,7 @@
-"""Messages between the processes of one server: JSON with arrays of numbers behind it, over TCP. Nothing is unpickled.
+"""Messages between the processes of one server: JSON, then arrays of numbers, over TCP. Nothing is unpickled.
 
-Both sides prove that they hold the same key before anything else is read (HMAC over random numbers of both). What
-follows is not encrypted, like what the cards send each other: across machines it belongs into a network of its own.
+Before anything else is read, both sides prove that they hold the same key (HMAC over random numbers from both). What
+follows is not encrypted, just like the traffic between the cards: across machines, it needs a private network.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ __all__ = ["Channel", "Refused", "admit", "enter"]
 HANDSHAKE = 5.0  # seconds for the other side to prove that it has the key
 NONCE = 32  # bytes
 MOST = 64 << 20  # bytes of a message's JSON
-NUMBERS = "fiu"  # kinds of arrays
-# A machine that vanishes closes no connection: ask after QUIET seconds, every AGAIN seconds, TIMES times.
+NUMBERS = "fiu"  # numpy's kinds of dtypes that arrays may have
+# A machine that vanishes does not close its connections: probe after QUIET seconds, then every AGAIN seconds, TIMES
+# times.
 QUIET, AGAIN, TIMES = 10, 5, 3
 
 
 class Refused(ConnectionError):
-    """The other side has another key, or is no process of this server."""
+    """The other side has a different key, or is not a process of this server."""
 
 
 class Channel:
     """One connection, after both sides have proved themselves.
 
-    Each direction is for one thread at a time.
+    One thread at a time may send, and one may receive.
     """
 
     def __init__(self, connection: socket.socket):
@@ -47,7 +48,7 @@ class Channel:
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
     def send(self, message: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
-        """Send what JSON can hold, and arrays of numbers.
+        """Send a message that JSON can hold, and arrays of numbers.
 
         Raises:
             OSError: the other side is gone.
@@ -67,26 +68,26 @@ class Channel:
         """
         [size] = struct.unpack(">I", _read(self._connection, 4))
         if size > MOST:
-            raise ValueError(f"a message of {size:,} bytes, more than {MOST:,}")
+            raise ValueError(f"got a message of {size:,} bytes, expected at most {MOST:,}")
         head = json.loads(bytes(_read(self._connection, size)))
         arrays = []
         for name, shape in head["arrays"]:
             dtype = np.dtype(name)
             if dtype.kind not in NUMBERS:
-                raise ValueError(f"an array of {dtype}, expected numbers")
+                raise ValueError(f"got an array of {dtype}, expected numbers")
             data = _read(self._connection, dtype.itemsize * int(np.prod(shape, dtype=np.int64)))
             arrays.append(np.frombuffer(data, dtype).reshape(shape))
         return head["message"], arrays
 
     def close(self) -> None:
-        """Close the connection; who waits in `receive`, here or there, is told."""
+        """Close the connection. A thread that waits in `receive`, at either end, gets an OSError."""
         with contextlib.suppress(OSError):  # not connected any more
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
 
 def admit(connection: socket.socket, key: bytes) -> tuple[Channel, int]:
-    """Let in a process that has connected, if it has the key; also gives the number it says it has.
+    """Let in a process that has connected, if it has the key. Also returns the number that it gives.
 
     Raises:
         Refused: it does not have the key.
@@ -98,13 +99,13 @@ def admit(connection: socket.socket, key: bytes) -> tuple[Channel, int]:
     number, theirs = bytes(_read(connection, 4)), bytes(_read(connection, NONCE))
     proof = bytes(_read(connection, NONCE))
     if not hmac.compare_digest(proof, _proof(key, b"enter", ours, theirs, number)):
-        raise Refused("a process that does not have the key of this server")
+        raise Refused("a process connected that does not have the key of this server")
     connection.sendall(_proof(key, b"admit", ours, theirs, number))
     return Channel(connection), struct.unpack(">I", number)[0]
 
 
 def enter(connection: socket.socket, key: bytes, number: int) -> Channel:
-    """Be let in, as the process `number`, by one that has the key.
+    """Join a process that has the key, as process `number`.
 
     Raises:
         Refused: it does not have the key, or we do not.
@@ -116,7 +117,7 @@ def enter(connection: socket.socket, key: bytes, number: int) -> Channel:
     try:
         proof = bytes(_read(connection, NONCE))
     except ConnectionError:
-        raise Refused("the process there has another key") from None
+        raise Refused("the process there has a different key") from None
     if not hmac.compare_digest(proof, _proof(key, b"admit", theirs, ours, packed)):
         raise Refused("the process there does not have the key of this server")
     return Channel(connection)

@@ -1,4 +1,4 @@
-"""The next token of a row, as the host's `generate()` would choose it, with OpenAI's penalties before it."""
+"""The next token of a row, as the host's `generate()` would choose it after OpenAI's penalties are applied."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["Chooser", "Likely", "Nudges", "likely"]
 class Nudges:
     """What is added to logits before a token is chosen, as OpenAI defines it.
 
-    presence: taken from the logit of each token that the answer has. frequency: the same, for each time it has it.
-    bias: added to the logit of a token id.
+    presence: subtracted from the logit of each token that is in the answer. frequency: subtracted once for each time
+    the token is in it. bias: token id -> what is added to its logit.
     """
 
     presence: float = 0.0
@@ -42,12 +42,12 @@ class Chooser:
     """Chooses the tokens of one row.
 
     Args:
-        network: whose processors are taken, see `generation.sampling.Sampling`.
-        config: of `settings_for`.
+        network: its logits processors are used, see `generation.sampling.Sampling`.
+        config: from `settings_for`.
         prompt: its tokens.
         stops: the tokens that end the answer.
         seed: an int or a list of ints. The tokens that are drawn depend on it, not on other rows.
-        nudges: see there.
+        nudges: see `Nudges`.
     """
 
     def __init__(self, network: Any, config: Any, prompt: np.ndarray, stops: Sequence[int], seed: Any, nudges: Nudges):
@@ -58,7 +58,7 @@ class Chooser:
             config.min_new_tokens = None
         config.eos_token_id, config.row_seeds = list(stops), [seed]
         chosen = network.get_logits_processor(config, len(prompt), LogitsProcessorList())
-        # Not the padding of rows is cut off here, as there is none: an answer may hold the token that others end with.
+        # -1: nothing is cut off as padding. There is none here, and an answer may hold the padding token as its own.
         self.processors = RowByRow([*processors, *chosen], -1)
         self.warper = network.get_logits_warper(config) if config.do_sample else None
         if self.warper is not None:
@@ -78,7 +78,7 @@ class Chooser:
 
 @dataclass(frozen=True)
 class Likely:
-    """Log probabilities of a token and of the likeliest at its place, (id, log probability), likeliest first."""
+    """The log probability of a token, and (id, log probability) of the likeliest ones at its place, likeliest first."""
 
     token: int
     log_probability: float
@@ -86,8 +86,8 @@ class Likely:
 
 
 def likely(token: int, logits: np.ndarray, count: int) -> Likely:
-    """Of the `count` likeliest tokens, by the network's logits float32 [V] as they are: without temperature or
-    penalties."""
+    """`Likely` of `token` with the `count` likeliest tokens, from the network's own logits float32 [V], before
+    temperature and penalties."""
     logits = logits.astype(np.float64)
     highest = logits.max()
     normalised = logits - (highest + np.log(np.exp(logits - highest).sum()))

@@ -22,7 +22,7 @@ __all__ = ["Engine"]
 
 logger = logging.getLogger(__name__)
 
-FAILURES = 3  # steps in a row that fail before the engine calls itself broken
+FAILURES = 3  # after so many failed steps in a row, the engine is broken
 
 
 class _Running:
@@ -46,8 +46,8 @@ class Engine:
         network, steps: a `QwenVL`, and its `chat.steps.Steps`.
         tokenizer: its `QwenVLTokenizer`.
         vectors: a `chat.vectors.PictureVectors` of the network.
-        queue: jobs that wait, at most.
-        metrics: where to count.
+        queue: how many jobs may wait.
+        metrics: the counters to update.
     """
 
     def __init__(self, network: Any, steps: Any, tokenizer: Any, vectors: Any, queue: int, metrics: Metrics):
@@ -63,7 +63,7 @@ class Engine:
         self._running: list[_Running] = []
         self._changed = threading.Condition()
         self._closed = False  # takes no more jobs
-        self._give_up: float | None = None  # when what still runs is told that the server ends
+        self._give_up: float | None = None  # when jobs that still run are ended
         self._failures = 0
         self._thread = threading.Thread(target=self._work, name="qwenvl-engine", daemon=True)
 
@@ -78,7 +78,7 @@ class Engine:
         """Queue jobs, all or none.
 
         Raises:
-            ApiError: the queue is full, or the engine does not answer.
+            ApiError: the queue is full, or the engine is broken or stopping.
         """
         with self._changed:
             if self.broken:
@@ -92,23 +92,23 @@ class Engine:
             self._changed.notify_all()
 
     def cancel(self, job: Job) -> None:
-        """Give up a job: its row is free at the next token, and nothing more is sent."""
+        """Give up a job: its row is freed at the next token, and nothing more is sent."""
         with self._changed:
             job.cancelled = True
             self._changed.notify_all()
 
     @property
     def waiting(self) -> int:
-        """Jobs that wait."""
+        """How many jobs wait."""
         return len(self._waiting)
 
     @property
     def running(self) -> int:
-        """Rows of the batch."""
+        """How many rows are in the batch."""
         return len(self._running)
 
     def close(self, grace: float) -> None:
-        """Take no more jobs; those that wait are told so, those that run have `grace` seconds to end."""
+        """Accept no more jobs. Waiting jobs get an error; running jobs have `grace` seconds to finish."""
         with self._changed:
             if not self._closed:
                 self._closed = True
@@ -116,13 +116,13 @@ class Engine:
                 self._changed.notify_all()
 
     def fail(self) -> None:
-        """Answer nothing more: what the network needs is gone."""
+        """Stop answering, because something the network needs is gone."""
         with self._changed:
             self.broken = self._closed = True
             self._changed.notify_all()
 
     def join(self, timeout: float) -> bool:
-        """Wait for the engine's end; returns whether it came."""
+        """Wait for the engine to end; returns whether it has."""
         if self._thread.is_alive():
             self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -151,7 +151,7 @@ class Engine:
                 self.on_broken()
 
     def _turn(self) -> bool:
-        """One prompt and one token of each row; returns False at the end."""
+        """Process one prompt, if one waits, and one token of each row; returns False at the end."""
         with self._changed:
             while not (self._waiting or self._running or self._closed):
                 self._changed.wait(timeout=5)
@@ -194,7 +194,7 @@ class Engine:
                 row.job.send(stopping())
 
     def _next(self) -> Job | None:
-        """The job that has waited longest, if it can join: no other overtakes it, so that none waits for ever."""
+        """The job that has waited longest, if it can join. No job overtakes it, so none waits for ever."""
         if not self._waiting or len(self._running) == self.rows:
             return None
         job = self._waiting[0]
@@ -210,7 +210,7 @@ class Engine:
     def _admit(self, job: Job) -> None:
         if getattr(self.network, "active_adapter", None) != job.adapter:
             self.steps.set_adapter(job.adapter)
-        # An adapter may change the vision tower, so that its vectors are its own.
+        # An adapter may change the vision tower, so vectors are kept for each adapter.
         vectors = [self.vectors.of((job.adapter, picture.digest), picture.pixels) for picture in job.pictures]
         blocks = [self._free.pop() for _ in range(self._blocks(job))]
         try:
@@ -233,11 +233,11 @@ class Engine:
             [len(row.job.prompt) for row in rows],
             [row.blocks for row in rows],
         )
-        for row, scores in zip(rows, logits, strict=True):  # a fault of one row is not one of the others
+        for row, scores in zip(rows, logits, strict=True):  # an error in one row ends only that row
             self._guarded([row.job], functools.partial(self._take, row, scores))
 
     def _take(self, row: _Running, logits: np.ndarray) -> None:
-        """Choose the next token of a row, and send what is certain by then."""
+        """Choose the next token of a row, and send the text that is certain now."""
         job = row.job
         token = row.chooser.choose(row.answer, logits)
         now = time.monotonic()

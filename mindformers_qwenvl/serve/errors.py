@@ -1,4 +1,4 @@
-"""Faults of requests in OpenAI's shape. Plain Python."""
+"""Errors in OpenAI's shape. Plain Python."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ __all__ = ["ApiError", "bad_request", "broken", "overloaded", "stopping", "too_l
 
 
 class ApiError(Exception):
-    """A fault that the asker is told.
+    """An error that is sent to the client.
 
     Args:
-        status: of HTTP.
+        status: the HTTP status.
         message: what was given, what is expected.
         kind: OpenAI's `type`.
         param: the field at fault, such as `messages[0].content`.
         code: OpenAI's `code`, or one like it.
-        retry_after: seconds after which asking again may succeed.
+        retry_after: seconds after which another try may succeed.
     """
 
     def __init__(
@@ -34,26 +34,26 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON of the answer."""
+        """The JSON of the response."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the answer."""
+        """Headers of the response."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return {**headers, "WWW-Authenticate": "Bearer"} if self.status == 401 else headers
 
 
 def bad_request(param: str | None, message: str, code: str | None = None) -> ApiError:
-    """400: a field has a value that is not taken."""
+    """400: a field has a value that is not accepted."""
     return ApiError(400, f"{param}: {message}" if param else message, param=param, code=code)
 
 
 def too_long(param: str, tokens: int, longest: int) -> ApiError:
-    """400: no room for an answer behind the prompt."""
+    """400: no room for an answer after the prompt."""
     return bad_request(
         param,
-        f"the prompt has {tokens} tokens, and this server takes {longest} for prompt and answer together; shorten it",
+        f"the prompt has {tokens} tokens, but this server takes {longest} for prompt and answer together; shorten it",
         "context_length_exceeded",
     )
 
@@ -68,7 +68,7 @@ def overloaded(waiting: int) -> ApiError:
     """429: the queue is full."""
     return ApiError(
         429,
-        f"{waiting} requests are waiting already, which is the limit of this server; ask again later",
+        f"this server has reached its limit of requests; {waiting} of them are waiting; try again later",
         "rate_limit_error",
         code="rate_limit_exceeded",
         retry_after=max(1, min(60, waiting // 8)),
@@ -81,7 +81,7 @@ def broken() -> ApiError:
 
 
 def stopping() -> ApiError:
-    """503: the server ends."""
+    """503: the server is stopping."""
     return ApiError(
-        503, "the server is shutting down; ask again later", "server_error", code="shutting_down", retry_after=5
+        503, "the server is shutting down; try again later", "server_error", code="shutting_down", retry_after=5
     )

@@ -1,4 +1,4 @@
-"""Around all requests: host names, keys, errors in OpenAI's shape, a line in the log, headers."""
+"""Around all requests: host names, API keys, errors in OpenAI's shape, the log, headers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Guard:
-    """Host names, keys, errors in OpenAI's shape, a line in the log for each request, and headers for all."""
+    """Checks host names and API keys, gives errors OpenAI's shape, logs a line for each request, and adds headers."""
 
     def __init__(self, app: Any, service: Service):
         self.app, self.service = app, service
@@ -50,7 +50,7 @@ class Guard:
             logger.exception("a request failed")
             if status:
                 raise
-            error = ApiError(500, "the server failed; its log says how", "server_error", code="failed")
+            error = ApiError(500, "the server failed; its log says why", "server_error", code="failed")
             await JSONResponse(error.body, 500)(scope, receive, sending)
         finally:
             self.service.engine.metrics.responses[status] += 1
@@ -65,7 +65,7 @@ class Guard:
             if name.lower() not in limits.hosts:
                 raise ApiError(
                     403,
-                    "this server is not known by the name it was asked by (its option --server-name)",
+                    "the request's Host header is not a name of this server (see its option --server-name)",
                     "permission_error",
                     code="unknown_host",
                 )

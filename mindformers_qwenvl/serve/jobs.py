@@ -1,4 +1,4 @@
-"""What the engine is asked, and what it sends back."""
+"""What the engine receives, and what it sends back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Job", "Picture", "Piece"]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a prompt: pixels uint8 [S, S, 3], the digest of them, and the size it had, in pixels."""
+    """A picture of a prompt: pixels uint8 [S, S, 3], their digest, and its original size in pixels."""
 
     digest: bytes
     pixels: np.ndarray
@@ -28,9 +28,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Piece:
-    """What a step added to an answer: its text, and with log probabilities those of its tokens.
+    """What a step added to an answer: text and, if they are wanted, the log probabilities of its tokens.
 
-    finish: "stop" or "length" in the last piece, which also has `tokens`, those of the whole answer.
+    finish: "stop" or "length" in the last piece. tokens: how many the whole answer has; only in the last piece.
     """
 
     text: str
@@ -41,13 +41,14 @@ class Piece:
 
 @dataclass(eq=False)
 class Job:
-    """One answer to be written.
+    """One answer to write.
 
-    prompt, pictures: what was asked. config: of `settings_for`. adapter: a name, or None for the base model.
-    most: tokens of the answer, at most. stops: tokens that end it; stop_texts: texts that do. strip: see `TextStream`.
-    seed: of what is drawn. nudges: see there. top: how many likeliest tokens to name, None: no log probabilities.
-    deadline: `time.monotonic()` after which it is given up. send: takes each `Piece`, or the `ApiError` that ended the
-    answer; called in the engine's thread.
+    prompt, pictures: what was asked. config: from `settings_for`. adapter: a name, or None for the base model.
+    most: the most tokens that the answer may have. stops: tokens that end it. stop_texts: texts that end it.
+    stop_sequences: sequences of tokens that end it. strip: see `TextStream`. seed: of sampling. nudges: see `Nudges`.
+    top: how many of the likeliest tokens to report; None: no log probabilities. deadline: the `time.monotonic()` at
+    which it is given up. send: called in the engine's thread with each `Piece`, or the `ApiError` that ended the
+    answer. asked: the `time.monotonic()` at which the request came.
     """
 
     prompt: Row

@@ -26,7 +26,7 @@ class Histogram:
         self.sum += value
 
     def lines(self, name: str) -> Iterator[str]:
-        """In Prometheus' format: how many values are at most each bound."""
+        """Lines in Prometheus' format: for each bound, how many values do not exceed it."""
         total = 0
         for bound, count in zip((*self.bounds, "+Inf"), self.counts, strict=True):
             total += count
@@ -36,7 +36,7 @@ class Histogram:
 
 
 class Metrics:
-    """What happened since the server started. Numbers that several threads count are each written by one of them."""
+    """What happened since the server started. Several threads count, but only one of them writes each number."""
 
     def __init__(self) -> None:
         self.waiting = self.running = 0
@@ -47,7 +47,7 @@ class Metrics:
         self.first_token, self.token_gap, self.seconds = Histogram(), Histogram(), Histogram()
 
     def text(self) -> str:
-        """The whole page."""
+        """The text of /metrics."""
         lines: list[str] = []
 
         def add(kind: str, name: str, what: str, values: Mapping[str, float]) -> None:
@@ -62,12 +62,12 @@ class Metrics:
         )
         add("counter", "generated_tokens_total", "Tokens of answers.", {"": self.generated_tokens})
         finished = {f'{{finish_reason="{reason}"}}': count for reason, count in sorted(self.finished.items())}
-        add("counter", "answers_total", "Answers that came to their end.", finished)
-        add("counter", "answers_cancelled_total", "Answers whose asker went away.", {"": self.cancelled})
+        add("counter", "answers_total", "Answers that were completed.", finished)
+        add("counter", "answers_cancelled_total", "Answers whose client disconnected.", {"": self.cancelled})
         responses = {f'{{status="{status}"}}': count for status, count in sorted(self.responses.items())}
         add("counter", "http_responses_total", "Responses by HTTP status.", responses)
-        add("counter", "pictures_encoded_total", "Pictures the vision tower saw.", {"": self.pictures_encoded})
-        add("counter", "pictures_found_total", "Pictures whose vectors had been kept.", {"": self.pictures_found})
+        add("counter", "pictures_encoded_total", "Pictures that the vision tower encoded.", {"": self.pictures_encoded})
+        add("counter", "pictures_found_total", "Pictures whose vectors were kept.", {"": self.pictures_found})
         add("gauge", "picture_vectors_bytes", "Memory of the vectors that are kept.", {"": self.picture_bytes})
         for name, what, histogram in (
             ("first_token_seconds", "From the request's arrival to the first token.", self.first_token),

@@ -1,4 +1,4 @@
-"""Messages to a prompt, and its pictures to pixels."""
+"""From messages to a prompt, and from its pictures to pixels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mindformers_qwenvl.text.rows import Row
 __all__ = ["Prompts"]
 
 KINDS = {name: f"image/{name.lower()}" for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF")}
-EVERYTHING = 2**31  # tokens of history: a server leaves nothing out, it refuses
+EVERYTHING = 2**31  # tokens of history: a server never shortens it, but refuses
 
 
 class Prompts:
@@ -33,9 +33,9 @@ class Prompts:
 
     Args:
         tokenizer: a `QwenVLTokenizer`.
-        transform: of pictures, with the policy of where they may come from.
-        system: the message of conversations without their own.
-        longest: tokens of prompt and answer, at most.
+        transform: what is done to pictures, with the policy that says where they may come from.
+        system: the system message of conversations that have none.
+        longest: the most tokens that prompt and answer may have together.
     """
 
     def __init__(self, tokenizer: Any, transform: ImageTransform, system: str, longest: int):
@@ -62,7 +62,7 @@ class Prompts:
         while turns and turns[0].role == "system":
             system.append(turns.pop(0).text)
         pictures: dict[str, Part] = {}
-        said: list[tuple[str, str]] = []  # role and text; messages of one role that follow each other are one
+        said: list[tuple[str, str]] = []  # role and text; consecutive messages of one role are joined
         for turn in turns:
             if turn.role == "system":
                 raise bad_request(f"{turn.where}.role", "a system message must come before all others")
@@ -73,7 +73,7 @@ class Prompts:
                 said.append((turn.role, text))
         if not said or said[0][0] != "user" or said[-1][0] != "user":
             raise bad_request(
-                "messages", "expected a message of the user first (after system messages), and one of the user last"
+                "messages", "expected the first message (after system messages) and the last one to be of role user"
             )
         history = [(asked[1], answer[1]) for asked, answer in zip(said[:-1:2], said[1::2], strict=True)]
         message = "\n".join(system) if system else self.system
@@ -132,7 +132,7 @@ class Prompts:
         return Picture(digest_of(pixels), pixels, image.width, image.height)
 
     def download(self, address: Any, where: str) -> tuple[bytes, str]:
-        """The file of a picture at an http(s) address, which can be decoded under the policy, and its media type.
+        """The picture file at an http(s) address, once it is known to decode under the policy, and its media type.
 
         Raises:
             ApiError: it is not such an address, or the picture cannot be used.
@@ -145,7 +145,7 @@ class Prompts:
             image = open_image(data, policy=policy)
             with Image.open(io.BytesIO(data), formats=policy.formats) as opened:
                 kind = KINDS.get(opened.format or "")
-            if kind is None:  # a format that the operator allows and that browsers may not know
+            if kind is None:  # a format that the operator allows, but browsers may not know
                 image.save(file := io.BytesIO(), "PNG")
                 return file.getvalue(), "image/png"
         except (ImageError, OSError) as error:
@@ -154,10 +154,10 @@ class Prompts:
 
 
 def _fault(error: Exception, where: str) -> ApiError:
-    """What the asker is told of a picture that cannot be used."""
+    """The error that a client gets for a picture that cannot be used."""
     if not isinstance(error, ImageRefusedError):
         return bad_request(where, str(error)[:500], "invalid_image")
-    # What an address inside this network is, or where a file leads to, is no business of the asker.
+    # Clients must not learn what is at an address inside this network, or where a link on this machine leads.
     hidden = error.rule in ("allow_private", "allow_hosts", "allow_folders", "allow_outside", "")
-    message = "this server does not take pictures from there" if hidden else str(error)
+    message = "this server does not accept pictures from there" if hidden else str(error)
     return bad_request(where, message, "invalid_image_url")

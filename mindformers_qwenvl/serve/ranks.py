@@ -1,8 +1,8 @@
-"""The processes of one server under msrun: which one this is, and how they find and keep each other.
+"""The processes of one server under msrun: which one this is, how they find each other, and how they stay in touch.
 
-Rank 0 serves; the others make the same steps, see `shared_steps`. They hear of them over connections of their own: a
-collective of MindSpore would run out of time while nobody asks. When a rank is gone, the server ends; when rank 0 is
-gone, the others end.
+Rank 0 serves; the others run the same steps, see `shared_steps`. Rank 0 announces each step over a TCP connection to
+each rank: a MindSpore collective would time out while there are no requests. When a rank is gone, the server ends; when
+rank 0 is gone, the others end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Place", "Rank0", "RankGone", "Ranks", "end_now", "gather", "gone_wor
 
 LEAST_KEY, MOST_KEY = 16, 4096  # bytes
 AGAIN = 0.2  # seconds between two attempts to reach rank 0
-END = 10.0  # seconds that a rank's last step may take after rank 0 has said that it is over
+END = 10.0  # seconds that a rank's last step may still take after rank 0 has told it to end
 
 
 class RankGone(ConnectionError):
@@ -42,7 +42,7 @@ class Place:
     """This process among those that msrun has started.
 
     rank: None for msrun's scheduler, which runs the command as well. size: how many ranks. host, port: where the
-    scheduler listens, on the machine of rank 0. patience: seconds for all to come.
+    scheduler listens, on the machine of rank 0. patience: seconds to wait for all ranks to connect.
     """
 
     rank: int | None
@@ -53,17 +53,17 @@ class Place:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Place | None:
-        """From msrun's variables; None: this process is alone.
+        """From msrun's variables; None if this process is alone.
 
         Raises:
-            ValueError: msrun has given it no number.
+            ValueError: msrun has not told it its rank.
         """
         role, size = environment.get("MS_ROLE"), int(environment.get("MS_WORKER_NUM", "1"))
         if role not in ("MS_WORKER", "MS_SCHED") or size < 2:
             return None
         rank = environment.get("RANK_ID", "")
         if role == "MS_WORKER" and not rank.isdigit():
-            raise ValueError("msrun has given this process no number: start it with --node_rank on each machine")
+            raise ValueError("msrun has not set RANK_ID for this process: give msrun --node_rank on each machine")
         return cls(
             None if role == "MS_SCHED" else int(rank),
             size,
@@ -74,13 +74,13 @@ class Place:
 
     @property
     def on_one_machine(self) -> bool:
-        """Whether the job cannot span machines: its scheduler is reached from its own machine only."""
+        """Whether the job cannot span machines, because its scheduler can only be reached from its own machine."""
         with contextlib.suppress(ValueError):
             return ipaddress.ip_address(self.host).is_loopback
         return self.host == "localhost"
 
     def address(self, port: int | None) -> tuple[str, int]:
-        """Where rank 0 waits for the others; port: of --ranks-port, None: the one after the scheduler's."""
+        """Where rank 0 waits for the others. port: that of --ranks-port; None: the one after the scheduler's."""
         return self.host, port or self.port + 1
 
 
@@ -88,8 +88,8 @@ class Ranks:
     """The other ranks, as rank 0 sees them.
 
     Args:
-        channels: of ranks 1, 2, ...
-        on_gone: called in a thread of its own with the number of the first rank that is gone; may be replaced.
+        channels: the connections to ranks 1, 2, ...
+        on_gone: called once, in another thread, with the number of the first rank that is gone; may be replaced.
     """
 
     def __init__(self, channels: Sequence[Channel], on_gone: Callable[[int], None]):
@@ -105,14 +105,14 @@ class Ranks:
 
     @property
     def size(self) -> int:
-        """How many ranks there are, with this one."""
+        """How many ranks there are, including this one."""
         return len(self._channels) + 1
 
     def tell(self, message: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
-        """Send all of them a message, which each will answer.
+        """Send a message to all of them; each will answer it.
 
         Raises:
-            RankGone: one is.
+            RankGone: one of them is gone.
         """
         with self._lock:
             for rank, channel in enumerate(self._channels, 1):
@@ -122,11 +122,11 @@ class Ranks:
                     raise RankGone(gone_words(rank)) from error
 
     def hear(self) -> list[dict[str, Any]]:
-        """Wait for the answers of all.
+        """Wait for all of them to answer.
 
         Raises:
-            RankGone: one is.
-            RuntimeError: one could not do what it was told.
+            RankGone: one of them is gone.
+            RuntimeError: one of them could not do what it was told.
         """
         answers = []
         for rank, heard in enumerate(self._heard, 1):
@@ -141,8 +141,8 @@ class Ranks:
         return answers
 
     def end(self) -> None:
-        """Tell all that it is over, and wait until they have gone, for at most END seconds. A step that still runs here
-        is not waited for. The second time it does nothing."""
+        """Tell all of them to end, and wait up to END seconds until they have. This does not wait for a step that still
+        runs here. A second call does nothing."""
         if self._over:
             return
         self._over = True
@@ -169,11 +169,11 @@ class Ranks:
 
 
 class Rank0:
-    """Rank 0, as another rank sees it. If it is gone this process ends, whatever it computes: exit code 1.
+    """Rank 0, as another rank sees it. If it is gone, this process ends with exit code 1, even in mid-computation.
 
     Args:
         channel: the connection.
-        say: takes a line for people.
+        say: called with a line for the user.
     """
 
     def __init__(self, channel: Channel, say: Callable[[str], None]):
@@ -183,7 +183,7 @@ class Rank0:
         threading.Thread(target=self._listen, name="rank-0", daemon=True).start()
 
     def next(self) -> tuple[dict[str, Any], list[np.ndarray]]:
-        """Wait for what rank 0 tells; the last message is {"call": "end"}."""
+        """Wait for the next message of rank 0; the last one is {"call": "end"}."""
         return self._told.get()
 
     def answer(self, message: dict[str, Any]) -> None:
@@ -192,7 +192,7 @@ class Rank0:
             self._channel.send(message)
 
     def leave(self) -> None:
-        """End the connection; rank 0 knows of it."""
+        """Close the connection, as rank 0 expects."""
         self._done.set()
         self._channel.close()
 
@@ -206,22 +206,22 @@ class Rank0:
             if not self._done.is_set():
                 self._say(f"rank 0 is gone ({error}): this process ends, too")
                 end_now(1)
-        if not self._done.wait(END):  # inside a graph, which waits for ranks that have ended
+        if not self._done.wait(END):  # still inside a graph, which waits for ranks that have ended
             end_now(0)
 
 
 def gather(place: Place, port: int | None, key_file: Path | None, on_gone: Callable[[int], None]) -> Ranks:
-    """Wait for all other ranks; for rank 0.
+    """On rank 0: wait until all other ranks have connected.
 
     Args:
-        port: of `--ranks-port`.
-        key_file: of `--ranks-key-file`; needed if the job spans machines. On one machine a new key is made, and handed
-            over in a file that only this user can read.
+        port: that of `--ranks-port`.
+        key_file: that of `--ranks-key-file`; needed if the job spans machines. On one machine, a new key is made and
+            passed on in a file that only this user can read.
         on_gone: see `Ranks`.
 
     Raises:
-        OSError: the port cannot be had, or not all ranks have come in time.
-        ValueError: there is no key, or a bad one.
+        OSError: the port is not available, or not all ranks have connected in time.
+        ValueError: there is no key or a bad one, or a rank has connected that is not expected.
     """
     address = place.address(port)
     with contextlib.ExitStack() as held:
@@ -244,8 +244,8 @@ def gather(place: Place, port: int | None, key_file: Path | None, on_gone: Calla
             except TimeoutError:
                 missing = [str(rank) for rank in range(1, place.size) if rank not in channels]
                 raise TimeoutError(
-                    f"rank {', '.join(missing)} of {place.size} did not come to {address[0]} port {address[1]} within "
-                    f"{place.patience:g} s (msrun's --cluster_time_out): see its log"
+                    f"rank {', '.join(missing)} of {place.size} did not connect to {address[0]} port {address[1]} "
+                    f"within {place.patience:g} s (msrun's --cluster_time_out): see the log of that rank"
                 ) from None
             try:
                 channel, rank = admit(connection, key)
@@ -254,16 +254,16 @@ def gather(place: Place, port: int | None, key_file: Path | None, on_gone: Calla
                 continue
             if not 0 < rank < place.size or rank in channels:
                 channel.close()
-                raise ValueError(f"a second rank {rank}, or one too many, has come: does another server use {address}?")
+                raise ValueError(f"rank {rank} connected twice or is not expected: does another server use {address}?")
             channels[rank] = channel
     return Ranks([channels[rank] for rank in range(1, place.size)], on_gone)
 
 
 def join(place: Place, port: int | None, key_file: Path | None, say: Callable[[str], None]) -> Rank0:
-    """Reach rank 0; for the other ranks. Arguments as for `gather`.
+    """On the other ranks: connect to rank 0. Arguments as for `gather`.
 
     Raises:
-        OSError: it cannot be reached in time, or has another key.
+        OSError: it cannot be reached in time, or has a different key.
         ValueError: there is no key, or a bad one.
     """
     address = place.address(port)
@@ -277,7 +277,7 @@ def join(place: Place, port: int | None, key_file: Path | None, say: Callable[[s
             except BaseException:
                 connection.close()
                 raise
-        except OSError as error:  # not there yet; or what was there before has left a key of its own
+        except OSError as error:  # not there yet; or the key file is still that of an earlier server
             last = error
             time.sleep(AGAIN)
     raise TimeoutError(f"rank 0 cannot be reached at {address[0]} port {address[1]}: {last}")
@@ -291,8 +291,8 @@ def _bound(address: tuple[str, int]) -> socket.socket:
     except OSError as error:
         listening.close()
         raise OSError(
-            f"rank 0 cannot wait for the other ranks on {address[0]} port {address[1]} ({error.strerror or error}): "
-            "give another --ranks-port; rank 0 runs on the machine of msrun's --master_addr"
+            f"rank 0 cannot listen for the other ranks on {address[0]} port {address[1]} ({error.strerror or error}): "
+            "give another --ranks-port, or run rank 0 on the machine of msrun's --master_addr"
         ) from error
     return listening
 
@@ -301,7 +301,7 @@ def _key_of_this_machine(place: Place, port: int) -> Path:
     if not place.on_one_machine:
         raise ValueError(
             f"msrun's --master_addr {place.host} can be reached from other machines: give all ranks the same "
-            "--ranks-key-file, so that no stranger joins them"
+            "--ranks-key-file, so that no other process can join them"
         )
     return private_folder(cache_folder() / "ranks") / f"{port}.key"
 
@@ -314,12 +314,12 @@ def _read_key(file: Path) -> bytes:
 
 
 def gone_words(rank: int) -> str:
-    """What rank 0 says of a rank that is gone."""
+    """What rank 0 says about a rank that is gone."""
     return f"rank {rank} is gone: the server ends; the log of that rank may say why"
 
 
 def end_now(code: int) -> None:
-    """End the process without MindSpore's own end, which may wait for a rank that is gone."""
+    """End the process without MindSpore's own shutdown, which may wait for a rank that is gone."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
     os._exit(code)

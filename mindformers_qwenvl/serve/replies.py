@@ -13,7 +13,7 @@ from mindformers_qwenvl.grounding.parse import parse
 __all__ = ["Reply", "event", "model_list"]
 
 DONE = "data: [DONE]\n\n"
-LEAST = -9999.0  # stands for a log probability of minus infinity, which JSON has not
+LEAST = -9999.0  # stands for a log probability of minus infinity, which JSON does not have
 
 
 def event(value: dict[str, Any]) -> str:
@@ -22,7 +22,7 @@ def event(value: dict[str, Any]) -> str:
 
 
 def model_list(names: Sequence[str], created: int, longest: int) -> dict[str, Any]:
-    """The answer of /v1/models; the first is the base model."""
+    """The body of /v1/models; the first model is the base model."""
     models = [
         {
             "id": name,
@@ -42,11 +42,12 @@ class Reply:
     """The answer to one request, with a choice for each job.
 
     Args:
-        tokenizer: names tokens, reads boxes.
-        model: as it was asked for.
-        chat: a chat, else a raw completion.
-        prompt_tokens: of all prompts.
-        sizes: of each choice, width and height of each picture of its prompt, in pixels; None: boxes are not asked for.
+        tokenizer: gives the text of tokens, and the tags of boxes.
+        model: its name as the request gives it.
+        chat: whether it is a chat, not a raw completion.
+        prompt_tokens: how many all prompts have together.
+        sizes: for each choice, width and height in pixels of each picture in its prompt; None: no boxes are wanted.
+        include_usage: whether a stream ends with the numbers of tokens.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Reply:
 
     @property
     def usage(self) -> dict[str, int]:
-        """Tokens so far; those of pictures are among the prompt's."""
+        """Tokens so far; those of pictures count as part of the prompt."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
@@ -142,7 +143,7 @@ class Reply:
     # ---- parts
 
     def _boxes(self, index: int, text: str) -> list[dict[str, Any]]:
-        """Boxes of an answer. They are on the latest picture, as in the original; `picture` counts from 1."""
+        """Boxes of an answer. They refer to the latest picture, as in the original; `picture` counts from 1."""
         sizes = self.sizes[index] if self.sizes else ()
         boxes = []
         for box in parse(text, self.tokenizer.tags).boxes:

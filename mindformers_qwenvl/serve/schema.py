@@ -1,4 +1,4 @@
-"""What a request may ask: OpenAI's fields, checked. Every fault names its field. Plain Python."""
+"""Checks the fields of a request, which are OpenAI's. Every error names its field. Plain Python."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ MOST_TOP = 20
 MOST_BIASES = 1024
 MOST_SEED = 2**63 - 1
 
-# Accepted and without effect, as at OpenAI's own server.
+# OpenAI's fields that are accepted, but have no effect here.
 WITHOUT_EFFECT = (
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
 )
 SAMPLING = (
     *("max_tokens", "temperature", "top_p", "stop", "seed", "n", "stream", "stream_options"),
     *("presence_penalty", "frequency_penalty", "logit_bias"),
-    *("top_k", "repetition_penalty", "min_tokens"),  # not OpenAI's; the names that other servers have for them
+    *("top_k", "repetition_penalty", "min_tokens"),  # not OpenAI's; named as on other servers
 )
 CHAT = ("model", "messages", "max_completion_tokens", "logprobs", "top_logprobs", "parse_boxes", *SAMPLING)
 COMPLETION = ("model", "prompt", "logprobs", "parse_boxes", *SAMPLING)
 
-# What this model cannot do: a field may be there with a value that asks for nothing.
+# Fields for what this model cannot do, and the values that are accepted because they ask for nothing.
 REFUSED = {
     "tools": (None, []),
     "tool_choice": (None, "none"),
@@ -52,10 +52,10 @@ WHY = dict.fromkeys(("tools", "tool_choice", "parallel_tool_calls", "functions",
 
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """The object that a request's body is.
+    """The JSON object in a request's body.
 
     Raises:
-        ApiError: it is not one.
+        ApiError: the body is not a JSON object.
     """
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
@@ -65,7 +65,7 @@ def read_json(body: bytes) -> dict[str, Any]:
         where = f"line {error.lineno}, column {error.colno}"
         raise bad_request(None, f"the body is not JSON: {error.msg.removesuffix(' at')} at {where}") from None
     except (ValueError, RecursionError) as error:
-        raise bad_request(None, f"the body is not JSON that can be read: {str(error)[:80]}") from None
+        raise bad_request(None, f"the body cannot be read as JSON: {str(error)[:80]}") from None
     if not isinstance(value, dict):
         raise bad_request(None, f"the body must be a JSON object, got {_shown(value)}")
     return value
@@ -79,12 +79,12 @@ def chat_request(body: Mapping[str, Any]) -> Asked:
     """A body of /v1/chat/completions.
 
     Raises:
-        ApiError: a field is missing, unknown, or has a value that is not taken; names it.
+        ApiError: a field is missing, unknown, or has a value that is not accepted; the message names it.
     """
     _known(body, CHAT)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise bad_request("messages", f"expected a list of messages, at least one, got {_shown(messages)}")
+        raise bad_request("messages", f"expected a list of at least one message, got {_shown(messages)}")
     turns = tuple(_turn(message, f"messages[{number}]") for number, message in enumerate(messages))
     limits = [body.get(name) for name in ("max_tokens", "max_completion_tokens")]
     if None not in limits:
@@ -93,7 +93,7 @@ def chat_request(body: Mapping[str, Any]) -> Asked:
     wanted = _flag(body, "logprobs")
     top = _whole(body, "top_logprobs", 0, MOST_TOP)
     if top is not None and not wanted:
-        raise bad_request("top_logprobs", "is only taken with logprobs: true")
+        raise bad_request("top_logprobs", "is only allowed with logprobs: true")
     return Asked(
         turns=turns,
         max_tokens=_whole(body, name, 1),
@@ -103,7 +103,7 @@ def chat_request(body: Mapping[str, Any]) -> Asked:
 
 
 def completion_request(body: Mapping[str, Any]) -> Asked:
-    """A body of /v1/completions: the prompt as it is, for the base model.
+    """A body of /v1/completions: the prompt is used as it is, as a base model needs it.
 
     Raises:
         ApiError: as `chat_request`.
@@ -112,15 +112,15 @@ def completion_request(body: Mapping[str, Any]) -> Asked:
     prompt = body.get("prompt")
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, list) or not prompts or not all(isinstance(one, str) for one in prompts):
-        raise bad_request("prompt", f"expected a text or a list of texts, got {_shown(prompt)}")
+        raise bad_request("prompt", f"expected a string or a list of strings, got {_shown(prompt)}")
     if len(prompts) > MOST_ANSWERS:
-        raise bad_request("prompt", f"expected at most {MOST_ANSWERS} texts, got {len(prompts)}")
+        raise bad_request("prompt", f"expected at most {MOST_ANSWERS} strings, got {len(prompts)}")
     for number, one in enumerate(prompts):
         _text(one, "prompt" if isinstance(prompt, str) else f"prompt[{number}]")
         if not one:
-            raise bad_request("prompt", "an empty text cannot be continued")
+            raise bad_request("prompt", "an empty string cannot be continued")
     if len(prompts) > 1 and (body.get("n") or 1) != 1:
-        raise bad_request("n", "is only taken with a single prompt")
+        raise bad_request("n", "is only allowed with a single prompt")
     return Asked(
         prompts=tuple(prompts),
         max_tokens=_whole(body, "max_tokens", 1),
@@ -132,7 +132,7 @@ def completion_request(body: Mapping[str, Any]) -> Asked:
 def _sampling(body: Mapping[str, Any]) -> dict[str, Any]:
     model = body.get("model")
     if not isinstance(model, str):
-        raise bad_request("model", f"expected the name of a model, see /v1/models, got {_shown(model)}")
+        raise bad_request("model", f"expected the name of a model (see /v1/models), got {_shown(model)}")
     stream = _flag(body, "stream")
     return {
         "model": model,
@@ -178,7 +178,7 @@ def _turn(message: Any, where: str) -> Turn:
         if message.get(name):
             raise bad_request(f"{where}.{name}", "not supported by this model", "unsupported_parameter")
     unknown = set(message) - {"role", "content", "name", "refusal", "tool_calls", "function_call", "audio"}
-    unknown -= {"annotations", "reasoning_content", "boxes"}  # of answers that are sent back as they came
+    unknown -= {"annotations", "reasoning_content", "boxes"}  # of answers that a client sends back unchanged
     if unknown:
         raise bad_request(f"{where}.{_name(min(unknown))}", "unknown field", "unknown_parameter")
     role = "system" if role == "developer" else role
@@ -186,7 +186,7 @@ def _turn(message: Any, where: str) -> Turn:
     if isinstance(content, str):
         return Turn(role, (Part(here, _text(content, here)),), where)
     if not isinstance(content, list) or not content:
-        raise bad_request(here, f"expected a text or a list of parts, got {_shown(content)}")
+        raise bad_request(here, f"expected a string or a list of parts, got {_shown(content)}")
     parts = tuple(_part(part, f"{here}[{number}]", role) for number, part in enumerate(content))
     return Turn(role, parts, where)
 
@@ -200,7 +200,7 @@ def _part(part: Any, where: str, role: str) -> Part:
     if kind != "image_url":
         raise bad_request(where, f"expected a part of type text or image_url, got {_shown(kind or part)}")
     if role != "user":
-        raise bad_request(where, f"pictures are taken in messages of the user only, this one is of the {role}")
+        raise bad_request(where, f"pictures are only allowed in messages of role user, this one is of role {role}")
     picture = part.get("image_url")
     if isinstance(picture, dict):
         detail = picture.get("detail")
@@ -217,11 +217,11 @@ def _part(part: Any, where: str, role: str) -> Part:
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        raise bad_request(where, f"expected a text, got {_shown(value)}")
+        raise bad_request(where, f"expected a string, got {_shown(value)}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise bad_request(where, "has half of a surrogate pair, which is not a character") from None
+        raise bad_request(where, "contains half of a surrogate pair, which is not a character") from None
     return value
 
 
@@ -252,9 +252,9 @@ def _flag(body: Mapping[str, Any], name: str) -> bool:
 def _stops(value: Any) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else ([] if value is None else value)
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
-        raise bad_request("stop", f"expected a text or a list of texts, none of them empty, got {_shown(value)}")
+        raise bad_request("stop", f"expected a string or a list of strings, none of them empty, got {_shown(value)}")
     if len(stops) > MOST_STOPS or any(len(stop) > 1000 for stop in stops):
-        raise bad_request("stop", f"expected at most {MOST_STOPS} texts of at most 1000 characters")
+        raise bad_request("stop", f"expected at most {MOST_STOPS} strings of at most 1000 characters")
     return tuple(_text(stop, "stop") for stop in stops)
 
 
@@ -266,7 +266,7 @@ def _biases(value: Any) -> dict[int, float]:
     biases = {}
     for token, bias in value.items():
         if not (token.isascii() and token.isdecimal() and len(token) < 8) or not is_number(bias, -100, 100):
-            raise bad_request("logit_bias", "expected token ids with numbers from -100 to 100 each")
+            raise bad_request("logit_bias", "expected token ids, each with a number from -100 to 100")
         biases[int(token)] = float(bias)
     return biases
 
@@ -275,14 +275,14 @@ def _stream_options(value: Any, stream: bool) -> bool:
     if value is None:
         return False
     if not stream:
-        raise bad_request("stream_options", "is only taken with stream: true")
+        raise bad_request("stream_options", "is only allowed with stream: true")
     if not isinstance(value, dict) or set(value) - {"include_usage", "include_obfuscation"}:
         raise bad_request("stream_options", f'expected {{"include_usage": true}}, got {_shown(value)}')
     return _flag(value, "include_usage")
 
 
 def _shown(value: Any) -> str:
-    """A value as messages show it: short."""
+    """A value in the short form that messages show."""
     text = json.dumps(value, ensure_ascii=True) if not isinstance(value, dict | list) else type(value).__name__
     text = {"dict": "an object", "list": "a list" if value else "an empty list"}.get(text, text)
     return "nothing" if value is None else text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,4 +1,4 @@
-"""Sockets, signals and the graceful end of the server (uvicorn)."""
+"""Sockets, signals and graceful shutdown of the server (uvicorn)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class Signals:
-    """SIGTERM and Ctrl-C: the first one calls `on_stop`; before that is set, and from the second on, the process ends
-    at once.
+    """SIGTERM and Ctrl-C. The first signal calls `on_stop`; a second one, or one that comes before `on_stop` is set,
+    ends the process at once.
 
-    A thread waits for them, because MindSpore would react to Ctrl-C by ending the process while it runs a graph. A
-    thread that was started before may still get SIGTERM, so there is a handler, too.
+    A thread waits for them, because MindSpore would end the process on Ctrl-C while it runs a graph. A thread that was
+    started earlier may still get SIGTERM, so there is a handler as well.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Signals:
         if stop is None:
             os._exit(128 + number)
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write("stopping: answers that are being written may end; once more stops at once\n")
+            sys.stderr.write("stopping: answers that are being written may finish; a second signal stops at once\n")
         stop()
 
 
@@ -62,8 +62,8 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1, with a limit on the time that the head of a request takes to arrive. (uvicorn's has none before the
-    first request, and a connection that sends nothing would stay for ever.)"""
+    """HTTP/1.1, with a limit on the time that the head of a request takes to arrive. (uvicorn has no limit before the
+    first request: a connection that sends nothing would stay open for ever.)"""
 
     _waiting: asyncio.TimerHandle | None = None
 
@@ -100,7 +100,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one.
 
     Raises:
-        OSError: the address cannot be had; names it.
+        OSError: the address is not available; the message names it.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -116,7 +116,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def configured(app: Any, grace: float) -> uvicorn.Config:
-    """uvicorn's settings. grace: seconds that answers may take to end when it stops."""
+    """uvicorn's settings. grace: seconds that running answers have to finish when the server stops."""
     return uvicorn.Config(
         app,
         http=_Protocol,
@@ -134,7 +134,7 @@ def configured(app: Any, grace: float) -> uvicorn.Config:
 
 
 def serve(app: Any, engine: Any, listening: socket.socket, signals: Signals | None, grace: float) -> None:
-    """Answer requests until the first signal, then for up to `grace` seconds those that run."""
+    """Answer requests until the first signal; then finish running ones for up to `grace` seconds."""
     server = _Server(configured(app, grace))
 
     def stop() -> None:
@@ -143,7 +143,7 @@ def serve(app: Any, engine: Any, listening: socket.socket, signals: Signals | No
 
     if signals is not None:
         signals.on_stop = stop
-    engine.on_broken = lambda: setattr(server, "should_exit", True)  # whoever watches the process starts it again
+    engine.on_broken = lambda: setattr(server, "should_exit", True)  # a supervisor can then restart the process
     if engine.broken:  # already
         server.should_exit = True
     server.run(sockets=[listening])

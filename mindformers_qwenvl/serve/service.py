@@ -22,17 +22,17 @@ from mindformers_qwenvl.text.layout import turn_ends
 
 __all__ = ["Limits", "Service"]
 
-PREPARING, FETCHING = 4, 8  # threads that open pictures, those that requests hold and those from afar
+PREPARING, FETCHING = 4, 8  # threads that open pictures: those inside requests, and those on other servers
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes.
+    """What the server accepts.
 
     body: bytes of a request. bodies: bytes of all requests that are being read or prepared. body_seconds: for a
-    request's body to arrive. answer_seconds: from a request's arrival to its last token. origins: of pages of other
-    servers that may use this one. hosts: names by which it may be asked, None: any. keys: one of them must be given,
-    empty: none.
+    request's body to arrive. answer_seconds: from a request's arrival to its last token. origins: other sites whose
+    pages may use this server. hosts: names that the Host header may have; None: any. keys: API keys, one of which a
+    request must give; empty: none is needed.
     """
 
     body: int = 48 * 2**20
@@ -50,9 +50,9 @@ class Service:
     Args:
         engine: answers jobs.
         prompts: makes prompts.
-        config: the generation configuration that requests change, of `settings_for`.
+        config: the generation configuration, from `settings_for`, which requests may override.
         names: of the models; the first is the base model, the others are adapters.
-        limits: see there.
+        limits: see `Limits`.
     """
 
     def __init__(self, engine: Engine, prompts: Prompts, config: Any, names: Sequence[str], limits: Limits):
@@ -60,7 +60,7 @@ class Service:
         self.tokenizer = engine.tokenizer
         self.created = int(time.time())
         self.pool = ThreadPoolExecutor(PREPARING, "qwenvl-prepare")
-        # Pictures from afar may take half a minute, during which others must not wait.
+        # Fetching a picture may take half a minute, and other requests must not wait for it.
         self.fetching = ThreadPoolExecutor(FETCHING, "qwenvl-fetch")
         self.in_flight = 0  # requests for answers
         self.most_in_flight = engine.queue + engine.rows + 16
@@ -68,10 +68,10 @@ class Service:
         self.own_chatml = config.chat_format == "chatml"
 
     def jobs(self, asked: Asked, arrived: float, send: Any) -> tuple[list[Job], Reply]:
-        """Jobs of a request, and the reply that they make. `send(index, piece)` takes their pieces.
+        """The jobs of a request, and the reply made from their pieces, which are passed to `send(index, piece)`.
 
         Raises:
-            ApiError: see `Prompts.of`; or a setting is out of its range.
+            ApiError: see `Prompts.of`; or the model is unknown, or a setting is out of range.
         """
         if asked.model not in self.names:
             raise unknown_model(asked.model, self.names)

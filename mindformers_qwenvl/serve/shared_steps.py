@@ -1,6 +1,6 @@
-"""Steps that every rank of a server makes: rank 0 with the engine, the others as it tells them.
+"""Steps that every rank of a server runs: rank 0 for its engine, the others when rank 0 tells them to.
 
-A network that cards share communicates inside its graphs, so all ranks run the same graph with the same inputs.
+A network that cards share communicates inside its graphs, so all ranks must run the same graph with the same inputs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 class SharedSteps(Steps):
-    """The `Steps` of rank 0: what it does, the others are told first, and it is done when all have done it.
+    """The `Steps` of rank 0. Each step is first announced to the other ranks, and ends when all ranks have done it.
 
     Args:
         network, rows, longest: see `Steps`.
-        ranks: the others.
+        ranks: the other ranks.
 
     Raises (each step):
         RankGone: one of them is gone.
@@ -77,14 +77,15 @@ class SharedSteps(Steps):
         try:
             return own()
         finally:
-            self.ranks.hear()  # after a fault of our own as well: the next answers belong to the next step
+            self.ranks.hear()  # also after an error here, or the next step would read these answers
 
 
 def follow(network: Any, rank0: Rank0) -> None:
-    """Make the steps that rank 0 tells, until it says that it is over. For the other ranks.
+    """On the other ranks: run the steps that rank 0 announces, until it tells this rank to end.
 
     Args:
-        network: the same as rank 0 has.
+        network: the same as on rank 0.
+        rank0: the connection to it.
     """
     steps: Steps | None = None
     while (told := rank0.next())[0]["call"] != "end":
@@ -94,7 +95,7 @@ def follow(network: Any, rank0: Rank0) -> None:
                 steps = Steps(network, message["rows"], message["longest"])
             else:
                 _make(steps, message, arrays)
-        except Exception as error:  # rank 0 ends the answers concerned; or the server, if it happens again and again
+        except Exception as error:  # rank 0 ends the answers concerned, or the server if it keeps happening
             logger.exception("a step of the network failed")
             rank0.answer({"failed": type(error).__name__})
         else:

@@ -1,4 +1,4 @@
-"""From the options of the command to a server that runs."""
+"""From the options of the command to a running server."""
 
 from __future__ import annotations
 
@@ -44,20 +44,21 @@ def make_service(
     system: str = SYSTEM_MESSAGE,
     ranks: Ranks | None = None,
 ) -> Service:
-    """The service of a network that is loaded; its engine is not started.
+    """The service of a loaded network; its engine is not started yet.
 
     Args:
-        network: a `QwenVL` with a cache; its adapters become models of their names.
+        network: a `QwenVL` with a cache; each of its adapters becomes a model of that name.
         processor: a `QwenVLProcessor`.
-        config: the generation configuration that requests change.
+        config: the generation configuration, which requests may override.
         name: of the base model.
-        rows, queue: answers that are written at once, and that wait, at most.
-        longest: tokens of prompt and answer; None: what network and cache take.
-        picture_memory: bytes of kept picture vectors.
-        max_pixels: of a picture.
-        folders: that requests may name picture files in.
-        system: the system message of conversations without their own.
-        ranks: other processes, which have the same network and make the same steps.
+        limits: see `Limits`.
+        rows, queue: how many answers may be written at once, and how many may wait.
+        longest: the most tokens of prompt and answer together; None: as many as network and cache hold.
+        picture_memory: bytes of picture vectors to keep.
+        max_pixels: the most pixels of a picture.
+        folders: where requests may name picture files.
+        system: the system message of conversations that have none.
+        ranks: the other ranks, which have the same network and run the same steps.
 
     Raises:
         ValueError: `longest` is more than the network or the cache takes, or two models have the same name.
@@ -94,15 +95,15 @@ def load(args: Any, directory: Any, say: Callable[[str], None], ranks: int = 1) 
         if share_network():
             if directory.adapters:
                 raise ValueError(
-                    "--adapter: cards that share a network cannot switch adapters; merge it (`mindformers-qwenvl "
-                    "convert-weight --adapter`) or serve on one card"
+                    "--adapter: cards that share a network cannot switch adapters; merge the adapter "
+                    "(`mindformers-qwenvl convert-weight --adapter`) or serve on one card"
                 )
             shared["parallel_config"] = {"data_parallel": 1, "model_parallel": ranks, "vocab_emb_dp": False}
     return directory.network(-(-tokens // config.block_size) + args.rows, say, **shared)
 
 
 def start_following(args: Any, directory: Any, rank0: Rank0, ranks: int) -> int:
-    """Load the model and make the steps that rank 0 tells, until it ends. Arguments as for `load`."""
+    """Load the model and run the steps that rank 0 announces, until rank 0 ends. Arguments as for `load`."""
     follow(load(args, directory, lambda _: None, ranks), rank0)
     return 0
 
@@ -116,7 +117,7 @@ def start(
     say: Callable[[str], None],
     ranks: Ranks | None = None,
 ) -> int:
-    """Load the model and serve it until a signal. Arguments as for `load`; ranks: the others, if there are any."""
+    """Load the model and serve it until a signal comes. Arguments as for `load`; ranks: the other ranks, if any."""
     settings = directory.settings()
     network = load(args, directory, say, 1 if ranks is None else ranks.size)
     host, port = listening.getsockname()[:2]
@@ -148,7 +149,7 @@ def start(
     app = make_app(service, args.page)
     shown = f"[{host}]" if ":" in host else host
     if not loopback and not keys:
-        say("anyone who reaches this address may ask: there is no --api-key-file")
+        say("anyone who reaches this address can use the model: there is no --api-key-file")
     say(f"models: {', '.join(service.names)}")
 
     def progress(text: str) -> None:
@@ -165,18 +166,18 @@ def start(
 
     if ranks is not None:
         ranks.on_gone = gone
-        if ranks.gone is not None:  # before that was set
+        if ranks.gone is not None:  # before `on_gone` was set
             raise RankGone(gone_words(ranks.gone))
-        say(f"{ranks.size} ranks; SIGTERM to this process, {os.getpid()}, ends them all")
+        say(f"{ranks.size} ranks; send SIGTERM to this process, {os.getpid()}, to end them all")
     service.engine.start(progress)
     serve(app, service.engine, listening, signals, args.grace)
-    ended = service.engine.join(10)  # if not, it is inside a graph that takes long; nobody waits for it any more
+    ended = service.engine.join(10)  # if not, it is inside a long graph: do not wait for it any longer
     broken = service.engine.broken
     if ranks is not None:
         ranks.end()
     if ended:
         say("stopped: the model cannot answer, see above" if broken else "stopped")
     code = 1 if broken else 0
-    if not ended or (ranks is not None and ranks.gone is not None):  # whom MindSpore's own end would wait for
+    if not ended or (ranks is not None and ranks.gone is not None):  # MindSpore's own shutdown would wait
         end_now(code)
     return code

@@ -33,7 +33,7 @@ class TextStream:
         self._begun = False
 
     def add(self, token: int) -> str:
-        """The text that is certain with `token`, "" if none is; `stopped` then says whether a stop string ended it."""
+        """The text that `token` makes certain, or ""; `stopped` then says whether a stop string ended the answer."""
         new = ""
         for index in readable(self.tokenizer, [int(token)]):
             piece = self._vocabulary.token(index)
@@ -41,7 +41,7 @@ class TextStream:
         return self._take(new)
 
     def end(self) -> str:
-        """What was held back, when no token follows."""
+        """The text that was held back, once no token follows."""
         return self._take(self._bytes.decode(b"", final=True), last=True)
 
     def _take(self, new: str, last: bool = False) -> str:
@@ -64,7 +64,7 @@ class TextStream:
 
 
 def _beginning(text: str, stop: str) -> int:
-    """Characters at the end of `text` that are the beginning of `stop`, which is not in it."""
+    """How many characters at the end of `text` are the beginning of `stop`; `text` does not contain all of `stop`."""
     for length in range(min(len(stop) - 1, len(text)), 0, -1):
         if text.endswith(stop[:length]):
             return length

@@ -314,7 +314,7 @@ def test_a_refusal_is_shown_and_the_question_can_be_asked_again(page, taught):
     page.click("article.user [data-action=retry]")
     wait(page, ANSWERED)
     page.wait_for_selector("article.assistant")
-    assert "greatest length" in page.inner_text("article.assistant .remark")
+    assert "length limit" in page.inner_text("article.assistant .remark")
     assert page.locator("[data-notice=refused]").count() == 0
     assert bodies[-1]["max_tokens"] == 4 and bodies[-1]["temperature"] == 0
     assert [message["role"] for message in bodies[-1]["messages"]] == ["user"]

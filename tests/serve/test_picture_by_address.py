@@ -54,7 +54,7 @@ def test_no_web_address(picture, url):
 def test_private_addresses_are_refused(picture, web):
     found = picture({"url": web.page("/0.png", PICTURE.read_bytes())})
     assert found.status_code == 400 and web.seen == []
-    assert found.json()["error"]["message"].endswith("this server does not take pictures from there")
+    assert found.json()["error"]["message"].endswith("this server does not accept pictures from there")
 
 
 def test_a_page_of_another_server_cannot_use_it(picture):

@@ -191,7 +191,7 @@ def test_those_who_do_not_come_and_strangers(place, port, monkeypatch):
 
     thread = threading.Thread(target=stranger)
     thread.start()
-    with pytest.raises(TimeoutError, match=r"rank 1 of 2 did not come to 127\.0\.0\.1 port"):
+    with pytest.raises(TimeoutError, match=r"rank 1 of 2 did not connect to 127\.0\.0\.1 port"):
         gather(place(0, patience=2.0), None, None, print)
     thread.join(PATIENCE)
     with pytest.raises(TimeoutError, match=r"rank 0 cannot be reached at 127\.0\.0\.1 port"):
@@ -213,7 +213,7 @@ def test_places_and_keys(tmp_path):
     (tmp_path / "key").write_text("short\n")
     with pytest.raises(ValueError, match="expected at least 16 bytes, got 5"):
         join(far, None, tmp_path / "key", print)
-    with pytest.raises(OSError, match=r"rank 0 cannot wait for the other ranks on 192\.168\.1\.1 port"):
+    with pytest.raises(OSError, match=r"rank 0 cannot listen for the other ranks on 192\.168\.1\.1 port"):
         gather(far, None, tmp_path / "key", print)
 
 
