@@ -27,7 +27,7 @@ from mindformers_qwenvl.text.vocabulary_file import check_model
 
 __all__ = ["Answer", "AnswerStreamer", "Chat", "chat", "chat_stream", "generate_answers"]
 
-VECTORS = 256 * 2**20  # bytes
+VECTORS = 256 * 2**20  # bytes of picture vectors that a `Chat` keeps
 
 History = list[tuple[Query, str]]
 
@@ -36,7 +36,7 @@ History = list[tuple[Query, str]]
 class Answer:
     """What a network wrote.
 
-    ids: its tokens, including the one that ended it. stopped: it ended by itself, not at `max_new_tokens`.
+    ids: its tokens, including the one that ended it. stopped: whether a stop token ended it, not `max_new_tokens`.
     """
 
     ids: tuple[int, ...]
@@ -90,7 +90,7 @@ def generate_answers(
     Args:
         network, tokenizer: a `QwenVL` and its `QwenVLTokenizer`.
         prompts: the rows of the batch, see `generation.prompt.make_prompt`.
-        pictures: of each row, float32 [3, H, W] each, or what `QwenVL.image_vectors` makes of them, [Q, H].
+        pictures: those of each row, float32 [3, H, W]; or their vectors [Q, H], from `QwenVL.image_vectors`.
         config: see `settings_for`.
         seeds: one for each row, an int or a list of ints; None: numpy's global random state is used.
         stop_words_ids: sequences of ids that end an answer.
@@ -98,7 +98,7 @@ def generate_answers(
         cancelled: once it is set, by another thread or by the streamer, the answers end.
 
     Raises:
-        ValueError: a prompt is longer than the network takes, or its images have another number of slots; or the
+        ValueError: a prompt is longer than the network takes, or its images have a different number of slots; or the
             tokenizer has the vocabulary of another model.
     """
     check_tokenizer(network, tokenizer)
@@ -142,7 +142,7 @@ def check_prompts(network: Any, prompts: Sequence[Row]) -> None:
         for span in prompt.spans[:1]:
             if span.stop - span.start != network.config.num_queries:
                 raise ValueError(
-                    f"the tokenizer has {span.stop - span.start} slots for an image, the network "
+                    f"the tokenizer has {span.stop - span.start} slots for an image, but the network has "
                     f"{network.config.num_queries}: use QwenVLTokenizer(..., image_slots={network.config.num_queries})"
                 )
 
@@ -182,7 +182,7 @@ class Chat:
         self.config = settings_for(network, generation_config, **changes)
 
     def _shown(self, prompt: Row) -> list[np.ndarray]:
-        """Of each picture of a prompt its pixels, or its vectors if they are kept."""
+        """For each picture of a prompt its pixels; or its vectors, if vectors are kept."""
         pictures = self.pictures.of(prompt)
         if not self.pictures.keep:
             return pictures
@@ -258,8 +258,8 @@ def _for_chat(network: Any, tokenizer: Any, generation_config: GenerationConfig 
     chat = Chat(network, tokenizer, generation_config, **changes)
     if chat.config.chat_format != "chatml":
         raise ValueError(
-            f"chat: the model's chat_format (generation_config.json) is {chat.config.chat_format!r}, for a base model, "
-            "which continues texts: use generate(); if the model was trained on conversations, pass "
+            f"chat: the model's chat_format (generation_config.json) is {chat.config.chat_format!r}, that of a base "
+            "model, which continues texts: use generate(); or if the model was trained on conversations, pass "
             "chat_format='chatml'"
         )
     return chat

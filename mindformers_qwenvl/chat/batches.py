@@ -1,4 +1,4 @@
-"""Answering questions in batches, one record an answer. A question that fails does not fail the others."""
+"""Answers questions in batches, with one record per answer. A question that fails does not make the others fail."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def prepare(
         questions: see `questions.read_questions`.
         config: see `settings.settings_for`.
         seq_length: tokens the network takes; see `generation.prompt.prompt_that_fits`.
-        system: the message of questions without their own.
+        system: the system message of questions that have none.
     """
     prepared: list[Prepared] = []
     failed: list[dict[str, Any]] = []
@@ -94,14 +94,14 @@ def answer_questions(
     `new_tokens`; or `id` and `error`.
 
     Args:
-        network, tokenizer, pictures: what answers.
+        network, tokenizer, pictures: a `QwenVL`, its `QwenVLTokenizer`, and what opens its pictures.
         prepared: see `prepare`.
         config: see `settings.settings_for`.
-        batch_size: questions of a batch.
-        seed: what is drawn for a question depends on it and on the question's id alone, not on order, batch or earlier
-            runs.
+        batch_size: the most questions in a batch.
+        seed: of sampling. The answer to a question depends only on it and on the question's id, not on order, batch or
+            earlier runs.
         skip_special_tokens: leave the tags of boxes and the like out of the answers.
-        on_text: called with the text so far while an answer is written, see `AnswerStreamer`; for a `batch_size` of 1.
+        on_text: called with the text so far while an answer is written, see `AnswerStreamer`; if `batch_size` is 1.
     """
     stops = stop_ids(config, turn_ends(tokenizer))
 

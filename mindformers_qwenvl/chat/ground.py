@@ -1,4 +1,4 @@
-"""The box of what a text says, with the prompt that RefCOCO's scores in the paper were made with."""
+"""The box of what a text describes, asked for with the prompt behind the paper's RefCOCO scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mindformers_qwenvl.text.reply import answer_text
 
 __all__ = ["SETTINGS", "ground", "grounding_query"]
 
-# Original: eval_mm/evaluate_grounding.py; the Chat model is asked in the same way, without the frame of a chat.
+# Original: eval_mm/evaluate_grounding.py; the Chat model gets the same prompt, without the frame of a chat.
 SETTINGS = {"max_new_tokens": 28, "min_new_tokens": 10, "do_sample": False, "repetition_penalty": 1.0}
 IMAGE = "memory:1"
 
@@ -23,9 +23,9 @@ def grounding_query(text: str, tags: Any) -> str:
         ValueError: `text` is empty or holds tags.
     """
     if not text.strip():
-        raise ValueError("what is to be found must be a text such as 'the red shape', got an empty one")
+        raise ValueError("the text must say what to find, such as 'the red shape', but it is empty")
     if found := next((tag for tag in (*tags, "<|") if tag in text), None):
-        raise ValueError(f"what is to be found must not hold tags, and {text!r} holds {found}")
+        raise ValueError(f"the text that says what to find must not contain tags, got {found} in {text!r}")
     return f"{tags.image_start}{IMAGE}{tags.image_end}{tags.ref_start}{text}{tags.ref_end}{tags.box_start}"
 
 

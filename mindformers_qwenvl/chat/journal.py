@@ -32,7 +32,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         if self.path.exists() and not self.path.is_file():
-            raise ValueError(f"{self.path} is not a regular file; answers are read again to resume: give a file")
+            raise ValueError(f"{self.path} is not a regular file; give one, because answers are read again to resume")
         busy = f"{self.path}: another process is writing answers into it; wait for it, or give another file"
         with ExitStack() as opened:
             opened.enter_context(locked(lock_file(self.path), busy))
@@ -73,7 +73,7 @@ class Journal:
             written += os.write(self._file, line[written:])
 
     def release(self) -> None:
-        """Remove the lock before a process ends at once. The answers need nothing: each is whole when it is written."""
+        """Remove the lock before a process ends abruptly. The answers need no care: each line is written whole."""
         lock_file(self.path).unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """How likely a network finds given texts after a prompt: the options of a multiple-choice question.
 
 Original: eval_mm/evaluate_multiple_choice.py, which runs prompt and option together once for each option. Here options
-that differ in their last token alone share one row, so " A", " B", " C" and " D" cost one run of the prompt.
+that differ only in their last token share one row, so " A", " B", " C" and " D" cost one run of the prompt.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from mindformers_qwenvl.text.rows import ImageSpan, Row
 
 __all__ = ["OptionTokens", "option_tokens", "score"]
 
-POSITIONS = 8  # their number is rounded up to a multiple of this: a graph is compiled for each number
+POSITIONS = 8  # the number of positions is rounded up to a multiple of this: each number needs a graph of its own
 
 
 @dataclass(frozen=True)
 class OptionTokens:
-    """losses: float32 [n], -log p of each token of an option; greedy: whether each is the likeliest token there."""
+    """losses: float32 [n], -log p of each token of an option; greedy: whether every token is the likeliest there."""
 
     losses: np.ndarray
     greedy: bool
 
     @property
     def loss(self) -> float:
-        """The mean, which options are compared by."""
+        """The mean loss, by which options are compared."""
         return float(self.losses.mean())
 
 
@@ -76,11 +76,11 @@ class TokenLosses(nn.Cell):
 
 
 def _token_losses(network: Any) -> TokenLosses:
-    """The cell of a network, made once: a graph belongs to its cell."""
+    """The cell of a network, made only once, because compiled graphs belong to their cell."""
     cell = network.__dict__.get("_token_losses")
     if cell is None:
         cell = TokenLosses(network).set_train(False)
-        object.__setattr__(network, "_token_losses", cell)  # not as a part of the network, which it holds itself
+        object.__setattr__(network, "_token_losses", cell)  # not as a child cell: it contains the network
     return cell
 
 
@@ -90,12 +90,12 @@ def option_tokens(
     pictures: Sequence[Sequence[np.ndarray]],
     options: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[OptionTokens]]:
-    """Of each prompt, how likely each of its options is; one run for all.
+    """For each prompt, how likely each of its options is; one run for all.
 
     Args:
         network: a `QwenVL`.
         prompts, pictures: see `answer.generate_answers`.
-        options: of each prompt, ids of each option.
+        options: for each prompt, the ids of each option.
 
     Raises:
         ValueError: an option has no tokens, or a prompt and its option are longer than the network takes.
@@ -117,7 +117,7 @@ def option_tokens(
     longest = max(len(prompts[number]) + len(tail) for number, tail in rows)
     if longest > network.config.seq_length:
         raise ValueError(
-            f"a prompt with its option has {longest} tokens, and the network takes {network.config.seq_length} "
+            f"a prompt with its option has {longest} tokens, but the network takes {network.config.seq_length} "
             "(seq_length); shorten it"
         )
     check_prompts(network, prompts)
@@ -178,7 +178,7 @@ def score(
     pictures = Pictures(transform, getattr(template, "dataset_dir", None) or None)
     given = images if images is not None else [None] * len(prompts)
     if len(given) != len(prompts):
-        raise ValueError(f"images: {len(given)} lists for {len(prompts)} prompts")
+        raise ValueError(f"images: expected a list for each of the {len(prompts)} prompts, got {len(given)} lists")
     rows = [_row(network, prompt, own, vocabulary, chat_format) for prompt, own in zip(prompts, given, strict=True)]
     each = [_ids(one, vocabulary) for one in _options(options, len(rows))]
     losses: list[np.ndarray] = []
@@ -196,9 +196,9 @@ def _row(network: Any, prompt: Any, images: Sequence[Any] | None, tokenizer: Any
     if not isinstance(prompt, str) and len(prompt) and not isinstance(prompt[0], Mapping):
         return _row_of_ids(network, np.asarray(prompt, np.int32), images or ())
     if images is not None:
-        raise ValueError("images belong to prompts of token ids; a text names its own pictures")
+        raise ValueError("images= is only for prompts of token ids; a text names its own pictures")
     if tokenizer is None:
-        raise ValueError("a tokenizer is needed for prompts of text; prompts of token ids do without")
+        raise ValueError("prompts of text need a tokenizer; only prompts of token ids work without one")
     return make_prompt(tokenizer, prompt, chat_format=chat_format)
 
 
@@ -207,14 +207,14 @@ def _row_of_ids(network: Any, ids: np.ndarray, images: Sequence[Any]) -> Row:
     start = network.config.image_start_id
     begins, ends = np.flatnonzero(ids == start), np.flatnonzero(ids == start + 1)
     if len(begins) != len(ends) or len(begins) != len(images):
-        raise ValueError(f"{len(images)} images for a prompt with {len(begins)} start and {len(ends)} end tags")
+        raise ValueError(f"got {len(images)} images for a prompt with {len(begins)} start and {len(ends)} end tags")
     spans = tuple(ImageSpan(int(begin) + 1, int(end)) for begin, end in zip(begins, ends, strict=True))
     names = tuple(f"memory:{number}" for number in range(1, len(images) + 1))
     return Row(ids, names, spans, in_memory=dict(zip(names, images, strict=True)))
 
 
 def _opened(row: Row, pictures: Pictures) -> list[np.ndarray]:
-    """The pictures of a row; arrays float32 [3, H, W] are what the network takes already."""
+    """The pictures of a row; arrays float32 [3, H, W] are passed to the network as they are."""
     return [
         source if isinstance(source, np.ndarray) and source.dtype == np.float32 else pictures.pixels(source)
         for source in row.image_sources
@@ -226,7 +226,7 @@ def _options(options: Any, count: int) -> list[Any]:
     if len(options) and isinstance(options[0], str):
         return [options] * count
     if len(options) != count:
-        raise ValueError(f"{len(options)} lists of options for {count} prompts")
+        raise ValueError(f"options: expected a list for each of the {count} prompts, got {len(options)} lists")
     return list(options)
 
 
@@ -234,5 +234,5 @@ def _ids(options: Sequence[str | Sequence[int]], tokenizer: Any) -> list[Sequenc
     if not len(options):
         raise ValueError("a prompt has no options")
     if tokenizer is None and any(isinstance(option, str) for option in options):
-        raise ValueError("a tokenizer is needed for options of text; options of token ids do without")
+        raise ValueError("options of text need a tokenizer; only options of token ids work without one")
     return [tokenizer.encode_with_images(option).ids if isinstance(option, str) else option for option in options]

@@ -20,7 +20,7 @@ KEYS = ("id", *IMAGE_KEYS, *TEXT_KEYS, "query", "history", "system")
 
 @dataclass(frozen=True)
 class Question:
-    """A question. id: the line's, or its number; history: earlier exchanges; system: None is the default message."""
+    """A question. id: that of the line, or its number; history: earlier exchanges; system: None for the default."""
 
     id: str | int
     query: Query
@@ -72,7 +72,7 @@ def _question(line: str, number: int) -> Question | BadQuestion:
         reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
         return BadQuestion(number, f"line {number} is not JSON: {reason}")
     except (ValueError, RecursionError) as error:
-        return BadQuestion(number, f"line {number} is not JSON that can be read: {str(error)[:80]}")
+        return BadQuestion(number, f"line {number} cannot be read as JSON: {str(error)[:80]}")
     if not isinstance(record, dict):
         return BadQuestion(number, f"line {number}: expected a JSON object, got {line.strip()[:80]}")
     identity = record.get("id", number)
@@ -90,7 +90,7 @@ def _query(record: dict[str, Any]) -> Query:
         raise ValueError(f"unknown keys {', '.join(unknown)}; expected some of {', '.join(KEYS)}")
     for keys in (TEXT_KEYS, IMAGE_KEYS):
         if record.keys() >= set(keys):
-            raise ValueError(f"both {keys[0]} and {keys[1]} are there; give one of them")
+            raise ValueError(f"got both {keys[0]} and {keys[1]}; give only one of them")
     parts = [key for key in (*IMAGE_KEYS, *TEXT_KEYS) if key in record]
     if ("query" in record) == bool(parts):
         raise ValueError("expected either query, or text with or without images")
@@ -124,12 +124,12 @@ def _text(record: dict[str, Any], key: str) -> str | None:
 def batches_by_size(sizes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:
     """Indices of questions, in batches of similar sizes.
 
-    Questions are ordered by pictures, then by tokens, and cut every `batch_size`, so that little is spent on padding
-    and few different shapes are compiled. The longest come first: what does not fit into memory shows at once.
+    Questions are sorted by pictures, then by tokens, and cut every `batch_size`. This needs little padding and compiles
+    few different shapes. The longest come first: a batch that does not fit into memory fails at once.
 
     Args:
         sizes: (pictures, tokens) of each question.
-        batch_size: questions of a batch, at most.
+        batch_size: the most questions in a batch.
     """
     order = sorted(range(len(sizes)), key=lambda index: sizes[index], reverse=True)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

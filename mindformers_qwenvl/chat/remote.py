@@ -17,13 +17,13 @@ from mindformers_qwenvl.checks import printable
 
 __all__ = ["Remote", "RemoteError"]
 
-TRIES = 6  # of a request that a busy server refuses
+TRIES = 6  # how often a request is sent that a busy server refuses
 LONGEST_WAIT = 60.0  # seconds before the next try
 LONGEST_BODY = 64 * 2**20  # bytes of an answer
 
 
 class RemoteError(OSError):
-    """The server does not answer, or says that it cannot. `status` is that of HTTP, 0 if there was none."""
+    """The server does not answer, or says that it cannot. `status` is the HTTP status, or 0 if there was none."""
 
     def __init__(self, message: str, status: int = 0, retry_after: float | None = None):
         super().__init__(message)
@@ -35,11 +35,11 @@ class Remote:
 
     Args:
         url: its base, such as http://127.0.0.1:8000/v1.
-        key: is sent as a bearer token; None: none is.
+        key: the API key, sent as a bearer token; None: no key.
         timeout: seconds without a sign of life.
 
     Raises:
-        ValueError: the URL is not one of http or https.
+        ValueError: the URL does not begin with http:// or https://, or names no host.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout: float = 600):
@@ -53,7 +53,7 @@ class Remote:
         """Names of its models, at least one.
 
         Raises:
-            RemoteError: it does not say.
+            RemoteError: it does not list any.
         """
         with self._open("/models", None) as response:
             answer = _json(response)
@@ -69,7 +69,7 @@ class Remote:
         """The text of the answer to a chat request; a server that is busy is asked again, up to `tries` times in all.
 
         Raises:
-            RemoteError: there is none.
+            RemoteError: there is no answer.
         """
         for attempt in range(tries):
             try:
@@ -91,7 +91,7 @@ class Remote:
         answer.
 
         Raises:
-            RemoteError: there is none, or it breaks off.
+            RemoteError: there is no answer, or it breaks off.
         """
         finished = False
         with self._open("/chat/completions", {**body, "stream": True}) as response:
@@ -110,7 +110,7 @@ class Remote:
                         finished = finished or bool(choice.get("finish_reason"))
                         yield (choice.get("delta") or {}).get("content") or ""
             except (ValueError, AttributeError, TypeError):
-                raise RemoteError(f"{self.url}: the stream holds something else than JSON") from None
+                raise RemoteError(f"{self.url}: the stream contains something other than JSON") from None
             except (http.client.HTTPException, OSError) as error:
                 if isinstance(error, RemoteError):
                     raise

@@ -1,4 +1,4 @@
-"""A conversation whose answers come from a server: what `chat.answer.Chat` is for a network of this process."""
+"""A conversation whose answers come from a server, as `chat.answer.Chat` has them from a network of this process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["RemoteChat", "content_of", "picture_address"]
 def picture_address(
     source: str, *, root: str | os.PathLike[str] | None = None, policy: ImagePolicy | None = None
 ) -> str:
-    """What a server is sent for a picture: a web or `data:` address as it is, a file as a `data:` address.
+    """The address that a server is sent for a picture: web and `data:` addresses as they are, a file as `data:`.
 
     Raises:
         FileNotFoundError, ImageError: as `open_image`, for files.
@@ -51,7 +51,7 @@ class RemoteChat:
 
     Args:
         remote: the server.
-        model: a name of its models.
+        model: the name of one of its models.
         settings: fields of every request, such as temperature.
     """
 
@@ -60,7 +60,7 @@ class RemoteChat:
         self.pictures = _Addresses()
 
     def prompt(self, query: Query, history: Sequence[tuple[Query, str]] = (), system: str | None = None) -> list[Any]:
-        """The messages of a query after what was said before; system None: the server's own."""
+        """The messages for a query and what was said before it. system: None for the server's own."""
         messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
         for asked, answered in history:
             messages.append({"role": "user", "content": content_of(asked, self.pictures.pixels)})
@@ -87,7 +87,7 @@ class RemoteChat:
 
 
 class _Addresses:
-    """Files are read once: a conversation sends its pictures with every turn."""
+    """Addresses of pictures. A file is read only once, although a conversation sends its pictures with every turn."""
 
     def __init__(self) -> None:
         self._read: dict[str, str] = {}

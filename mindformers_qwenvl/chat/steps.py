@@ -1,7 +1,7 @@
-"""One step of a network at a time: for a server, whose rows join and leave a running batch between tokens.
+"""Runs a network one step at a time, for a server, whose rows join and leave a running batch between tokens.
 
 The host's `generate()` keeps a batch together from the prompts to the last token of the longest answer. Here the caller
-says at each step which rows there are. Shapes come in few sizes, so that all graphs can be compiled beforehand.
+says at each step which rows there are. There are few different shapes, so all graphs can be compiled beforehand.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SHORTEST = 64  # columns of the shortest prompt graph
 
 
 class Steps:
-    """Prefill and decoding of a `QwenVL` with a cache (`use_past`), whose blocks the caller hands out.
+    """Prefill and decoding of a `QwenVL` with a cache (`use_past`). The caller hands out the blocks of the cache.
 
-    Nothing here is safe for several threads: one owns the network.
+    This is not thread-safe: one thread must own the network.
 
     Args:
         network: the network, in evaluation mode.
-        rows: rows that are decoded at once, at most.
-        longest: tokens of prompt and answer, at most.
+        rows: the most rows that are decoded at once.
+        longest: the most tokens that prompt and answer may have together.
     """
 
     def __init__(self, network: Any, rows: int, longest: int):
@@ -42,7 +42,7 @@ class Steps:
         self.longest = longest
         self.row_sizes = _doubling(1, rows)
         self.columns = _prompt_sizes(longest)
-        # Attention that reads whole tables, whatever the rows' lengths, wants short ones for short rows.
+        # If attention reads whole block tables, whatever the rows' lengths, short rows should have short tables.
         most = self.blocks_of(longest)
         self.table_widths = [most] if network.reads_by_length(rows) else _doubling(min(16, most), most, 4)
 
@@ -55,7 +55,7 @@ class Steps:
         self.network.set_adapter(name)
 
     def vectors(self, pixels: np.ndarray) -> np.ndarray:
-        """float32 [Q, H] of a picture float32 [3, H, W], normalised."""
+        """The vectors float32 [Q, H] of a picture float32 [3, H, W], normalised."""
         return self.network.image_vectors(pixels[None])[0]
 
     def prefill(self, prompt: Row, vectors: Sequence[np.ndarray], blocks: Sequence[int]) -> np.ndarray:
@@ -63,14 +63,15 @@ class Steps:
 
         Args:
             prompt: its tokens and where its pictures are.
-            vectors: of each picture, see `vectors`.
-            blocks: of the cache, that hold the prompt, in order.
+            vectors: those of each picture, see `vectors`.
+            blocks: the cache blocks that hold the prompt, in order.
         """
         length = len(prompt)
         columns = _at_least(self.columns, length)
         ids = np.full((1, columns), self.pad, np.int32)
         ids[0, :length] = prompt.input_ids
-        # All pictures as one with a slot for each column, filled or not: their number then changes no shape.
+        # All pictures are passed as one that has a slot for each column, filled or not. Their number then changes no
+        # shape.
         images = np.zeros((1, 1, columns, self.width), np.float32)
         positions = np.full((1, 1, columns, 2), NO_POSITION, np.int32)
         positions[..., 0] = 0
@@ -106,8 +107,8 @@ class Steps:
         Args:
             tokens: the newest token of each row; it is not in the cache yet.
             lengths: tokens of each row, including the newest.
-            prompt_lengths: those of its prompt.
-            blocks: of the cache, of each row, in order.
+            prompt_lengths: tokens of each row's prompt.
+            blocks: the cache blocks of each row, in order.
         """
         count = len(tokens)
         rows = _at_least(self.row_sizes, count)
@@ -134,8 +135,9 @@ class Steps:
         return logits[:count]
 
     def compile(self) -> Iterator[tuple[int, int, str]]:
-        """Compile every graph that `vectors`, `prefill` and `decode` may need, by running it. Writes nothing into the
-        cache that a row would read. Gives the number of each graph, how many there are, and what it is, beforehand."""
+        """Compile every graph that `vectors`, `prefill` and `decode` may need, by running it. Before each graph, this
+        yields its number, how many there are, and what it is. It writes nothing into the cache that a row would read.
+        """
         size = self.network.config.vision.image_size
         decodes = [(rows, width) for rows in self.row_sizes for width in self.table_widths]
         total = 1 + len(self.columns) + len(decodes)
@@ -156,13 +158,13 @@ class Steps:
     def _run(self, phase: str, **inputs: Tensor) -> np.ndarray:
         self.network.phase = phase
         logits = self.network(**inputs)
-        if logits.dtype != ms.float32:  # an operator for nothing would wake threads that slow the next graph
+        if logits.dtype != ms.float32:  # a needless operator would wake threads that slow the next graph
             logits = logits.astype(ms.float32)
         return logits.asnumpy().reshape(-1, logits.shape[-1])  # decoding may give [R, 1, V]
 
 
 def _doubling(first: int, last: int, factor: int = 2) -> list[int]:
-    """first, twice that, and so on; and `last`."""
+    """`first`, `factor` times that, and so on, up to and including `last`."""
     sizes = [first]
     while sizes[-1] < last:
         sizes.append(min(sizes[-1] * factor, last))
@@ -170,7 +172,7 @@ def _doubling(first: int, last: int, factor: int = 2) -> list[int]:
 
 
 def _prompt_sizes(longest: int) -> list[int]:
-    """Columns of prompt graphs: two sizes a doubling."""
+    """Columns of prompt graphs: two sizes per doubling."""
     sizes = [min(SHORTEST, longest)]
     while sizes[-1] < longest:
         last = sizes[-1]

@@ -1,4 +1,4 @@
-"""Pictures that were asked about before are not encoded again: their vectors are kept, by what the pictures show."""
+"""Keeps the vectors of pictures, by their content, so that a picture that comes again is not encoded again."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def digest_of(pixels: np.ndarray) -> bytes:
 
 
 class PictureVectors:
-    """Vectors of pictures, the latest ones in bounded memory.
+    """Vectors of the pictures that were used last, in bounded memory.
 
     Args:
-        encode: pixels to vectors float32 [Q, H].
-        most: bytes of vectors that are kept; 0: none.
+        encode: from pixels to vectors float32 [Q, H].
+        most: the most bytes of vectors to keep; 0: none.
     """
 
     def __init__(self, encode: Callable[[np.ndarray], np.ndarray], most: int):
@@ -37,7 +37,7 @@ class PictureVectors:
         return len(self._kept)
 
     def of(self, key: Hashable, pixels: np.ndarray) -> np.ndarray:
-        """Vectors of a picture. Not to be modified. key: what tells it from others, such as its `digest_of`."""
+        """The vectors of a picture; do not modify them. key: identifies the picture, such as its `digest_of`."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)

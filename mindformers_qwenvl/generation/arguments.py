@@ -16,10 +16,10 @@ __all__ = ["GenerateArguments", "check_names", "known_arguments"]
 
 # Arguments of the network itself.
 INPUTS = ("images", "image_context_pos", "attention_mask")
-# Those that are dealt with here.
+# Arguments that are handled here.
 OURS = ("num_return_sequences", "stop_words_ids", "adapter_id")
-# Arguments of Hugging Face's generate() in the original's scripts, with the values that ask for what is done anyway.
-# None: any value. A cache changes the speed alone, and hidden states are not returned without a dictionary.
+# Arguments that the original's scripts give Hugging Face's generate(), with the values that change nothing here. None:
+# any value. A cache only changes the speed, and hidden states are only returned in a dictionary.
 WITHOUT_EFFECT: dict[str, tuple[Any, ...] | None] = {
     "use_cache": None,
     "output_hidden_states": None,
@@ -34,19 +34,19 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...] | None] = {
 
 
 def known_arguments() -> set[str]:
-    """Every name that `generate()` takes, beside input_ids."""
+    """Every name that `generate()` takes, besides input_ids."""
     usual = {name for name in GenerationConfig().to_dict() if not name.startswith("_")}
     direct = {"generation_config", "logits_processor", "streamer", "seed"}
     return usual | direct | {*INPUTS, *OURS, *WITHOUT_EFFECT}
 
 
 def check_names(given: Any, what: str = "generate()", more: Any = ()) -> None:
-    """Raise `UnknownNameError` for names that are not `known_arguments`, or in `more`; says the nearest one."""
+    """Raise `UnknownNameError`, naming the nearest one, for a name neither in `known_arguments()` nor in `more`."""
     refuse_unknown(what, given, known_arguments() | set(more))
 
 
 class GenerateArguments:
-    """A base class for networks, before the host's `GenerationMixin`, which drops what it does not know."""
+    """A base class for networks, ahead of the host's `GenerationMixin`, which drops arguments that it does not know."""
 
     def generate(
         self,
@@ -75,8 +75,8 @@ class GenerateArguments:
             `row[input_ids.shape[1]:]` is the answer. The answers to one prompt follow each other.
 
         Raises:
-            TypeError: an argument that does not exist; says the nearest one.
-            ValueError: a value that cannot be used; ids that the network does not have; an image without a picture.
+            TypeError: an argument does not exist; the message names the nearest one.
+            ValueError: a value cannot be used, the network does not have an id, or an image has no picture.
             FileNotFoundError, ImageError: a picture cannot be used; names it and says why.
         """
         check_names(kwargs)
@@ -87,7 +87,7 @@ class GenerateArguments:
         pad = self._pad_token_id(generation_config, kwargs)
         ids, left = _without_left_padding(ids, kwargs.pop("attention_mask", None), pad)
         if kwargs.get("image_context_pos") is not None and any(map(len, left)):
-            raise ValueError("image_context_pos belongs to rows that are padded on the right, not on the left")
+            raise ValueError("image_context_pos needs rows that are padded on the right, not on the left")
         ids_and_pictures = self._with_pictures(ids, kwargs.pop("images", None), kwargs.pop("image_context_pos", None))
         count = self._answers_each(generation_config, kwargs)
         ids, images, positions = (_repeated(array, count) for array in ids_and_pictures)
@@ -108,7 +108,7 @@ class GenerateArguments:
         """input_ids int32 [B, S].
 
         Raises:
-            ValueError: they have no common length, are not whole numbers, or are not ids of the network.
+            ValueError: the rows differ in length, or hold something other than ids of the network.
         """
         try:
             ids = np.array(input_ids)
@@ -121,14 +121,14 @@ class GenerateArguments:
             wrong = int(ids.max()) if ids.max() >= self.config.vocab_size else int(ids.min())
             raise ValueError(
                 f"input_ids: there is no token {wrong}: the network has the ids 0 to {self.config.vocab_size - 1} "
-                "(vocab_size). Is the vocabulary of the tokenizer that of the model?"
+                "(vocab_size). Does the tokenizer have the vocabulary of this model?"
             )
         return ids.astype(np.int32)
 
     def _with_pictures(self, ids: np.ndarray, images: Any, positions: Any) -> tuple[Any, Any, Any]:
-        """(ids, images, image_context_pos). A network that sees opens what the ids name."""
+        """(ids, images, image_context_pos). A network with a vision tower opens the pictures that the ids name."""
         if images is not None or positions is not None:
-            raise TypeError(f"{type(self).__name__}.generate() takes no images: it is a language model alone")
+            raise TypeError(f"{type(self).__name__}.generate() takes no images: it is only a language model")
         return ids, None, None
 
     def _pad_token_id(self, config: Any, kwargs: dict[str, Any]) -> int:
@@ -136,7 +136,7 @@ class GenerateArguments:
         return next(int(value) for value in found if value is not None)
 
     def _answers_each(self, config: Any, kwargs: dict[str, Any]) -> int:
-        """`num_return_sequences`, which only sampling can give more than one of."""
+        """`num_return_sequences`; only sampling can give more than one answer."""
         config = self.generation_config if config is None else config
         given = kwargs.pop("num_return_sequences", None)
         count = whole(
@@ -157,7 +157,7 @@ class GenerateArguments:
         ends = next((place["eos_token_id"] for place in places if place.get("eos_token_id") not in (None, [])), [])
         ends = [i for i in end_ids(ends) if i >= 0]
         if not ends:
-            raise ValueError("stop_words_ids need an eos_token_id of 0 or more: it is what ends the answer")
+            raise ValueError("stop_words_ids need an eos_token_id of 0 or more: that token ends the answer")
         return ends[0]
 
 
@@ -187,7 +187,7 @@ def _without_the_usual(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_left_padding(ids: np.ndarray, mask: Any, pad: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The rows, padded on the right, and what was on the left of each."""
+    """The rows, padded on the right, and the padding that was on the left of each."""
     nothing = [ids[row, :0] for row in range(len(ids))]
     if mask is None:
         return ids, nothing
@@ -199,7 +199,7 @@ def _without_left_padding(ids: np.ndarray, mask: Any, pad: int) -> tuple[np.ndar
     for row, (tokens, said) in enumerate(zip(ids, mask, strict=True)):
         places = np.flatnonzero(said)
         if not len(places) or places[-1] - places[0] + 1 != len(places):
-            raise ValueError(f"attention_mask: the ones of row {row} must be one unbroken piece, with at least one")
+            raise ValueError(f"attention_mask: row {row} must have at least one 1, and its ones must be contiguous")
         rows[row, : len(places)] = tokens[places]
         left.append(tokens[: places[0]])
     return rows, left

@@ -20,7 +20,7 @@ _warned: set[str] = set()
 
 
 def warn_of_pynative_mode() -> None:
-    """Say once in a process that graph mode is faster, if it is not set."""
+    """Log once per process that graph mode is faster, if it is not set."""
     if ms.get_context("mode") == ms.PYNATIVE_MODE and PYNATIVE not in _warned:
         _warned.add(PYNATIVE)
         logger.warning(PYNATIVE)
@@ -50,8 +50,8 @@ class GenerationInputs:
         if self.use_past and blocks > self.config.num_blocks:
             raise ValueError(
                 f"prompts of {lengths.tolist()} tokens need {blocks} blocks of block_size={self.config.block_size} in "
-                f"the key/value cache, which has num_blocks={self.config.num_blocks}: raise num_blocks, or ask fewer "
-                "at once"
+                f"the key/value cache, which has num_blocks={self.config.num_blocks}: raise num_blocks, or give fewer "
+                "prompts at once"
             )
         model_kwargs["prompt_length"] = Tensor(lengths)
         if model_kwargs.get("images") is not None:
@@ -70,7 +70,7 @@ class GenerationInputs:
         else:
             inputs["batch_valid_length"] = lengths  # the host makes a tensor of it
             slots = kwargs["slot_mapping"]
-            # One decoding graph for all lengths, where it reads no more for a longer table.
+            # One decoding graph serves all lengths, where a longer block table does not make it read more.
             held = padded if not prefill and self.reads_by_length(rows) else columns
             blocks = -(-held // self.config.block_size)
             inputs["block_tables"] = Tensor(np.ascontiguousarray(kwargs["block_tables"][:, :blocks]))

@@ -1,6 +1,6 @@
-"""What was asked, to the prompt of an answer: its tokens, and its pictures. Plain Python, numpy and Pillow.
+"""From a query to the prompt of an answer: its tokens, and its pictures. Plain Python, numpy and Pillow.
 
-Every door comes through here: `QwenVL.chat` and `chat_stream`, the commands chat and predict, and `QwenVLProcessor`,
+All entry points use this: `QwenVL.chat` and `chat_stream`, the commands chat and predict, and `QwenVLProcessor`,
 which serves MindFormers' pipeline and run_mode predict.
 """
 
@@ -38,13 +38,13 @@ def prompt_that_fits(
 ) -> Row:
     """The prompt of a query for a network of `seq_length`, with room for an answer.
 
-    Where `max_window_size` would let the prompt grow beyond the network, its oldest exchanges are left out, so that
-    `max_new_tokens` of answer, or a quarter of `seq_length`, find room.
+    Where `max_window_size` would let the prompt outgrow the network, its oldest exchanges are left out. This keeps room
+    for an answer of `max_new_tokens`, or of a quarter of `seq_length` if that is less.
 
     Args:
         tokenizer, query, history, system, answer_pictures: see `make_prompt`.
-        config: a generation configuration of `settings_for`: max_new_tokens, max_window_size and chat_format.
-        seq_length: tokens of prompt and answer together, at most.
+        config: a generation configuration from `settings_for`: max_new_tokens, max_window_size and chat_format.
+        seq_length: the most tokens that prompt and answer may have together.
 
     Raises:
         ValueError: see `make_prompt`.
@@ -87,8 +87,8 @@ def make_prompt(
             can write any path, so it is off by default.
 
     Raises:
-        ValueError: an image tag is unclosed or nested, an element or exchange has another form, there is no such chat
-            format, or the query is empty.
+        ValueError: an image tag is unclosed or nested, an element or exchange has the wrong form, the chat format is
+            unknown, or the query is empty.
     """
     in_memory: dict[str, Any] = {}
     past = [_exchange(exchange, number, tokenizer.tags, in_memory) for number, exchange in enumerate(history or ())]
@@ -109,7 +109,7 @@ def _exchange(exchange: Exchange, number: int, tags: Any, in_memory: dict[str, A
 
 
 def _as_text(query: Query, tags: Any, in_memory: dict[str, Any]) -> str:
-    """The query as text. Images that are neither a path nor a URL get a name, and are put into `in_memory` by it."""
+    """The query as text. Images that are neither a path nor a URL get a name, under which `in_memory` then has them."""
     if isinstance(query, str):
         return query
     if isinstance(query, Mapping) or not isinstance(query, Sequence):

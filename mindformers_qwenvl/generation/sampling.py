@@ -6,7 +6,7 @@
 Why not the host's processors as they are: they run on device operators, some of which have no CPU kernel (TopkExt,
 SortExt) unless `context.postprocess_use_numpy` is set, which exists only where a YAML has been read; and the logits are
 in numpy anyway when they get there (`GenerationMixin.postprocess`). Two of them also differ from the original's: top-p
-drops the token that crosses `top_p`, and the repetition penalty penalises the padding token as if it had been said.
+drops the token that crosses `top_p`, and the repetition penalty penalises the padding token as if it were in the text.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def check_sampling(config: Any) -> None:
 
 
 class Sampling:
-    """A base class for networks, before the host's `GenerationMixin`: its two methods that collect the processors.
+    """A base class for networks, ahead of the host's `GenerationMixin`: the two methods that collect the processors.
 
     A `GenerationConfig` with an attribute `row_seeds` (a seed for each row of the batch: an int, or a list of ints)
     gives each row random numbers of its own. Its answer then depends neither on the other rows of its batch nor on
@@ -139,7 +139,7 @@ class _TopP:
 
 
 def keep_top_p(scores: np.ndarray, top_p: float) -> np.ndarray:
-    """Indices of the likeliest tokens, as few as sum to a probability of `top_p` or more, at least one; [V] -> [n].
+    """Indices of the likeliest tokens, just enough for a total probability of `top_p`, at least one; [V] -> [n].
 
     As in transformers 4.31 and the original's `top_k_logits`, the token that crosses top_p is kept.
     """

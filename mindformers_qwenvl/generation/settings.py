@@ -1,4 +1,4 @@
-"""Settings of an answer: a model's generation_config.json, and what a call changes of it.
+"""Settings of an answer: a model's generation_config.json, and what a call overrides.
 
 What the settings do is elsewhere: choosing tokens in sampling.py, where an answer ends in stopping.py.
 """

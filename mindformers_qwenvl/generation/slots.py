@@ -1,4 +1,4 @@
-"""Pictures of prompts that are token ids alone: `generate(**tokenizer(query))`, as the original's README asks.
+"""Pictures of prompts that are given only as token ids: `generate(**tokenizer(query))`, as in the original's README.
 
 The paths are in the slots, see text/slot_paths.py. numpy and Pillow.
 """
@@ -18,15 +18,14 @@ from mindformers_qwenvl.text.slot_paths import path_from_slots
 __all__ = ["Slots", "check_covered", "find_slots", "opened_columns", "positions_of"]
 
 WITHOUT = (
-    "would be answered without its picture: give the text to the tokenizer with the path of the picture in it, "
-    "<img>path</img>, and its ids as they are; or call a QwenVLProcessor or chat(); or pass images= and "
-    "image_context_pos="
+    "has no picture: give the tokenizer a text with the path of the picture in it, <img>path</img>, and pass its ids "
+    "unchanged; or call a QwenVLProcessor or chat(); or pass images= and image_context_pos="
 )
 
 
 @dataclass(frozen=True)
 class Slots:
-    """The slots of one image in a batch of ids. path: what stands in them; None: pads alone."""
+    """The slots of one image in a batch of ids. path: what is written in them; None: only pads."""
 
     row: int
     span: ImageSpan
@@ -37,7 +36,7 @@ def find_slots(ids: np.ndarray, image_start_id: int, slots: int) -> list[Slots]:
     """The images of ids [B, S], row by row: <img>, that many slots, </img>. A lone tag is text.
 
     Raises:
-        ValueError: an image has another number of slots, or its slots hold what is not a path.
+        ValueError: an image has a different number of slots, or its slots hold something other than a path.
     """
     found = []
     end = image_start_id + 1
@@ -48,7 +47,7 @@ def find_slots(ids: np.ndarray, image_start_id: int, slots: int) -> list[Slots]:
             continue
         if ends[0] != slots:
             raise ValueError(
-                f"row {row}: the image at token {column} has {ends[0]} slots, and the network gives an image {slots} "
+                f"row {row}: the image at token {column} has {ends[0]} slots, but the network has {slots} per image "
                 f"(num_queries): use QwenVLTokenizer(..., image_slots={slots})"
             )
         try:
@@ -88,7 +87,7 @@ def positions_of(found: Sequence[Slots], count: int) -> np.ndarray:
 
 
 def check_covered(found: Sequence[Slots], positions: np.ndarray) -> None:
-    """Raise ValueError if an image in the ids is at none of `positions` [B, N, Q, 2], where pictures are put."""
+    """Raise ValueError if none of `positions` [B, N, Q, 2], where pictures are put, is that of an image in the ids."""
     for image in found:
         if image.row >= len(positions) or image.span.start not in positions[image.row, :, 0, 1]:
             there = sorted({int(at) - 1 for at in positions[image.row, :, 0, 1] if at != NO_POSITION})

@@ -17,7 +17,7 @@ def end_ids(given: Any) -> list[int]:
     """`eos_token_id` as a list: one id, or several.
 
     Raises:
-        ValueError: an item is not a whole number of -1 or more; -1 is no token, so that no token ends an answer.
+        ValueError: an item is not a whole number of -1 or more; -1 is not a token: with it, no token ends an answer.
     """
     ids = [given] if is_whole(given) else given
     if isinstance(ids, str) or not isinstance(ids, Iterable):
@@ -29,7 +29,7 @@ def stop_ids(config: Any, turn_ends: Iterable[int]) -> list[int]:
     """Tokens that end an answer: the end of text and, in ChatML, the tokens that end or begin a turn.
 
     Args:
-        config: a generation configuration of `settings_for`.
+        config: a generation configuration from `settings_for`.
         turn_ends: see `text.layout.turn_ends`; `QwenVLConfig.turn_ids` are the same.
     """
     ends = turn_ends if config.chat_format == "chatml" else ()
@@ -51,8 +51,8 @@ def stop_sequences(config: Any, given: Sequence[Sequence[int]] | None = None) ->
 
 
 class EndAnswer:
-    """A logits processor that makes the end-of-text token certain once an answer ends with a stop sequence, or when
-    told to.
+    """A logits processor that makes the end-of-text token certain once an answer ends with a stop sequence, or is
+    cancelled.
 
     Original: qwen_generation_utils.py, StopWordsLogitsProcessor. That one also looks at the end of the prompt, so a
     stop word like a newline would end every answer before it began.
@@ -88,11 +88,11 @@ class EndAnswer:
 class NotYet:
     """A logits processor that keeps an answer from ending before it has `min_new_tokens`.
 
-    The host's own one takes the longest prompt of a batch for the length of all, so that an answer would depend on the
-    others of its batch.
+    The host's own processor uses the length of the longest prompt for all rows, so an answer would depend on the other
+    rows of its batch.
 
     Args:
-        min_new_tokens: tokens of an answer, at least.
+        min_new_tokens: the fewest tokens that an answer may have.
         stops: the tokens that would end it.
         prompt_lengths: tokens of the prompt of each row.
     """

@@ -5,8 +5,8 @@ Column names, shapes and dtypes, with B rows, S tokens, N images of Q slots each
 - `input_ids` int32 [B, S], padded on the right;
 - `labels` int32 [B, S] (training), IGNORE where not trained;
 - `images` [B, N, ...]: float32 [3, H, W] each in prediction;
-- `image_context_pos` int32 [B, N, Q, 2] of (row, position). An image that a row does not have is black and stands at
-  NO_POSITION; the network leaves it out.
+- `image_context_pos` int32 [B, N, Q, 2] of (row, position). Rows with fewer images are filled up with black ones at
+  NO_POSITION, which the network leaves out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mindformers_qwenvl.text.rows import IGNORE, ImageSpan, Row
 
 __all__ = ["NO_POSITION", "batch_columns", "image_positions", "training_columns"]
 
-NO_POSITION = -1  # position of the slots of an image that is not there
+NO_POSITION = -1  # position of the slots of a black image that only fills up a row
 
 
 def image_positions(spans: Sequence[ImageSpan], count: int, slots: int, row: int = 0) -> np.ndarray:
@@ -59,7 +59,7 @@ def batch_columns(
     """Columns of a batch of prompts.
 
     Args:
-        rows: of each prompt, `input_ids` int32 [L]; and if it has n images, `images`, n arrays float32 [3, H, W], and
+        rows: for each prompt, `input_ids` int32 [L]; and if it has n images, `images`, n arrays float32 [3, H, W], and
             `image_context_pos` int32 [n, Q, 2].
         pad_token_id: fills rows up to `length`.
         length: tokens of a row; None: as many as the longest row has.

@@ -50,8 +50,8 @@ def training_sample(
 
     `<|im_start|>`, `<|im_end|>` and the newline after it are trained in every turn, the text in the assistant's turns
     only, role names in none. The newline after a role is tokenised apart from the text. A first turn that is not the
-    user's is left out. Which special tokens in the text count as such is the tokenizer's `allowed_special`: all, unless
-    it was made otherwise.
+    user's is left out. The tokenizer's `allowed_special` says which special tokens in the text count as such: all,
+    unless it was set otherwise.
 
     Args:
         conversations: turns `(role, value)`, or dicts with `from` and `value`.
@@ -65,7 +65,7 @@ def training_sample(
             caller is expected to drop the sample.
 
     Raises:
-        BadSampleError: no turns, a turn of another form or role, an unclosed or nested image tag.
+        BadSampleError: there are no turns, a turn has the wrong form or role, or an image tag is unclosed or nested.
         ImageCutError: the cut would drop an image or a part of one.
         ValueError: image_overflow or max_length is out of range, or both roles have the same name.
     """
@@ -138,8 +138,8 @@ def make_context(
 ) -> tuple[str, Encoded]:
     """Prompt of a chat: system turn, as many of the latest exchanges as fit, the query, the opening of the answer.
 
-    In what people wrote only image and grounding tags are recognised, so `<|im_start|>` in a query stays text. In what
-    the model wrote, grounding tags alone: `<img>path</img>` in an answer stays text, and opens no picture.
+    In what people wrote, only image and grounding tags are recognised, so `<|im_start|>` in a query stays text. In what
+    the model wrote, only grounding tags are: `<img>path</img>` in an answer stays text, and opens no picture.
 
     Args:
         tokenizer: see the module.
@@ -148,7 +148,7 @@ def make_context(
         system: the system message.
         max_window_size: exchanges are taken, latest first, while system turn and history stay below this many tokens;
             the query is always taken.
-        chat_format: "chatml", or "raw": the query alone, where the tokenizer's `allowed_special` holds.
+        chat_format: "chatml", or "raw": the query alone, to which the tokenizer's `allowed_special` applies.
         longest: the oldest exchanges are left out until the whole prompt has at most this many tokens. None: no limit.
         answer_pictures: `<img>path</img>` in an answer is a picture, as in the original.
 

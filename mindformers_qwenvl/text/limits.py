@@ -1,6 +1,6 @@
-"""The bounds of a text. Within them, the time of NFC and of BPE is linear in its length. Plain Python.
+"""The bounds of a text. Within them, NFC and BPE take time linear in its length. Plain Python.
 
-Both are far beyond any text that people write. Texts up to LONGEST_MARKS characters are never looked through.
+Both bounds are far beyond any text that people write. Texts of up to LONGEST_MARKS characters are not scanned at all.
 """
 
 from __future__ import annotations

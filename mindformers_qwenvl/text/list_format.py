@@ -61,8 +61,8 @@ def to_list_format(text: str, tags: Tags | None = None) -> list[dict[str, str]]:
     between its tags. Tags inside a pair are not looked at; a lone end tag is text.
 
     Raises:
-        ValueError: a tag is not closed, the text contains a chat special such as `<|im_start|>`, or is beyond the
-            bounds of limits.py.
+        ValueError: a tag is not closed, the text contains a special token of chats such as `<|im_start|>`, or it is
+            beyond the bounds of limits.py.
     """
     text = normalised(text)
     for special in TEXT_SPECIALS:

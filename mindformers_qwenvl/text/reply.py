@@ -82,8 +82,8 @@ def _first(ids: Sequence[int], wanted: Iterable[int]) -> int | None:
 
 
 def readable(tokenizer: Any, ids: Iterable[int]) -> list[int]:
-    """The ids of an answer that have a text. A network can also write image tags, which no answer means, and its head
-    has rows beyond the vocabulary."""
+    """The ids of an answer that have a text. A network can also write image tags, which mean nothing in an answer, and
+    its head has rows beyond the vocabulary."""
     images = (tokenizer.img_start_id, tokenizer.img_end_id, tokenizer.img_pad_id)
     return [i for i in ids if 0 <= i <= tokenizer.img_pad_id and i not in images]  # the last id of the vocabulary
 
@@ -97,10 +97,10 @@ def _decode(tokenizer: Any, ids: list[int], skip_special_tokens: bool) -> str:
 
 
 class ReplyDecoder:
-    """`chat_reply` of an answer while it is being written: after each token, the text that is certain by then.
+    """`chat_reply` of an answer while it is being written: after each token, the text that is certain so far.
 
-    The text never ends in part of a character, or in white space that could turn out to be the last, and it only ever
-    grows. It is one token behind, because the last token is not part of the reply.
+    The text never ends in part of a character, or in white space that could turn out to end the answer, and it only
+    ever grows. It is one token behind, because the last token is not part of the reply.
     """
 
     def __init__(self, tokenizer: Any):
@@ -120,7 +120,7 @@ class ReplyDecoder:
         return self.text
 
     def end(self) -> str:
-        """The whole text, when no token follows."""
+        """The whole text, once no token follows."""
         self._all += self._bytes.decode(b"", final=True)
         self.text = self._all.strip()
         return self.text

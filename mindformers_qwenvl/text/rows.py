@@ -53,7 +53,7 @@ class Row:
     images: paths, URLs or names of the images, in order of appearance.
     spans: the token positions of each image's slots.
     labels: int32 [L], IGNORE where not trained; None in a prompt.
-    in_memory: the images that have a name only because they are neither a path nor a URL, by that name.
+    in_memory: the images that are neither a path nor a URL, by the names that they were given.
     """
 
     input_ids: np.ndarray

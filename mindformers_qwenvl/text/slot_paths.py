@@ -1,8 +1,8 @@
 """The path of a picture in its own slots, as the original's tokenizer writes it: its bytes, then image pads.
 
-The network overwrites the slots, so what stands in them is free; the original's model reads the path from there and
-opens the picture. A path that has more bytes than the image has slots, which can only happen to small networks and with
-`max_path_bytes=None`, is remembered in this process instead, and the slots hold its number. Plain Python.
+The network overwrites the slots, so they may hold anything; the original's model reads the path from there and opens
+the picture. A path may have more bytes than the image has slots, but only in small networks or with
+`max_path_bytes=None`. It is then remembered in this process, and the slots hold its number. Plain Python.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 __all__ = ["path_from_slots", "path_to_slots"]
 
-REMEMBERED = 65_536  # paths that did not fit, the latest ones
+REMEMBERED = 65_536  # how many paths that did not fit are remembered, the latest ones
 MARK = 0  # begins the number of a remembered path: no path has this byte
 
 _paths: OrderedDict[int, str] = OrderedDict()
@@ -29,7 +29,7 @@ def path_to_slots(path: str, slots: int) -> list[int]:
 
 
 def path_from_slots(ids: Sequence[int], pad: int) -> str | None:
-    """The path in an image's slots; None if they hold pads alone.
+    """The path in an image's slots; None if they hold only pads.
 
     Raises:
         ValueError: they hold neither, or the number of a path that this process does not know.
@@ -49,8 +49,8 @@ def path_from_slots(ids: Sequence[int], pad: int) -> str | None:
         ) from error
     if number not in _paths:
         raise ValueError(
-            "the path of a picture had no room in its slots, and it was tokenised in another process or long ago: "
-            "tokenise the text again, here"
+            "the path of a picture did not fit into its slots, and the text was tokenised in another process or too "
+            "long ago: tokenise the text again in this process"
         )
     return _paths[number]
 

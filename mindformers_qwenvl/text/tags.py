@@ -53,7 +53,7 @@ def tag_pairs(text: str, tags: Tags | None = None, *, across_starts: bool = Fals
     Args:
         text: what to scan.
         tags: spelling of the tags.
-        across_starts: a pair reaches to its end tag, whatever start tags lie between, as in the original.
+        across_starts: a pair extends to its end tag even if start tags come between, as in the original.
     """
     tags = tags or DEFAULT
     kinds = {
@@ -64,7 +64,7 @@ def tag_pairs(text: str, tags: Tags | None = None, *, across_starts: bool = Fals
     }
     starts = re.compile("|".join(map(re.escape, kinds)))
     begin = starts.search(text)
-    absent: set[str] = set()  # end tags that are nowhere in the rest: not to be searched for again
+    absent: set[str] = set()  # end tags that do not occur in the rest: no need to search for them again
     while begin:
         kind, end_tag = kinds[begin.group()]
         following = starts.search(text, begin.end())

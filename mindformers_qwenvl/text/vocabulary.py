@@ -1,8 +1,8 @@
 """The Qwen-VL vocabulary over tiktoken: special ids, text to ids and back. Needs neither MindSpore nor MindFormers.
 
-Follows `tokenization_qwen.py` of the original Qwen-VL. The slots of an image, which the network overwrites, hold the
-bytes of the image's path where ids are all that is handed on (`encode_text`), as in the original. Where the path goes
-its own way (`encode_with_images`) they hold image pads, and a path may have any length.
+Follows `tokenization_qwen.py` of the original Qwen-VL. The network overwrites the slots of an image. Where only ids are
+passed on (`encode_text`), the slots hold the bytes of the image's path, as in the original. Where the path is passed on
+separately (`encode_with_images`), they hold image pads, and a path may have any length.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WORDS = (
 )
 ENDOFTEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TEXT_SPECIALS = (ENDOFTEXT, IM_START, IM_END, *(f"<|extra_{i}|>" for i in range(205)))
-SLOT_NAMES = ("image_slots", "num_queries", "n_queries")  # what files and arguments call the slots per image
+SLOT_NAMES = ("image_slots", "num_queries", "n_queries")  # names of the slots per image in files and arguments
 # The original's limit on the path between <img> and </img>, which it writes into the slots. It holds for text that is
 # only encoded; prompts and training samples open their pictures by path and have no limit.
 MAX_PATH_BYTES = 256
@@ -50,7 +50,7 @@ def _encoding(source: bytes, name: str, specials: tuple[str, ...]):
 class Vocabulary:
     """Text to ids and back. It never changes, so copies share it; it pickles without needing the file.
 
-    The specials follow the ranks, n of them: eod n, im_start n+1, im_end n+2, 205 extras, then the tags in the order of
+    The special tokens follow the n ranks: eod n, im_start n+1, im_end n+2, 205 extras, then the tags in the order of
     `Tags`. Attributes (and keys of `special_ids`): eod_id, im_start_id, im_end_id, ref_start_id, ref_end_id,
     box_start_id, box_end_id, quad_start_id, quad_end_id, img_start_id, img_end_id, img_pad_id. `size` counts ranks and
     specials.
@@ -67,7 +67,7 @@ class Vocabulary:
         self.source, self.name, self.image_slots, self.tags = source, name, image_slots, tags or Tags()
         specials = (*TEXT_SPECIALS, *self.tags)
         if len(set(specials)) != len(specials) or not all(specials):
-            raise ValueError(f"every tag needs a spelling of its own, none empty, got {self.tags}")
+            raise ValueError(f"every tag needs a different spelling that is not empty, got {self.tags}")
         self.encoding = _encoding(source, name, specials)
         self.ranks = parse_ranks(source, name)
         self.specials = {token: index for index, token in enumerate(specials, len(self.ranks))}
@@ -93,7 +93,7 @@ class Vocabulary:
         return cls(read_bytes(path, MAX_BYTES), str(path), **kwargs)
 
     def with_image_slots(self, image_slots: int) -> Vocabulary:
-        """The same vocabulary with images of another size."""
+        """The same vocabulary with another number of slots per image."""
         return _rebuild(self.source, self.name, image_slots, self.tags)
 
     def __reduce__(self):
@@ -303,7 +303,7 @@ class Vocabulary:
 
 @contextmanager
 def _panics_as_errors() -> Iterator[None]:
-    """A panic of tiktoken's Rust is a BaseException, which would end a process that could go on with the next text."""
+    """Raise a panic of tiktoken's Rust code as ValueError. As a BaseException it would end the whole process."""
     try:
         yield
     except BaseException as error:

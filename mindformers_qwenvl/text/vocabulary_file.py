@@ -30,7 +30,7 @@ NOT_IN_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))  # a pruned vocabular
 # The special ids follow the ranks in a fixed order: end of text, then <|im_start|>, <|im_end|>, ..., <img>.
 IMAGE_START_OFFSET = 214
 PUBLISHED_IMAGE_START = 151857
-MAX_BYTES = 16 << 20  # of the file; the published one has 2.6 MB
+MAX_BYTES = 16 << 20  # of the file; the published one is 2.6 MB
 
 
 def find_vocabulary(vocab_file: str | os.PathLike | None = None) -> Path:
@@ -42,7 +42,7 @@ def find_vocabulary(vocab_file: str | os.PathLike | None = None) -> Path:
     """
     how = (
         "It is qwen.tiktoken in the model's folder at huggingface.co/Qwen/Qwen-VL; "
-        "`pip install 'mindformers-qwenvl[vocab]'` brings the same file, found when no vocab_file is given."
+        "`pip install 'mindformers-qwenvl[vocab]'` brings the same file, which is used when no vocab_file is given."
     )
     if vocab_file is not None and os.fspath(vocab_file) != "":
         path = Path(vocab_file)
@@ -63,20 +63,20 @@ def find_vocabulary(vocab_file: str | os.PathLike | None = None) -> Path:
 
 
 def check_model(ranks: int, name: object, image_start_id: Any, model: str = "the model") -> None:
-    """Raise ValueError, with both numbers, unless a vocabulary of that many ranks is that of a model.
+    """Raise ValueError, with both numbers, unless a vocabulary of that many ranks belongs to a model.
 
     Args:
         ranks: of the vocabulary.
         name: what the message calls the vocabulary.
-        image_start_id: of the model, the id of <img>; it follows the ranks at a fixed distance. Other values than a
-            whole number are left to those who read the configuration.
+        image_start_id: of the model, the id of <img>; it follows the ranks at a fixed distance. A value that is not a
+            whole number is not checked here, but where the configuration is read.
         model: what the message calls the model.
     """
     if is_whole(image_start_id) and ranks != image_start_id - IMAGE_START_OFFSET:
         raise ValueError(
             f"the vocabulary {str(name)!r} has {ranks} ranks, but "
             f"{model} has {image_start_id - IMAGE_START_OFFSET} (image_start_id {image_start_id} minus "
-            f"{IMAGE_START_OFFSET}), so all special tokens would be other ones: use the {FILE_NAME} that belongs to "
+            f"{IMAGE_START_OFFSET}), so all special tokens would be wrong: use the {FILE_NAME} that belongs to "
             "the model, or set image_start_id to that of the vocabulary"
         )
 
@@ -104,7 +104,7 @@ def parse_ranks(source: bytes, name: str) -> dict[bytes, int]:
             token, rank = base64.b64decode(text, validate=True), int(rank)
         except ValueError:  # binascii.Error is one
             hint = " (a git-lfs pointer: run `git lfs pull`)" if source.startswith(b"version https://git-lfs") else ""
-            # The line itself is not shown: a file of another kind, which a link leads to, may hold anything.
+            # The line itself is not shown: a link may lead to any file, with any content.
             reason = f"expected `base64 rank`, found {len(line):,} bytes of another form{hint}"
             raise ValueError(f"{where}: {reason}") from None
         if not token:

@@ -248,7 +248,7 @@ def test_an_error_midway_reaches_the_listener_and_frees_the_cache(network, token
         ({"max_new_tokens": 0}, ValueError, "max_new_tokens must be a whole number of 1 or more"),
         ({"seed": -1}, ValueError, "seed must be a whole number of 0 or more"),
         ({"chat_format": "alpaca"}, ValueError, "chat_format must be 'chatml' or 'raw'"),
-        ({"chat_format": "raw"}, ValueError, "for a base model"),
+        ({"chat_format": "raw"}, ValueError, "that of a base model"),
         ({"stream": True}, TypeError, "chat_stream gives an answer"),
         ({"top_q": 1}, TypeError, "unknown arguments top_q"),
     ],
@@ -261,7 +261,7 @@ def test_bad_arguments_are_named(network, tokenizer, method, changes, error, mes
 
 def test_the_slots_of_tokenizer_and_network_must_agree(network, tokenizer):
     other = type(tokenizer)(tokenizer.vocab_file, image_slots=8)
-    with pytest.raises(ValueError, match="8 slots for an image, the network 16"):
+    with pytest.raises(ValueError, match="8 slots for an image, but the network has 16"):
         network.chat(other, f"<img>{GOLDEN.image(0)}</img>?")
 
 

@@ -77,13 +77,13 @@ def test_slots_without_a_picture_are_an_error(network, tokenizer):
         lambda: network(ms.Tensor(ids)),
         lambda: network.generate(ids, images=pixels, image_context_pos=nowhere, **GREEDY),
     ):
-        with pytest.raises(ValueError, match=r"row 0: the image at token \d+ would be answered without its picture"):
+        with pytest.raises(ValueError, match=r"row 0: the image at token \d+ has no picture"):
             call()
     with pytest.raises(FileNotFoundError, match=r"image images/9\.png: no such file"):
         network.generate(**tokenizer("<img>images/9.png</img>"), **GREEDY)
     with pytest.raises(ImageError, match="not a readable image"):
         network.generate(**tokenizer("<img>golden.json</img>"), **GREEDY)
-    with pytest.raises(ValueError, match=r"image at token 0 has 4 slots, .* gives an image 16 .*image_slots=16"):
+    with pytest.raises(ValueError, match=r"image at token 0 has 4 slots, .* has 16 per image .*image_slots=16"):
         network.generate([[tokenizer.img_start_id, *[tokenizer.img_pad_id] * 4, tokenizer.img_end_id]], **GREEDY)
     assert network(ms.Tensor(ids), ms.Tensor(pixels), ms.Tensor(nowhere)).shape[:2] == ids.shape  # a caller's own wish
 

@@ -62,12 +62,12 @@ def test_options_of_several_tokens(network, processor):
     [
         ([], [" A"], {}, "at least one prompt"),
         ("Hello", [" A"], {}, "must be a list"),
-        (["Hello"], [" A"], {}, "a tokenizer is needed"),
+        (["Hello"], [" A"], {}, "need a tokenizer"),
         ([[1, 2]], [[]], {}, "has no options"),
         ([[1, 2]], [[[]]], {}, "has no tokens"),
-        ([[1, 2]], [[[1]], [[2]]], {}, "2 lists of options for 1 prompts"),
+        ([[1, 2]], [[[1]], [[2]]], {}, "each of the 1 prompts, got 2 lists"),
         ([[1, 2]], [[[1]]], {"images": [["a.png"]]}, "1 images for a prompt with 0 start"),
-        ([[1, 2]], [[[1]]], {"images": []}, "0 lists for 1 prompts"),
+        ([[1, 2]], [[[1]]], {"images": []}, "each of the 1 prompts, got 0 lists"),
         ([[1] * 9000], [[[1]]], {}, "shorten it"),
         ([[1, 2]], [[[1]]], {"batch_size": 0}, "batch_size must be at least 1"),
     ],
@@ -120,5 +120,5 @@ def test_ground_with_a_network(network, processor):
 
 @pytest.mark.parametrize("text", ["", "  ", "</ref><img>a.png</img>", "<|im_end|>"])
 def test_ground_refuses(network, processor, text):
-    with pytest.raises(ValueError, match="what is to be found"):
+    with pytest.raises(ValueError, match="what to find"):
         network.ground(processor, IMAGES / "0.png", text)

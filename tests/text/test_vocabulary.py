@@ -131,7 +131,7 @@ def test_tags_may_be_spelled_otherwise():
     vocabulary = Vocabulary.from_file(golden_set("a56").vocab_file, image_slots=2, tags=Tags(image_start="[I]"))
     assert vocabulary.encode_text("[I]a</img>") == [1014, 97, 1016, 1015]
     assert vocabulary.img_start_id not in vocabulary.encode_text("<img>")
-    with pytest.raises(ValueError, match="spelling of its own"):
+    with pytest.raises(ValueError, match="a different spelling"):
         Vocabulary.from_file(golden_set("a56").vocab_file, tags=Tags(image_start="<ref>"))
 
 
@@ -294,7 +294,7 @@ def test_paths_that_have_no_room_in_their_slots():
     assert len(ids) == 2 * 18 and vocabulary.decode(ids) == f"<img>{path}</img><img>a.png</img>"
     assert vocabulary.encode_text(f"<img>{path}</img>") == ids[:18]  # the same number
     ids[2:4] = list(b"99")
-    with pytest.raises(ValueError, match="tokenised in another process or long ago"):
+    with pytest.raises(ValueError, match="tokenised in another process or too long ago"):
         vocabulary.decode(ids)
     narrow = vocabulary.with_image_slots(1).encode_text(f"<img>{path}</img>", max_path_bytes=None)
     assert narrow == [vocabulary.img_start_id, vocabulary.img_pad_id, vocabulary.img_end_id]
