@@ -83,14 +83,15 @@ class Answering:
         Args:
             prompts: texts with <img>path</img>, queries in list form, or token ids [L] each.
             options: texts such as [" A", " B"], the same for all prompts; or a list for each prompt, of texts or ids.
-            tokenizer: a `QwenVLTokenizer` or `QwenVLProcessor`; only token ids do without.
-            images: of prompts of token ids, a list for each: what `open_image` takes, or float32 [3, H, W], normalised.
+            tokenizer: a `QwenVLTokenizer` or `QwenVLProcessor`; not needed for token ids.
+            images: for prompts of token ids, a list for each prompt: what `open_image` takes, or float32 [3, H, W],
+                normalised.
             chat_format: "raw": the prompt as it is; "chatml": in the frame of a chat.
-            batch_size: prompts that are computed at once; the result is the same.
+            batch_size: how many prompts are computed at once; the result does not depend on it.
 
         Returns:
-            Of each prompt an array float32 [options]: -log p of an option's tokens after the prompt, their mean. The
-            smallest is the network's choice.
+            For each prompt an array float32 [options]: the mean of -log p over the tokens of each option. The
+            option with the smallest mean is the network's choice.
 
         Raises:
             ValueError: prompts, options and images do not fit each other or the network.
@@ -101,13 +102,13 @@ class Answering:
         return score(self, prompts, options, tokenizer, images=images, chat_format=chat_format, batch_size=batch_size)
 
     def ground(self, tokenizer: Any, image: Any, text: str, **changes: Any) -> Any:
-        """Where in a picture is what `text` says? With the prompt of the original's RefCOCO benchmarks.
+        """Find what `text` describes in a picture, with the prompt of the original's RefCOCO benchmarks.
 
         Args:
             tokenizer: a `QwenVLTokenizer`; or a `QwenVLProcessor`, whose rules for pictures then apply.
             image: anything `open_image` takes.
             text: such as "the red shape".
-            **changes: of the generation configuration, as in `chat`; the defaults are those of the benchmark.
+            **changes: to the generation configuration, as in `chat`; the defaults are those of the benchmark.
 
         Returns:
             A `grounding.Found`, whose `boxes` have the label `text`; there are none if the network wrote none.

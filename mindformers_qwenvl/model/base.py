@@ -33,8 +33,8 @@ class QwenPreTrainedModel(
     Sampling,
     PreTrainedModel,
 ):
-    """A network that `generate()` calls: it saves its parameters, follows its generation_config.json, computes in few
-    shapes, and samples as the original does.
+    """A network that `generate()` calls: it saves its parameters, follows its generation_config.json, needs few
+    different shapes, and samples as the original does.
 
     Args:
         config: its configuration, with `use_past`: whether it keeps keys and values.
@@ -49,7 +49,7 @@ class QwenPreTrainedModel(
         self.use_past = config.use_past
 
     def postprocess(self, *args: Any, **kwargs: Any) -> Any:
-        """The host's choice of the next tokens, from logits where they are read fastest."""
+        """Let the host choose the next tokens, from logits in the form that is read fastest."""
         res = kwargs.get("res")
         if isinstance(res, Tensor) and res.size == len(kwargs["input_ids"]) * res.shape[-1]:
             kwargs["res"] = self.logits_to_choose_from(res)

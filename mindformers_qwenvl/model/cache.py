@@ -60,7 +60,7 @@ class PagedCache(nn.Cell):
         )
         self.paged.shard(config.parallel_config)
         # The host (modules/paged_attention_mgr.py) splits keys by rows, but not slot_mapping, which MindSpore keeps
-        # whole: with dp > 1 that does not compile. Here each card keeps all rows of its heads, and attends to all.
+        # whole: with dp > 1 that does not compile. Here each card keeps all rows of its heads, and attends to all rows.
         heads = config.parallel_config.model_parallel
         rows, blocks = (1, 1, heads), (1, 1, heads, 1)
         self.paged.reshape_and_cache.shard((rows, rows, blocks, blocks, (1,)))
@@ -82,13 +82,13 @@ class PagedAttention(nn.Cell):
 
 
 class PlainCache(nn.Cell):
-    """Two tables with a row for each head of each slot, slot * N + head, overwritten in place."""
+    """Two tables with a row for each head of each slot, number slot * N + head, overwritten in place."""
 
     def __init__(self, config):
         super().__init__()
         self.slots = config.num_blocks * config.block_size
         self.heads, self.head_dim = config.num_heads, config.kv_channels
-        # One more slot takes what slot_mapping sends nowhere.
+        # An extra slot receives what slot_mapping sends nowhere.
         shape = ((self.slots + 1) * self.heads, self.head_dim)
         self.key_cache = Parameter(
             initializer("zeros", shape, config.compute_dtype), name="key_cache", requires_grad=False
@@ -113,7 +113,7 @@ class PlainCache(nn.Cell):
 class CachedHeads(nn.Cell):
     """Where each head of each row's blocks [B, M] is, in order: int32 [B, N, M * block_size].
 
-    They are rows of `PlainCache`: one Gather gives [B, N, T, D], while rows of all heads would have to be transposed.
+    These are row numbers of `PlainCache`: one Gather gives [B, N, T, D]; rows of all heads would need a transpose.
     """
 
     def __init__(self, heads: int, block_size: int):
@@ -132,7 +132,7 @@ class CachedHeads(nn.Cell):
 
 
 class PlainCachedAttention(nn.Cell):
-    """Gather the rows, then attend to them, with a mask over what lies beyond each row's length."""
+    """Gather the rows, then attend to them, with a mask over everything beyond each row's length."""
 
     def __init__(self, config, _cache: PlainCache):
         super().__init__()

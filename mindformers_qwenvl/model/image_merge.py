@@ -15,8 +15,8 @@ class ImageMerge(nn.Cell):
         text: [B, S, H].
         images: [B * N, Q, H].
         positions: int32 [B, N, Q, 2] of (row, position). A negative position marks an image that only fills the
-            batch: it changes nothing and its gradient is zero. Rows are not read: image b belongs to row b, and rows
-            counted from 0 on each card would be wrong in a batch that several cards share.
+            batch: it changes nothing and its gradient is zero. The row numbers are not read, because positions[b]
+            belong to row b: numbers counted from 0 on each card would be wrong in a batch that several cards share.
 
     A product with a matrix of zeros and ones puts the vectors in their places. It is exact, and unlike a scatter it can
     be split over the cards by rows.

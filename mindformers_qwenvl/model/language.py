@@ -133,7 +133,7 @@ class QwenAttention(nn.Cell):
             return self.wo(self.attention(q, k, self.split_heads(v)))
         block_tables, slot_mapping, valid_length = past
         stored = self.cache(self.merge_heads(k), v, slot_mapping)
-        if x.shape[1] == 1:  # prompts have more columns than one: this is the newest token of an answer
+        if x.shape[1] == 1:  # a prompt has more than one column: this is the newest token of an answer
             return self.wo(self.cached_attention(self.merge_heads(q), stored, block_tables, valid_length))
         return self.wo(self.attention(P.depend(q, stored), k, self.split_heads(v)))
 
@@ -170,7 +170,7 @@ class QwenDecoderLayer(nn.Cell):
         self.kernel = None  # see `prepare_decoding`
 
     def prepare_decoding(self, config: QwenConfig) -> None:
-        """Take the CPU's own operator for decoding, if there is one. Called when adapters have been added."""
+        """Use our own CPU operator for decoding, if it is available. Called after adapters have been added."""
         self.kernel = decoder_kernel(self, config)
 
     def construct(self, x, angles, past):
@@ -232,12 +232,12 @@ class QwenModel(nn.Cell):
 
 
 class QwenForCausalLM(QwenPreTrainedModel):
-    """Qwen-7B with its head, by itself or as the language model of `QwenVL`.
+    """Qwen-7B with its head, on its own or as the language model of `QwenVL`.
 
     Inputs:
         input_ids: int32 [B, S], right-padded.
-        embeddings: [B, S, H], read instead of the embeddings of input_ids.
-        prompt_length, batch_valid_length, block_tables, slot_mapping: of prediction, see `QwenVL`.
+        embeddings: [B, S, H], used instead of the embeddings of input_ids.
+        prompt_length, batch_valid_length, block_tables, slot_mapping: for prediction, see `QwenVL`.
         positions: int32 [K], the places in the flattened [B * S] for which logits are wanted.
 
     Outputs:
@@ -267,7 +267,7 @@ class QwenForCausalLM(QwenPreTrainedModel):
         self.last_token = LastToken(dp)
         self.sub = P.Sub().shard(((dp,), ()))
         self.reshape = P.Reshape()
-        self.load_checkpoint(config)  # of the host: `checkpoint_name_or_path`, if that is set
+        self.load_checkpoint(config)  # the host's method, which loads `checkpoint_name_or_path` if that is set
 
     def construct(
         self,
@@ -297,7 +297,7 @@ class QwenForCausalLM(QwenPreTrainedModel):
         return self.lm_head(hidden)
 
     def reads_by_length(self, rows: int) -> bool:
-        """Whether decoding `rows` rows reads of the cache what a row has, not all that its block table could hold."""
+        """Whether decoding `rows` rows reads only what a row has in the cache, not all that its table could hold."""
         return reads_by_length(self.transformer.layers[0].kernel, rows)
 
     def _head_of_few(self, hidden):

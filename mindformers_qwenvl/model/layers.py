@@ -28,7 +28,7 @@ def column_linear(
 ) -> Dense:
     """y = x W^T (+ b), W's rows (the outputs) split over the model-parallel cards, or with `split=False` whole on each.
 
-    W starts normal with config.initializer_range, unless `weight_init` says otherwise.
+    W is initialised by a normal distribution with config.initializer_range, unless `weight_init` says otherwise.
     """
     dp, mp = config.parallel_config.data_parallel, config.parallel_config.model_parallel if split else 1
     linear = _linear(in_channels, out_channels, config, has_bias, weight_init)
@@ -65,7 +65,7 @@ def _shard(linear: Dense, of_product: Strategy, of_bias: Strategy) -> Dense:
 def stack(layer: type[nn.Cell], count: int, config, name: str) -> nn.CellList:
     """`count` times `layer(config)`, each with its adapters, on its pipeline stage and with its recompute setting.
 
-    `name` is what the list is called in `QwenVL`, which says what its layers are in the original.
+    `name`: the name of the list in `QwenVL`, which tells what its layers are called in the original.
     """
     place = LayerSetting(
         count, config.offset, config.parallel_config, start_stage=config.start_stage, stage_num=config.stage_num

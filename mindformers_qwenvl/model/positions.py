@@ -26,7 +26,7 @@ def inverse_frequencies(head_dim: int, base: float, levels: int) -> np.ndarray:
     """Rotary frequencies for every level of dynamic NTK, float32 [levels, head_dim / 2].
 
     Level n has alpha = 2**(n + 1) - 1 and base * alpha ** (d / (d - 2)) (original: modeling_qwen.py,
-    RotaryEmbedding). float32 throughout, as there: a later cos() sees the same angle.
+    RotaryEmbedding). float32 throughout, as there, so that a later cos() sees the same angle.
     """
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     rows = []

@@ -44,11 +44,11 @@ class QwenVL(AdapterSwitch, Answering, QwenPreTrainedModel):
 
     Inputs:
         input_ids: int32 [B, S], right-padded; in training [B, S + 1] with `labels` of the same shape.
-        images: float [B, N, 3, H, W], normalised pixels; or [B, N, Q, H], what `image_vectors` made of them. None: text
-            only; but if it is called by itself, images in input_ids are opened by the paths in their slots, as
-            `tokenizer(text)` writes them, or are an error.
-        image_context_pos: int32 [B, N, Q, 2] of (row, position) where each of the Q vectors of an image goes; a
-            negative position marks a filler.
+        images: float [B, N, 3, H, W], normalised pixels; or [B, N, Q, H], their `image_vectors`. None: text only. But
+            if the network is called directly, outside a graph, images in input_ids are opened by the paths in their
+            slots, as `tokenizer(text)` writes them; an image without a path is an error.
+        image_context_pos: int32 [B, N, Q, 2] of (row, position): the place of each of the Q vectors of an image; a
+            negative position marks an image that only fills the batch.
         labels: int32 [B, S + 1], -100 where nothing is trained. If given, the loss is returned.
         prompt_length: int32 [B], chooses the rotary base (dynamic NTK). None: the length of each row.
         batch_valid_length: int32 [B], length of each row. If given, only the logits after its last token are computed.
@@ -62,7 +62,7 @@ class QwenVL(AdapterSwitch, Answering, QwenPreTrainedModel):
 
     config_class = QwenVLConfig
     base_model_prefix = "qwenvl"
-    not_finite = ""  # what `from_pretrained` has to say of NaN and infinity among the weights
+    not_finite = ""  # the warning of `from_pretrained` about NaN and infinity among the weights
 
     def __init__(self, config: QwenVLConfig, **kwargs):
         super().__init__(config, **kwargs)
@@ -76,7 +76,7 @@ class QwenVL(AdapterSwitch, Answering, QwenPreTrainedModel):
         self._freeze(config)
         if config.checkpoint_name_or_path:
             refuse_in_tree(config.checkpoint_name_or_path, "checkpoint_name_or_path")
-        self.load_checkpoint(config)  # of the host: `checkpoint_name_or_path`, if that is set
+        self.load_checkpoint(config)  # the host's method, which loads `checkpoint_name_or_path` if that is set
 
     def _freeze(self, config: QwenVLConfig) -> None:
         if config.pet_config:
@@ -114,20 +114,20 @@ class QwenVL(AdapterSwitch, Answering, QwenPreTrainedModel):
         return self.loss(self.llm_model(input_ids, x, prompt_length, positions=positions), labels)
 
     def image_vectors(self, pixels: Any) -> np.ndarray:
-        """What the vision tower makes of pictures float32 [N, 3, H, W], normalised: float32 [N, Q, H].
+        """The vision tower's vectors float32 [N, Q, H] of pictures float32 [N, 3, H, W], normalised.
 
-        `construct` takes the vectors instead of the pixels; a picture that is asked about twice is then encoded once.
+        `construct` also takes these vectors instead of pixels, so a picture that is asked about twice is encoded once.
         """
         vectors = self.vision_encoder(Tensor(np.ascontiguousarray(pixels), ms.float32))
         return vectors.astype(ms.float32).asnumpy()
 
     def reads_by_length(self, rows: int) -> bool:
-        """Whether decoding `rows` rows reads of the cache what a row has, not all that its block table could hold."""
+        """Whether decoding `rows` rows reads only what a row has in the cache, not all that its table could hold."""
         return self.llm_model.reads_by_length(rows)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Called by itself, outside a graph: images in the ids are opened by the paths in their slots, or are an error,
-        if there are no `images`. `attention_mask` is accepted for ids that are padded on the right."""
+        """Called directly, outside a graph: without `images`, images in the ids are opened by the paths in their slots;
+        one without a path is an error. `attention_mask` is accepted for ids that are padded on the right."""
         if "attention_mask" in kwargs:
             kwargs = self._without_mask(args, kwargs)
         input_ids = args[0] if args else kwargs.get("input_ids")
@@ -151,7 +151,8 @@ class QwenVL(AdapterSwitch, Answering, QwenPreTrainedModel):
         mask = np.array(kwargs.pop("attention_mask"))
         if mask.ndim != 2 or (mask[:, 0] == 0).any() or (np.diff(mask, axis=1) > 0).any():
             raise ValueError(
-                "attention_mask: rows must be padded on the right (ones, then zeros); generate() takes both"
+                "attention_mask: rows must be padded on the right (ones, then zeros); only generate() takes "
+                "rows padded on the left"
             )
         return kwargs
 
@@ -192,8 +193,8 @@ class QwenVL(AdapterSwitch, Answering, QwenPreTrainedModel):
         Args:
             pretrained_model_name_or_dir: directory with config.json and weight shards (original names or ours); or
                 what MindFormers takes: a directory with a YAML and a .ckpt, or a registered name.
-            adapter: directory of a LoRA adapter in peft's format, or names with a directory each, of which the first
-                one answers: see `AdapterSwitch`.
+            adapter: directory of a LoRA adapter in peft's format; or a mapping of names to directories, of which the
+                first one answers, see `AdapterSwitch`.
             **kwargs: keys that replace those of config.json, such as `compute_dtype="float32"`; or `config=`.
 
         Raises:
@@ -261,7 +262,7 @@ class QwenVL(AdapterSwitch, Answering, QwenPreTrainedModel):
 
 
 def _init_the_rest(network: nn.Cell) -> None:
-    """Parameters that no file has: the cache, and adapters, which are loaded later."""
+    """Initialise the parameters that no file has: the cache, and adapters, which are loaded later."""
     for parameter in network.get_parameters():
         if parameter.has_init:
             parameter.init_data()

@@ -24,7 +24,7 @@ class CrossAttention(nn.Cell):
         super().__init__()
         dim = config.output_dim
         heads = dim // RESAMPLER_HEAD_DIM
-        # torch's MultiheadAttention starts its fused projection [3 D, D] by Xavier's rule, and its three parts with it.
+        # torch's MultiheadAttention initialises its fused projection [3 D, D] by Xavier's rule, and so its three parts.
         xavier = Uniform(math.sqrt(6 / (dim + 3 * dim)))
         self.wq = column_linear(dim, dim, config, weight_init=xavier)
         self.wk = column_linear(dim, dim, config, weight_init=xavier)
@@ -47,8 +47,8 @@ class CrossAttention(nn.Cell):
 class Resampler(nn.Cell):
     """Patches [B, P, width] to [B, Q, output_dim].
 
-    q = ln_q(query) + table; k = ln_kv(kv_proj(x)) + table resized to the patches; v = ln_kv(kv_proj(x)), which takes
-    no position. `query` is trained; the sine/cosine table never is.
+    q = ln_q(query) + table; k = ln_kv(kv_proj(x)) + table resized to the patches; v = ln_kv(kv_proj(x)), without a
+    position. `query` is trained; the sine/cosine table never is.
     """
 
     def __init__(self, config: QwenVLVisionConfig):

@@ -33,14 +33,14 @@ class PatchEmbedding(nn.Cell):
         self.width = config.hidden_size
         self.compute_dtype = config.compute_dtype
         self.weight = Parameter(
-            # As torch's Conv2d starts; the original's initialisation leaves it alone.
+            # torch's default for Conv2d, which the original's initialisation does not change.
             initializer(HeUniform(math.sqrt(5)), (self.width, 3, self.patch, self.patch), config.param_init_type),
             name="weight",
         )
         self.cast = P.Cast()
         self.reshape = P.Reshape()
         self.transpose = P.Transpose().shard(((dp, 1, 1, 1, 1, 1),))
-        # The weight is transposed, not only reshaped: a reshape leaves open how the cards share its input.
+        # The weight is transposed, not only reshaped: a reshape does not say how the cards share its input.
         self.turn = P.Transpose().shard(((mp, 1, 1, 1),))
         self.matmul = P.MatMul().shard(((dp, 1), (1, mp)))
 
@@ -55,7 +55,7 @@ class PatchEmbedding(nn.Cell):
 
 
 class VisionAttention(nn.Cell):
-    """Self-attention over patches [B, P, width]; the rows of in_proj lie per head: (head, q k v, head size)."""
+    """Self-attention over patches [B, P, width]; the rows of in_proj are in the order (head, q k v, head size)."""
 
     def __init__(self, config: QwenVLVisionConfig):
         super().__init__()

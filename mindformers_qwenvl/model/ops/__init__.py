@@ -1,7 +1,7 @@
-"""The device seam: the operators that differ between Ascend (fused) and CPU (plain). Nothing else asks for the device.
+"""The device seam: the operators that differ between Ascend (fused) and CPU (plain). Only they ask which device it is.
 
-Every cell computes in the shapes that its docstring gives, on either device, and takes its sharding strategy as `dp`,
-`mp`. A function that gives a cell or None gives None where that cell may not be used.
+Every cell has the shapes that its docstring gives, on either device, and takes its sharding strategy as `dp`, `mp`. A
+function that returns a cell or None returns None where that cell may not be used.
 """
 
 from __future__ import annotations

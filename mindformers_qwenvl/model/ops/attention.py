@@ -1,4 +1,4 @@
-"""Attention of all three parts: fused on Ascend, plain on CPU, with a cheaper gradient where tensors are whole."""
+"""Attention of all three parts: fused on Ascend, plain on CPU, with a cheaper gradient where nothing is sharded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mindformers_qwenvl.model.ops.device import on_ascend, unsharded
 __all__ = ["Attention"]
 
 FLASH_MASK = 2048  # side of the compressed causal mask that FlashAttentionScore takes in sparse mode 2
-LARGE_SCORES = 512**2  # scores of a head; from this number on, heads go one by one, to fit into a processor's cache
+LARGE_SCORES = 512**2  # from this many scores per head on, heads are computed one by one, to fit into the cache
 
 
 class Attention(nn.Cell):
@@ -96,7 +96,7 @@ class Attention(nn.Cell):
 
 
 class AttentionWeights(nn.Cell):
-    """softmax(q k^T) in `softmax_type`, with `causal` over columns that come no later than the row: [B, N, S, T]."""
+    """softmax(q k^T) in `softmax_type`: [B, N, S, T]. If `causal`, only over columns not later than the row."""
 
     def __init__(self, causal: bool, softmax_type: mstype.Type, heads: tuple[int, ...]):
         super().__init__()
@@ -105,7 +105,7 @@ class AttentionWeights(nn.Cell):
         self.scores = P.BatchMatMul(transpose_b=True).shard((heads, heads))
         self.greater = P.Greater().shard(((1, 1), (1, 1)))
         self.masked_fill = P.MaskedFill().shard((heads, (1, 1), ()))
-        self.repeats = unsharded()  # one mask for all heads and layers, added, takes a quarter of MaskedFill's time
+        self.repeats = unsharded()  # adding one mask for all heads and layers takes a quarter of MaskedFill's time
         self.softmax = P.Softmax(axis=-1).shard((heads,))
         self.lowest = Tensor(-1e9 if softmax_type != mstype.float16 else -6e4, softmax_type)
 

@@ -1,4 +1,4 @@
-"""Our own operators for decoding graphs on a CPU. None where there are none: then the plain cells do the work."""
+"""Our own operators for decoding graphs on a CPU, or None if they are not available: then plain cells do the work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["decoder_kernel", "head_kernel", "reads_by_length"]
 
 
 def decoder_kernel(layer: nn.Cell, config) -> nn.Cell | None:
-    """A `DecoderLayer` that does the work of `layer`, a `QwenDecoderLayer`, with the adapters it has by now."""
+    """A `DecoderLayer` that does the work of `layer`, a `QwenDecoderLayer`, with the adapters that it has now."""
     types = (config.compute_dtype, config.softmax_compute_type, config.layernorm_compute_type, config.rotary_dtype)
     if not _may_have_kernels(config) or any(kind != mstype.float32 for kind in types):
         return None
@@ -27,8 +27,8 @@ def head_kernel(config) -> nn.Cell | None:
 
 
 def reads_by_length(kernel: nn.Cell | None, rows: int) -> bool:
-    """Whether decoding `rows` rows with this `decoder_kernel` reads of the cache what a row has, not all that its block
-    table holds."""
+    """Whether decoding `rows` rows with this `decoder_kernel` reads only what a row has in the cache, not all that its
+    block table could hold."""
     return (kernel is not None and rows <= MOST_ROWS) or on_ascend()
 
 

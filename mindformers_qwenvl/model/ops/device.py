@@ -41,22 +41,22 @@ def fused_or_plain(fused: Form, plain: Form) -> Form:
 def greedy_argmax() -> Callable:
     """The argmax of greedy search: `mint.argmax`, which the host uses, has no CPU kernel.
 
-    Logits [B, V] of a CPU are numpy's to read, and starting one more operator takes longer than looking at them.
+    On a CPU, numpy can read the logits [B, V], which takes less time than starting one more operator.
     """
     return fused_or_plain(mint.argmax, lambda logits, axis: Tensor(np.argmax(in_numpy(logits), axis)))
 
 
 def logits_to_choose_from() -> Callable:
-    """What `generate()` chooses tokens from: logits as the device has them; those of a CPU in numpy.
+    """Gives the logits that `generate()` chooses tokens from: as the device has them, or in numpy on a CPU.
 
-    An operator outside a graph wakes three threads of MindSpore, which then look for work without sleeping and take the
-    processors from the graph of the next token: one `reshape` of the host's costs 3 ms a token on two processors.
+    An operator outside a graph wakes three threads of MindSpore. They then busy-wait for work and take the processors
+    from the graph of the next token: a single `reshape` of the host costs 3 ms per token on two processors.
     """
     return fused_or_plain(lambda logits: logits, in_numpy)
 
 
 def in_numpy(values: Tensor | np.ndarray) -> np.ndarray:
-    """Values of a CPU as an array; bfloat16, which numpy does not have, as float32."""
+    """The values of a tensor on a CPU as an array; bfloat16, which numpy does not have, as float32."""
     if not isinstance(values, Tensor):
         return values
     return (values.astype(mstype.float32) if values.dtype == mstype.bfloat16 else values).asnumpy()

@@ -1,4 +1,4 @@
-"""GELU of the vision tower, with a cheaper gradient where tensors are whole."""
+"""GELU of the vision tower, with a cheaper gradient where nothing is sharded."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def _square_sum_of(gradient):
     gradient = ops.cast(gradient, mstype.float32)
     if gradient.size % _WIDTH:
         return ops.square(gradient).sum().reshape((1,))
-    # The trace of X^T X, for X of few columns: a CPU reads the gradient once, in all threads, and writes no squares.
+    # The trace of X^T X, for X with few columns: a CPU reads the gradient once, in all threads, and writes no squares.
     columns = gradient.reshape((-1, _WIDTH))
     return (_product(columns, columns) * _identity).sum().reshape((1,))
 
@@ -36,12 +36,12 @@ def count_not_finite(tensor):
 
 
 def has_overflow_register() -> bool:
-    """Whether the device notes overflows by itself, as Ascend does; elsewhere `NotFinite` looks for them."""
+    """Whether the device itself records overflows, as Ascend does; elsewhere `NotFinite` looks for them."""
     return on_ascend()
 
 
 def square_sum() -> SquareSum | None:
-    """A `SquareSum` where it may be used: off Ascend, with gradients that no operator splits."""
+    """A `SquareSum` where it may be used: off Ascend, with gradients that are not sharded."""
     return SquareSum() if unsharded() else None
 
 
@@ -59,7 +59,7 @@ class SquareSum(nn.Cell):
 class NotFinite(nn.Cell):
     """Above 0 if an item of the gradients, a tuple of tensors, is infinite or NaN; result: float32 scalar.
 
-    Where `square_sum` may be used, the sum is looked at, so that squares that overflow count too.
+    Where `square_sum` may be used, only the sum is checked, so squares that overflow count too.
     """
 
     def __init__(self):

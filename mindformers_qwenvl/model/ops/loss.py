@@ -16,16 +16,16 @@ __all__ = ["LabelLoss", "LabelTokens"]
 
 
 class LabelTokens(nn.Cell):
-    """Where there is something to learn, so that the head need not be computed elsewhere.
+    """The positions that have something to learn, so that the head need not be computed at the others.
 
-    Shapes then depend on the data. Where they may not, positions is None and the labels come back as they are.
+    Shapes then depend on the data. Where they may not, positions is None and the labels are returned unchanged.
 
     Inputs:
         labels: int32 [B, S].
 
     Outputs:
         positions int32 [K + 1] in the flattened [B * S], and their labels int32 [K + 1], for K label tokens. The first
-        one is position 0 with a label to be ignored: operators on no rows at all would fail.
+        one is position 0 with a label that is ignored, because operators would fail on no rows at all.
     """
 
     def __init__(self, ignore_token_id: int):
@@ -49,7 +49,7 @@ class LabelTokens(nn.Cell):
 
 
 class LabelLoss(nn.Cell):
-    """Cross-entropy, averaged over the labels that are not to be ignored; 0 if there are none.
+    """Cross-entropy, averaged over the labels that are not ignored; 0 if there are none.
 
     Inputs:
         logits: [..., V]; the computation is in float32.
@@ -66,7 +66,7 @@ class LabelLoss(nn.Cell):
         self.reshape = P.Reshape()
         dp = config.parallel_config.data_parallel
         self.not_equal = P.NotEqual().shard(((dp,), ()))
-        # The host's cross-entropy can be split by rows and vocabulary; on one CPU it takes four times as long as these.
+        # The host's cross-entropy can be split by rows and vocabulary; on one CPU it takes four times as long as this.
         self.plain = unsharded()
         if self.plain:
             self.log_softmax = P.LogSoftmax(-1)

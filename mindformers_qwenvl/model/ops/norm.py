@@ -1,7 +1,7 @@
 """The norms: RMSNorm of the language model, and what a CPU needs to compute it and LayerNorm fast.
 
-Ascend has a fused RMSNorm. A CPU has a LayerNorm of one thread, and operators that take four times as long when
-they broadcast.
+Ascend has a fused RMSNorm. On a CPU, MindSpore's LayerNorm runs in one thread, and operators take four times as long
+when they broadcast.
 """
 
 from __future__ import annotations

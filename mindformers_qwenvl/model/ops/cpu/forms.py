@@ -1,4 +1,4 @@
-"""Forms of the operators for a CPU that holds tensors whole: few passes over memory, gradients in all threads."""
+"""Forms of the operators for a CPU without sharding: few passes over memory, gradients in all threads."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class BiasAdd(nn.Cell):
 class RowNorm(nn.Cell):
     """c / sqrt(mean(c^2) + eps) * weight (+ bias) over the last axis, c = x - mean(x) if `centred`, else x.
 
-    x and result: float32 [..., H]; weight and bias: float32 [H]. `centred` it is LayerNorm, otherwise RMSNorm. Sums
-    over a row, and numbers repeated along it, are matrix products, which run in all threads.
+    x and result: float32 [..., H]; weight and bias: float32 [H]. If `centred` it is LayerNorm, otherwise RMSNorm. Sums
+    over a row, and numbers repeated along it, are computed as matrix products, which run in all threads.
     """
 
     def __init__(self, dim: int, eps: float, centred: bool):
@@ -55,7 +55,7 @@ class RowNorm(nn.Cell):
 class DifferentiatedRowNorm(nn.Cell):
     """`RowNorm` of x [R, H] by weight [1, H], with its gradient (Ba et al. 2016, Layer Normalization, for the centred).
 
-    With s = 1 / sqrt(mean(c^2) + eps) of each row, dx = s * weight * dy - c * s^3 * mean(c * weight * dy), less the
+    With s = 1 / sqrt(mean(c^2) + eps) of each row, dx = s * weight * dy - c * s^3 * mean(c * weight * dy), minus the
     row's mean of s * weight * dy if centred.
     """
 
@@ -95,7 +95,7 @@ class DifferentiatedRowNorm(nn.Cell):
 
 
 class DifferentiatedGelu(nn.Cell):
-    """GELU whose gradient, dy * (gate(x) + x * density(x)), keeps one array for it instead of six."""
+    """GELU whose gradient, dy * (gate(x) + x * density(x)), needs one array to be kept instead of six."""
 
     def __init__(self, gelu: nn.Cell):
         super().__init__(auto_prefix=False)
@@ -112,11 +112,11 @@ class DifferentiatedGelu(nn.Cell):
 
 
 class DifferentiatedAttention(nn.Cell):
-    """softmax(q k^T) v, float32, with a gradient of fewer passes over the scores than the one MindSpore derives.
+    """softmax(q k^T) v, float32. Its gradient needs fewer passes over the scores than the one that MindSpore derives.
 
     The softmax P needs dS = P * (dP - rowsum(P * dP)), and rowsum(P * dP) = rowsum(dO * O) (Dao et al. 2022,
-    FlashAttention, appendix B.2), which is small. One more column of dO and v subtracts it within dP = dO v^T. On a
-    CPU, a subtraction that broadcasts would also keep three index tables of the size of the scores for each layer.
+    FlashAttention, appendix B.2), which is small. An extra column of dO and v subtracts it within dP = dO v^T. On a
+    CPU, a subtraction that broadcasts would also keep, for each layer, three index tables as large as the scores.
     """
 
     def __init__(self, weights: nn.Cell):

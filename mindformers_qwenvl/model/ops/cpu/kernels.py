@@ -1,7 +1,7 @@
 """Our own operators for decoding on a CPU: compiled on first use, checked, and cached for the user.
 
-MindSpore's product of one row reads a matrix at about half of the memory's rate, and starting some 400 operators for
-each token costs as much as a third of the products. kernels.cpp has a product of 1 to 8 rows and a whole decoder layer.
+MindSpore's product of one row reads a matrix at about half of the memory's bandwidth, and starting some 400 operators
+for each token costs a third of the products' time. kernels.cpp has a product of 1 to 8 rows and a whole decoder layer.
 
 They need a C++ compiler: the one that CXX names, or c++, g++ or clang++. Without one, or where compiling, loading or
 the check against numpy fails, MindSpore's operators do the work, and the log says so in one line.
@@ -48,12 +48,12 @@ COMPILE_SECONDS = 300
 
 
 class NoKernels(Exception):
-    """Why there are none."""
+    """There are no kernels; the message says why."""
 
 
 @functools.cache
 def library() -> str | None:
-    """The compiled library, built if need be; None where there is none, and then the log has said why."""
+    """Path of the compiled library, built if needed; None if it is switched off, or not available, which is logged."""
     if is_off():
         return None
     try:
@@ -94,7 +94,7 @@ def build() -> Path:
     unfinished = Path(name)
     try:
         _run([compiler, *FLAGS, "-o", name, str(SOURCE)], "compiling")
-        # In a process of its own: an instruction that this processor does not have would end this one.
+        # In a separate process: an instruction that this processor does not have would kill this one.
         _run([sys.executable, "-I", "-c", _CHECK, name], "the check against numpy")
         unfinished.chmod(0o700)
         unfinished.replace(path)
@@ -149,18 +149,18 @@ def _processor() -> str:
 
 
 def _cache_folder() -> Path:
-    """What lies in the cache folder is executed, so nobody else may write there."""
+    """The cache folder. Files in it are executed, so nobody else may write there."""
     try:
         return cache_folder()
     except OSError as error:
-        raise NoKernels(f"no cache folder: {error}; what lies there is executed") from error
+        raise NoKernels(f"the cache folder, whose files are executed, cannot be used: {error}") from error
 
 
 def _check_owner(path: Path) -> None:
     try:
         check_private(path)
     except OSError as error:
-        raise NoKernels(f"{error}, and is executed; remove it or its write permissions") from error
+        raise NoKernels(f"{error}, but it would be executed; remove it or its write permissions") from error
 
 
 _CHECK = """
@@ -223,7 +223,7 @@ class DecoderLayer(nn.Cell):
     Args:
         rms_norm_eps: of both norms.
         block_size: of the cache.
-        scales: of the adapters of [wq, wk and wv], wo, w1, w3 and w2; what has none is ignored.
+        scales: of the adapters of [wq, wk and wv], wo, w1, w3 and w2; ignored for a part without an adapter.
 
     Inputs, float32 unless another type is named; weights and biases may be float16 or bfloat16 too:
         x: [B, 1, H].
