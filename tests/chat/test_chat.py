@@ -99,14 +99,14 @@ def test_repetition_penalty(network, tokenizer):
     new = answer[ids.shape[1] :]
     assert len(set(new)) == len(new) and not set(new) & set(ids[0])
     plain = GOLDEN.arrays["greedy.text"][:12]
-    assert set(plain) & set(ids[0]) or len(set(plain)) < len(plain)  # else the penalty had nothing to do
+    assert set(plain) & set(ids[0]) or len(set(plain)) < len(plain)  # otherwise the penalty would have no effect
     response, _ = network.chat(tokenizer, HELLO, do_sample=False, max_new_tokens=12, repetition_penalty=1e6)
     assert response == chat_reply(tokenizer, new)
 
 
 @pytest.fixture
 def ends_at(network, tokenizer):
-    """Swap two rows of the head, so that the token `im_end` is written where another was."""
+    """Swap two rows of the head, so that `im_end` is written instead of another token."""
     head = network.llm_model.lm_head.weight
     before = head.asnumpy().copy()
 
@@ -193,7 +193,7 @@ def free_blocks(network, tokenizer):
 
 
 def test_the_hosts_streamers(network, tokenizer, capsys):
-    """MindFormers' own print the answer in pieces, as soon as a word is at its end."""
+    """MindFormers' own streamers print the answer in pieces, as soon as a word is complete."""
     from mindformers.generation import TextIteratorStreamer, TextStreamer
 
     ids, settings = GOLDEN.arrays["ids.text"][None], {"do_sample": False, "max_new_tokens": 30, "eos_token_id": [-1]}

@@ -58,7 +58,7 @@ def test_two_processes_cannot_write_into_one_file(name):
         other.wait()
         other.stdin.close()
         other.stdout.close()
-    with Journal(name) as journal:  # a killed process lets go of it
+    with Journal(name) as journal:  # a killed process releases it
         assert journal.answered == {"b"}
         journal.write(ANSWER)
     assert [json.loads(line)["id"] for line in Path("out.jsonl").read_text().splitlines()] == ["b", "a"]

@@ -18,7 +18,7 @@ GREEDY = {"do_sample": False, "max_new_tokens": 8, "eos_token_id": -1}  # one id
 
 @pytest.fixture(autouse=True)
 def _in_the_folder_of_the_pictures(monkeypatch):
-    """The golden paths, images/0.png, have room in the 16 slots of the set; absolute ones do not."""
+    """The golden paths, images/0.png, fit into the 16 slots of the set; absolute ones do not."""
     monkeypatch.chdir(GOLDEN.directory)
 
 

@@ -1,4 +1,4 @@
-"""What `generate()` says of the mode it runs in, in a process of its own: a process has one mode."""
+"""What `generate()` logs about the mode it runs in, in a separate process: a process has only one mode."""
 
 from __future__ import annotations
 

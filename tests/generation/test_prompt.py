@@ -120,7 +120,7 @@ def test_pictures_are_opened_once_while_they_are_kept(tmp_path):
     np.testing.assert_array_equal(first, Pictures(ImageTransform(14)).pixels(paths[0]))
     assert pictures.pixels(paths[0]) is first
     pictures.pixels(paths[1]), pictures.pixels(paths[0]), pictures.pixels(paths[2])
-    assert pictures.pixels(paths[0]) is first  # the one longest unused went
+    assert pictures.pixels(paths[0]) is first  # the one that was unused for longest is gone
     Path(paths[1]).unlink()
     with pytest.raises(FileNotFoundError, match=r"b\.png"):
         pictures.pixels(paths[1])
@@ -135,6 +135,6 @@ def test_what_a_model_writes_opens_no_picture(answer):
     ids = prompt.input_ids.tolist()
     assert REAL.box_start_id in ids and ids.count(REAL.img_start_id) == 1
     assert answer in REAL.decode([i for i in ids if i not in (REAL.img_start_id, REAL.img_end_id, REAL.img_pad_id)])
-    if "shadow" in answer:  # as in the original, for who asks for it
+    if "shadow" in answer:  # as in the original, if it is asked for
         asked = make_prompt(REAL, "And?", history, answer_pictures=True)
         assert asked.images == ("0.png", "/etc/shadow.png")

@@ -66,7 +66,7 @@ def test_top_p_keeps_the_token_that_reaches_it():
         ({"top_k": 0}, {0, 1, 2, 3}),  # off
         ({"top_k": None, "top_p": None}, {0, 1, 2, 3}),
         ({"top_k": 2}, {1, 2}),
-        ({"top_k": 3, "top_p": 0.88}, {1, 2}),  # of the three that are left; of all four it takes three
+        ({"top_k": 3, "top_p": 0.88}, {1, 2}),  # of the three that are left; of all four it would take three
         ({"top_p": 0.9}, {1, 2, 0}),
         ({"temperature": 0.1, "top_p": 0.9}, {1}),
     ],
@@ -96,7 +96,7 @@ def test_repetition_penalty_takes_words_not_padding():
     scores = np.tile(np.float32([4, -4, 4, 4, 0, 0, 0, 0, 0, 4]), (2, 1))
     out = processors(repetition_penalty=2.0)(ids, scores)
     np.testing.assert_array_equal(out[0], [4, -8, 2, 4, 0, 0, 0, 0, 0, 4])
-    np.testing.assert_array_equal(out[1], [2, -4, 4, 4, 0, 0, 0, 0, 0, 2])  # a pad that was said, in the midst
+    np.testing.assert_array_equal(out[1], [2, -4, 4, 4, 0, 0, 0, 0, 0, 2])  # a pad token in the middle of the text
     finished = processors(repetition_penalty=2.0)(ids, scores, [True, False])
     np.testing.assert_array_equal(finished[0], scores[0])
 
@@ -106,7 +106,7 @@ def test_without_anything_to_do_the_list_is_empty():
 
 
 class Doubling(LogitsProcessor):
-    """A user's own, in MindSpore operators alone."""
+    """A user's own processor, in MindSpore operators only."""
 
     def process_ms(self, logits, sequence_ids, **kwargs):
         return logits * 2

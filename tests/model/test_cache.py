@@ -106,9 +106,9 @@ def test_vision_tower_runs_once_a_prompt(golden, cached_network, monkeypatch):
 
 @only("a56")
 def test_graphs_are_compiled_once_a_bucket_and_no_longer_than_it(golden, cached_network, monkeypatch):
-    """291 tokens are computed in 320 columns, whatever seq_length is; 300 tokens need no graph that 291 have not.
+    """291 tokens are computed in 320 columns, whatever seq_length is; 300 tokens need no other graph than 291.
 
-    Nor do the tokens after the 320th, where decoding reads what a row has, not all that its block table could hold.
+    Nor do tokens after the 320th, where decoding reads only what a row has, not all that its block table could hold.
     """
     network = cached_network
     assert network.config.seq_length == 8192

@@ -70,7 +70,7 @@ def test_inputs_without_a_shape(checkpoint_dir):
 @pytest.mark.slow
 @only("a56")
 def test_inputs_for_the_layout_are_those_of_a_prompt(cached_network, network):
-    """The trainer asks for them to learn how several cards share the weights."""
+    """The trainer needs them to learn how several cards share the weights."""
     for built in (cached_network, network):
         inputs = built.prepare_inputs_for_predict_layout(np.ones((2, 40)))
         assert built(*inputs).shape == (2, 1024)

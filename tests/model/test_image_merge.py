@@ -1,4 +1,4 @@
-"""Where the vectors of images land in the text."""
+"""Where the vectors of images are put into the text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_vectors_land_where_they_belong(dtype):
 
 
 def test_rows_may_be_counted_on_each_card():
-    """With full_batch: False every card's data counts its rows from 0; the batch all cards share counts on."""
+    """With full_batch: False, each card's data counts rows from 0; in the batch that all cards share, they count on."""
     text, images, positions, merged = case(1)
     positions[..., 0] %= ROWS // 2  # as two cards would write them
     found = ImageMerge()(ms.Tensor(text), ms.Tensor(images), ms.Tensor(positions))

@@ -11,7 +11,7 @@ from mindformers_qwenvl.model.ops.cpu import kernels
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason="no kernels here: no C++ compiler, or switched off")
 HEADS, SIZE, INNER, BLOCK, BLOCKS = 3, 10, 27, 4, 12
-# One row goes by another loop where a row of the matrix is shorter than a page: up to 1,023 or 2,047 numbers.
+# One row takes another loop where a row of the matrix is shorter than a page: up to 1,023 or 2,047 numbers.
 ROWS = [(1, 64, 40), (1, 7, 3), (1, 1030, 13), (1, 2053, 21), (2, 33, 5), (3, 40, 11), (4, 90, 16)]
 ROWS += [(5, 77, 13), (6, 24, 8), (7, 21, 10), (8, 50, 9)]
 
@@ -113,7 +113,7 @@ def test_decoder_layer(rows, param_init_type, scaled, lora):
     got, want = (layer(ms.Tensor(x), angles, past).asnumpy() for layer in layers)
     assert layers[0].kernel is not None
     np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
-    spare = BLOCK * BLOCKS * HEADS  # the plain form writes there what belongs nowhere
+    spare = BLOCK * BLOCKS * HEADS  # where the plain form writes what belongs nowhere
     for name in ("key_cache", "value_cache"):
         ours, plain = (getattr(layer.attention.cache, name).asnumpy()[:spare] for layer in layers)
         np.testing.assert_allclose(ours, plain, rtol=2e-5, atol=2e-5)

@@ -141,7 +141,7 @@ def test_filler_images_change_nothing(golden, network):
 @pytest.mark.slow
 @only("a56")
 def test_float16(golden, checkpoint_dir):
-    """The published dtype: the answer stays, the last digits do not."""
+    """The published dtype: the answer stays the same, the last digits do not."""
     from mindformers_qwenvl import QwenVL
 
     network = QwenVL.from_pretrained(

@@ -86,7 +86,7 @@ def test_layer_norm(shape, mean):
     assert_alike(norm, StockLayerNorm(gamma, beta), numbers(*shape, seed=3, mean=mean))
 
 
-@pytest.mark.parametrize("tokens", [1, 33])  # one token goes another way
+@pytest.mark.parametrize("tokens", [1, 33])  # one token takes another path
 def test_rms_norm(tokens):
     weight = numbers(48, seed=1, mean=1.0)
     norm = RMSNorm(48, EPS, ms.float32)

@@ -1,4 +1,4 @@
-"""The device is asked in model/ops alone, and private names of the host are used in host/ alone: read from the code."""
+"""Only model/ops asks for the device, and only host/ uses private names of the host: read from the code."""
 
 from __future__ import annotations
 

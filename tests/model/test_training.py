@@ -81,7 +81,7 @@ def test_loss_of_the_other_batches(golden, differentiated, batch):
     assert loss == pytest.approx(golden.meta["train"]["loss_train_mode"][batch], rel=1e-5)
 
 
-@pytest.mark.slow  # stock/test_curves.py has one with all that MindFormers adds
+@pytest.mark.slow  # stock/test_curves.py has one with everything that MindFormers adds
 @pytest.mark.parametrize("golden", SETS, indirect=True)
 @pytest.mark.parametrize("curve", ["curve_full", "curve_fix_vit"])
 def test_ten_steps(golden, trained, curve):

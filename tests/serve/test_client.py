@@ -79,7 +79,7 @@ def test_conversations_and_several_pictures(client):
 
 
 def test_many_askers_get_their_own_answers_while_rows_come_and_go(service, address):
-    """More than there are rows and of different lengths, sync and async, some pictures shared: each as when alone."""
+    """More requests than rows, of different lengths, sync, async, some pictures shared: each as when alone."""
     rng = random.Random(7)
     asked = []
     for number in range(16):
@@ -179,7 +179,7 @@ def test_penalties_and_bias_change_the_answer(client):
 
 
 def test_boxes_in_pixels(client, address, service):
-    """The network of this test writes none of itself: the token bias makes it begin one, which is not closed."""
+    """The network of this test writes none on its own: the token bias makes it begin one, which is not closed."""
     from mindformers_qwenvl.serve.jobs import Piece
     from mindformers_qwenvl.serve.replies import Reply
 

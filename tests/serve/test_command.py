@@ -1,4 +1,4 @@
-"""The command in a process of its own: adapters as models, keys, signals, logs; and the commands that ask a server."""
+"""The command in a separate process: adapters as models, keys, signals, logs; and the commands that ask a server."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Server:
         return self.address
 
     def said(self) -> str:
-        """All that it has said, when it has ended."""
+        """Everything that it has written, once it has ended."""
         self._reader.join(PATIENCE)
         return "\n".join(self.lines)
 
@@ -215,7 +215,7 @@ def test_bad_options_and_a_second_ctrl_c(checkpoint_dir, tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", "mindformers_qwenvl", "serve", "--port", "0", *model]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
     try:
-        while "mindspore" not in started.stderr.readline():  # it says more than a pipe holds: it waits for the reader
+        while "mindspore" not in started.stderr.readline():  # more than a pipe holds: it waits for the reader
             assert started.poll() is None
         started.send_signal(signal.SIGINT)  # while it loads: at once
         assert started.wait(PATIENCE) == 128 + signal.SIGINT
@@ -244,7 +244,7 @@ def full_disk(folder: Path) -> Iterator[Path | None]:
 
 @pytest.mark.slow  # two servers, each of which compiles its graphs: half a minute
 def test_killed_and_started_again_on_a_full_disk(checkpoint_dir, tmp_path):
-    """The port is free at once, nothing is left; and the second server has nowhere to write a word to."""
+    """The port is free at once and nothing is left behind; the second server has nowhere to write its log."""
     work, cache = tmp_path / "work", tmp_path / "cache"
     work.mkdir()
     cache.mkdir(mode=0o700)

@@ -1,4 +1,4 @@
-"""The `curl` of the docs works as printed, but for the address and the name of the model."""
+"""The `curl` of the docs works as printed, except for the address and the name of the model."""
 
 from __future__ import annotations
 

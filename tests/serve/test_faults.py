@@ -1,4 +1,4 @@
-"""Bad requests, clients and luck: an error in OpenAI's shape or a closed connection, and the next request works."""
+"""Bad requests, bad clients and bad luck: an error in OpenAI's shape or a closed connection; the next request works."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def works(address):
 
 @pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.slow)])
 def test_malformed_bodies(address, count):
-    """Bytes changed, cut, doubled; values of other kinds in the place of any value."""
+    """Bytes changed, cut, doubled; values of other types instead of any value."""
     rng = random.Random(16)
     plain = {**VALID, "model": "none", "messages": [user("Hello", data_uri(PICTURE))], "stop": ["a"], "seed": 5}
     strange = (None, True, -1, 1e308, "", "\ud800", [], {}, [[]], {"a": {}}, "x" * 300, 2**70, "\0", [None], 0.5)
@@ -156,13 +156,13 @@ def test_bodies_that_are_too_large(address):
     error_of(post(f"{address}{CHAT}", content=large, headers=headers), 413)
     pieces = (large[start : start + 65536] for start in range(0, len(large), 65536))
     error_of(post(f"{address}{CHAT}", content=pieces, headers=headers), 413)
-    with contextlib.suppress(httpx.HTTPError):  # it may close the connection on who goes on sending
+    with contextlib.suppress(httpx.HTTPError):  # it may close the connection of a client that keeps sending
         error_of(post(f"{address}{CHAT}", content=b" " * (50 * 2**20), headers=headers), 413)
     assert works(address)
 
 
 def raw(address: str, data: bytes) -> bytes:
-    """What a client that sends `data` and nothing more gets until the server ends the connection, which it must."""
+    """What a client gets that sends only `data`, until the server ends the connection, as it must."""
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), PATIENCE) as connection:
         connection.sendall(data)
@@ -278,8 +278,8 @@ def test_logs_hold_no_text_of_requests(service, caplog):
         ask(address, messages=[user("my password is hunter2", data_uri(PICTURE))])
         ask(address, messages=[user("hunter2", "file:///hunter2.png")])
         ask(address, messages=[user("hunter2")], colour="hunter2")
-        # The line of a request comes after its answer: here the server has ended, so that all are there. What another
-        # one still says of an earlier test does not count.
+        # The log line of a request comes after its answer: here the server has ended, so all lines are there. What a
+        # server of an earlier test still logs does not count.
     records = [record for record in caplog.records if record.name.startswith("mindformers_qwenvl.serve")]
     assert "hunter2" not in "".join(record.getMessage() for record in records)
     lines = [record.getMessage() for record in records if record.threadName == address]

@@ -34,7 +34,7 @@ WRITING = "document.querySelector('.writing')?.textContent.length > 3"
 
 @pytest.fixture(scope="session", autouse=True)
 def _needs_a_browser():
-    """Of the session, so that it comes first: without a browser there is nothing to teach or to compile."""
+    """For the whole session, so that it comes first: without a browser, nothing needs to be taught or compiled."""
     playwright()
 
 
@@ -240,7 +240,7 @@ def test_files_that_are_no_pictures(page, tmp_path, web):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_turned_photograph_is_sent_upright(page, tmp_path, kind):
-    """Phones store pictures lying on their side, with a note that says so; a browser shows them upright."""
+    """Phones store pictures on their side, with a note (EXIF) that says so; a browser shows them upright."""
     photograph = Image.new("RGB", (80, 40), "white")
     photograph.paste("red", (0, 0, 20, 40))
     for orientation in (1, 6):  # 6: to be turned by 90 degrees to the right

@@ -45,13 +45,13 @@ def test_nothing_inline():
 
 @pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: file.name)
 def test_scripts_put_in_text_alone(file):
-    """No way by which the words of a model or a user could become HTML or code."""
+    """There is no way in which the words of a model or a user could become HTML or code."""
     forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|srcdoc|DOMParser|createContextualFragment"
     assert re.findall(rf"{forbidden}|setHTML|\beval\(|new Function|setAttribute\(\s*[\"']style", read(file)) == []
 
 
 def test_every_file_is_reached():
-    """From index.html by its links and imports: no file is missing, none is left over."""
+    """Following links and imports from index.html: no file is missing, none is left over."""
     reached, waiting = {"index.html"}, re.findall(r'(?:src|href)="page/([^"]+)"', HTML)
     while waiting:
         name = waiting.pop()

@@ -38,7 +38,7 @@ def test_the_bytes_as_they_are(picture, web, allowed):
 
 
 def test_what_is_no_picture_stays_where_it_is(picture, web, allowed):
-    """The server is no way to read other things of its network."""
+    """The server cannot be used to read other things in its network."""
     for path, body in (("/secret", b"password"), ("/half.png", PICTURE.read_bytes()[:300])):
         found = picture({"url": web.page(path, body)})
         assert found.status_code == 400 and found.json()["error"]["param"] == "url"

@@ -1,4 +1,4 @@
-"""One server of two processes under msrun, on a CPU: replicas, which make the same steps; and what they say it with."""
+"""One server of two processes under msrun, on a CPU: replicas, which run the same steps, and their messages."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ KEY = b"a key of enough bytes"
 
 @pytest.fixture(autouse=True)
 def ended(monkeypatch):
-    """Nobody is given up because this machine stands still for a while; and what would end the process, this one and
-    its other tests, is a fault of the test."""
+    """No rank is given up because this machine stands still for a while; and what would end the process, this one with
+    its other tests, makes the test fail."""
     codes: list[int] = []
     monkeypatch.setattr(channel, "HANDSHAKE", PATIENCE)
     monkeypatch.setattr(ranks, "END", PATIENCE)
@@ -120,7 +120,7 @@ def place(monkeypatch, tmp_path, port):
 
 
 def met(place, size):
-    """Ranks of `size` processes, what each of the others has of rank 0, and a list of the ranks that are gone."""
+    """Ranks of `size` processes, the `Rank0` of each of the others, and a list of the ranks that are gone."""
     found: dict[int, Rank0] = {}
     gone: list[int] = []
 
@@ -238,7 +238,7 @@ class Job:
         )
 
     def log(self, rank: int) -> str:
-        """What a rank has said, without two lines that MindSpore's connection to msrun's scheduler always writes."""
+        """What a rank has written, without two lines that MindSpore's connection to msrun's scheduler always writes."""
         file = self.folder / "logs" / f"worker_{rank}.log"
         lines = file.read_text(errors="replace").splitlines() if file.exists() else []
         return "\n".join(line for line in lines if not line.startswith("[INFO] DISTRIBUTED"))
@@ -250,7 +250,7 @@ class Job:
         return int((self.folder / f"rank_{rank}" / "pid").read_text())
 
     def codes(self) -> dict[int, int]:
-        """Exit codes of the ranks that have ended by themselves."""
+        """Exit codes of the ranks that have ended on their own."""
         files = {rank: self.folder / f"rank_{rank}" / "code" for rank in (0, 1)}
         return {rank: int(file.read_text()) for rank, file in files.items() if file.exists()}
 
@@ -264,7 +264,7 @@ class Job:
         return f"http://127.0.0.1:{self.http}"
 
     def alive(self) -> list[int]:
-        """Ranks whose process is there."""
+        """Ranks whose process still exists."""
         return [rank for rank in (0, 1) if is_alive(self.pid(rank))]
 
     def end(self) -> None:

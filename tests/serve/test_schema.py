@@ -1,4 +1,4 @@
-"""What a request may ask. Every fault names its field."""
+"""The fields of a request. Every error names its field."""
 
 from __future__ import annotations
 

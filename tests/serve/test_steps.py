@@ -1,4 +1,4 @@
-"""Sizes of the graphs, and rows that read their blocks by tables of several widths."""
+"""Sizes of the graphs, and rows that read their blocks through tables of several widths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_vectors_are_kept_in_bounded_memory():
         for picture in pictures[:3]:
             assert (vectors.of(digest_of(picture), picture) == picture * 2).all()
     assert len(made) == 3 and (vectors.encoded, vectors.found, vectors.size) == (3, 3, 240)
-    vectors.of(digest_of(pictures[3]), pictures[3])  # the one that was used longest ago goes
+    vectors.of(digest_of(pictures[3]), pictures[3])  # the one that was used longest ago is dropped
     vectors.of(digest_of(pictures[1]), pictures[1])
     assert len(made) == 4 and len(vectors) == 3
     vectors.of(digest_of(pictures[0]), pictures[0])

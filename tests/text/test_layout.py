@@ -35,7 +35,7 @@ def labels_with_pads(ids: list[int], labels: list[int], vocabulary: Vocabulary) 
 @pytest.mark.parametrize("golden", golden_lines("sft/sft.jsonl"), ids=lambda golden: golden["name"])
 def test_golden_conversations(golden):
     turns = [(turn["from"], turn["value"]) for turn in golden["conversations"]]
-    arguments = {"max_length": golden["max_len"] - 1}  # the row has one token more, for the shift of labels
+    arguments = {"max_length": golden["max_len"] - 1}  # the row has one more token, because labels are shifted
     if "error" in golden:
         with pytest.raises(BadSampleError):
             training_sample(turns, REAL, **arguments)
@@ -138,7 +138,7 @@ def test_a_cut_never_loses_an_image_unnoticed():
     first, second = whole.spans
     for length in range(1, len(whole.input_ids) + 3):
         limit = length + 1
-        if limit > second.stop:  # the end tag of the last image is in
+        if limit > second.stop:  # the end tag of the last image just fits
             sample = training_sample(turns, SMALL, max_length=length)
             assert np.array_equal(sample.input_ids, whole.input_ids[:limit])
             assert np.array_equal(sample.labels, whole.labels[:limit])
@@ -203,4 +203,4 @@ def test_a_chat_query_cannot_open_a_turn():
     def frames(chat_format):
         return np.isin(make_context(REAL, query, chat_format=chat_format)[1].ids, turn_ends(REAL)).sum()
 
-    assert (frames("chatml"), frames("raw")) == (5, 2)  # a raw text recognises them, as in the original
+    assert (frames("chatml"), frames("raw")) == (5, 2)  # in a raw text they are recognised, as in the original

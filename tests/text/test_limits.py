@@ -25,7 +25,7 @@ def vocabulary():
 
 @contextmanager
 def quick(seconds=10.0):
-    """A generous bound, of the processor's time: the quadratic forms took over 20 s."""
+    """A generous bound on processor time: the quadratic forms took over 20 s."""
     started = time.process_time()
     yield
     assert time.process_time() - started < seconds
@@ -98,7 +98,7 @@ def test_the_oldest_exchanges_are_left_out_as_when_each_was_tried(vocabulary, lo
 
 
 def test_a_panic_of_tiktoken_is_an_error_of_this_text_alone(vocabulary, monkeypatch):
-    """Its regular expressions give up on a million spaces; the bound on white space is in the way of that."""
+    """Its regular expressions give up on a million spaces; the bound on white space is removed to reach that."""
     monkeypatch.setattr("mindformers_qwenvl.text.limits.LONGEST_SPACE", 10**9)
     for text in (" " * 1_000_000, " " * 1_000_000 + "<|endoftext|>"):
         with pytest.raises(ValueError, match=r"cannot be tokenised: .*StackOverflow|Regex error while tokenizing"):

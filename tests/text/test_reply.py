@@ -28,7 +28,7 @@ def test_golden_replies(golden):
         reply = chat_reply(REAL, tail)
         assert stream(REAL, tail)[-1] == reply
         if golden["args"]["query"] == "cafe\u0301 😀":
-            # The original takes the reply from the decoded whole, after as many characters as the prompt had before
+            # The original cuts the reply out of the decoded whole, after as many characters as the prompt had before
             # NFC, and so loses the first one of the reply.
             assert reply in (expected, f"<{expected}", f"一{expected}")
         else:

@@ -1,4 +1,4 @@
-"""Vocabulary and model are compared in every door; the error names both numbers."""
+"""Vocabulary and model are compared at every entry point; the error names both numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOTH = r"has 790 ranks, but .* has 800 \(image_start_id 1014 minus 214\)"
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory) -> Path:
-    """The checkpoint of a56 with a vocabulary of ten ranks less."""
+    """The checkpoint of a56 with a vocabulary of ten ranks fewer."""
     folder = write_checkpoint("a56", tmp_path_factory.mktemp("short"), shards=1)
     lines = A56.vocab_file.read_bytes().splitlines(True)
     (folder / "qwen.tiktoken").write_bytes(b"".join(lines[:790]))
@@ -75,7 +75,7 @@ def test_commands(short, capsys):
 
 
 def test_a_longer_vocabulary_and_a_pruned_one():
-    """Bytes that UTF-8 never has need no token."""
+    """Bytes that never occur in UTF-8 need no token."""
     from mindformers_qwenvl.text.vocabulary_file import check_model
 
     with pytest.raises(ValueError, match="has 810 ranks, but the model has 800"):
