@@ -232,7 +232,7 @@ def _options(options: Any, count: int) -> list[Any]:
 
 def _ids(options: Sequence[str | Sequence[int]], tokenizer: Any) -> list[Sequence[int]]:
     if not len(options):
-        raise ValueError("a prompt has no options")
+        raise ValueError("a prompt has no options; give each at least one")
     if tokenizer is None and any(isinstance(option, str) for option in options):
         raise ValueError("options of text need a tokenizer; only options of token ids work without one")
     return [tokenizer.encode_with_images(option).ids if isinstance(option, str) else option for option in options]

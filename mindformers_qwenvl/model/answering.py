@@ -1,4 +1,4 @@
-"""The methods of `QwenVL` that answer: chat, likelihood, boxes. What they do is in the folder chat."""
+"""The methods of `QwenVL` that answer: chat, likelihood, boxes. The folder chat does the work."""
 
 from __future__ import annotations
 

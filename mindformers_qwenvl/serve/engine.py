@@ -22,7 +22,7 @@ __all__ = ["Engine"]
 
 logger = logging.getLogger(__name__)
 
-FAILURES = 3  # after so many failed steps in a row, the engine is broken
+FAILURES = 3  # after this many failed steps in a row, the engine is broken
 
 
 class _Running:

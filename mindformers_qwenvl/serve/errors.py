@@ -68,7 +68,7 @@ def overloaded(waiting: int) -> ApiError:
     """429: the queue is full."""
     return ApiError(
         429,
-        f"this server has reached its limit of requests; {waiting} of them are waiting; try again later",
+        f"this server is at its limit of requests, {waiting} of which are waiting; try again later",
         "rate_limit_error",
         code="rate_limit_exceeded",
         retry_after=max(1, min(60, waiting // 8)),

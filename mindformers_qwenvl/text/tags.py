@@ -48,7 +48,7 @@ def tag_pairs(text: str, tags: Tags | None = None, *, across_starts: bool = Fals
     """The tag pairs of `text`, in order. An end tag without a start tag is ordinary text.
 
     Tags inside an image pair are part of its path. Any other pair that meets another start tag before its end tag is
-    not closed, and scanning goes on at that start tag. The time is linear in the text.
+    not closed, and scanning continues at that start tag. The time is linear in the length of the text.
 
     Args:
         text: what to scan.
