@@ -11,19 +11,22 @@ from typing import Any
 
 from mindformers.tools.logger import logger
 
+from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.config.yaml_keys import known_at_top, unknown_keys
 
-__all__ = ["refuse_on_cpu", "say_unused_flags"]
+__all__ = ["refuse_on_cpu", "say_longer_samples", "say_unused_flags"]
 
 SCRIPT = "run_mindformer.py"
 # Flags of the in-tree version's own scripts, and what says the same.
 INSTEAD = {
     "vocab_file": "give train_dataset.tokenizer.vocab_file, or processor.tokenizer.vocab_file in prediction",
-    "predict_length": "give model.model_config.llm_model.model_config.max_decode_length",
+    "predict_length": "give model.model_config.max_decode_length",
     "image_path": "give --predict_data with --modal_type image",
     "prompt": "give --predict_data with --modal_type text",
-    "seq_length": "give model.model_config.llm_model.model_config.seq_length",
+    "seq_length": "give model.model_config.seq_length; in training train_dataset.modal_to_text_transform.max_length too",
     "use_past": "give model.model_config.use_past",
+    "image_size": "set image_size wherever it is in the YAML: of the vision model and of the data",
+    "optimizer_parallel": "give parallel.enable_parallel_optimizer",
     "task": "give run_mode and trainer",
     "model_type": "give trainer.model_name",
 }
@@ -84,3 +87,18 @@ def refuse_on_cpu(config: Mapping[str, Any], *, training: bool) -> None:
                 changes.append(f"{section}.{key}: float32 (a CPU does not compute with bfloat16)")
     if changes:
         raise ValueError(f"context.device_target is CPU, and the YAML is for Ascend; change {'; '.join(changes)}")
+
+
+def say_longer_samples(config: Mapping[str, Any]) -> None:
+    """Log that training samples may be longer than the `seq_length` that the model and `estimate` go by."""
+    model = (config.get("model") or {}).get("model_config") or {}
+    own = ((model.get("llm_model") or {}).get("model_config") or {}).get("seq_length")
+    most = own if model.get("seq_length") is None else model["seq_length"]
+    longest = ((config.get("train_dataset") or {}).get("modal_to_text_transform") or {}).get("max_length")
+    if is_whole(longest) and is_whole(most) and longest > most:
+        logger.warning(
+            "train_dataset.modal_to_text_transform.max_length=%d is more than seq_length=%d of the model: samples are "
+            "cut at max_length, so they may be longer than the model is meant for; set both to the same number",
+            longest,
+            most,
+        )

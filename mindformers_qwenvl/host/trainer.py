@@ -15,7 +15,7 @@ from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.host.accumulation import check_accumulation
 from mindformers_qwenvl.host.adapters import prepare_adapters
 from mindformers_qwenvl.host.context import is_sharded, lacks_ascend_operators, sinks_data
-from mindformers_qwenvl.host.mistakes import refuse_on_cpu, say_unused_flags
+from mindformers_qwenvl.host.mistakes import refuse_on_cpu, say_longer_samples, say_unused_flags
 from mindformers_qwenvl.text.vocabulary_file import PUBLISHED_IMAGE_START, check_file, find_vocabulary
 from mindformers_qwenvl.weights.hooks import refuse_incomplete
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
@@ -61,6 +61,8 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
             refuse_incomplete(path)
         say_unused_flags(config)
+        if config.get("run_mode") in ("train", "finetune"):
+            say_longer_samples(config)
         if lacks_ascend_operators():
             refuse_on_cpu(config, training=config.get("run_mode") in ("train", "finetune"))
         check_vocabularies(config)

@@ -56,3 +56,20 @@ def test_yamls_of_ascend_name_what_to_change_on_a_cpu():
     assert "runner_wrapper" not in str(refused.value)
     for name in ("finetune_qwenvl_tiny", "predict_qwenvl_tiny"):
         mistakes.refuse_on_cpu(read(find(name)), training=True)
+
+
+def test_samples_that_are_longer_than_the_model_is_meant_for(monkeypatch):
+    heard = []
+    monkeypatch.setattr(mistakes.logger, "warning", lambda text, *values: heard.append(text % values))
+    content = read(find("finetune_qwenvl_9.6b"))
+    transform = content["train_dataset"]["modal_to_text_transform"]
+    for length in (2048, 1024):
+        transform["max_length"] = length
+        mistakes.say_longer_samples(content)
+    assert heard == []
+    transform["max_length"] = 4096
+    mistakes.say_longer_samples(content)
+    content["model"]["model_config"]["seq_length"] = 4096  # takes precedence over the language model's own
+    mistakes.say_longer_samples(content)
+    (line,) = heard
+    assert "max_length=4096 is more than seq_length=2048" in line
