@@ -31,14 +31,14 @@ def _summary(path: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; one whose module says NEEDS_HOST = True, only where there is MindFormers with MindSpore. One
-    that says HOLDS_INTERRUPTS = True gets `args.interrupts`, see `Interrupts`.
+    """Run one command. If its module says NEEDS_HOST = True, MindFormers and MindSpore must be installed. If it says
+    HOLDS_INTERRUPTS = True, the command gets `args.interrupts`, see `Interrupts`.
 
     Returns the exit code: 0 done, 1 failed, 2 bad usage (argparse exits with 2 itself), 130 interrupted by Ctrl-C.
     """
     is_program, argv = argv is None, sys.argv[1:] if argv is None else argv
     with ExitStack() as held:
-        held.enter_context(held_back())  # while what starts threads is imported, see there
+        held.enter_context(held_back())  # while modules that start threads are imported, see there
         try:
             args = _parse(argv)
             if args.holds_interrupts:
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _end_at_once(code: int) -> None:
-    """End the process without Python's own end, where a MindSpore that was imported half-way aborts."""
+    """End the process without Python's own shutdown, during which a half-imported MindSpore aborts."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -115,9 +115,9 @@ def _carry_out(args: argparse.Namespace) -> int:
         _forget_stdout()
         return 1
     except (OSError, ValueError, HostError) as error:
-        # Expected faults (a missing file, bad input) carry a message written for people; anything else keeps its trace.
+        # Expected faults (a missing file, bad input) carry a message written for people; other errors keep their trace.
         message = printable(error, keep=LAYOUT)
-        if getattr(args, "allow_private", ()) != ():  # a command that has options for what a picture may be
+        if getattr(args, "allow_private", ()) != ():  # a command with options for which pictures are allowed
             from mindformers_qwenvl.cli._inputs import in_options
 
             message = in_options(message)
@@ -126,7 +126,7 @@ def _carry_out(args: argparse.Namespace) -> int:
 
 
 def _forget_stdout() -> None:
-    """Nobody reads any more: what is still to be flushed at the end must not complain."""
+    """Nobody is reading any more, so the last flush must not complain."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

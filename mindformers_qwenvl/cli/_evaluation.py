@@ -28,12 +28,12 @@ LEFT_ALONE = dict.fromkeys(
 )
 
 
-LAST_WORDS = "interrupted; the same command goes on"
+LAST_WORDS = "interrupted; the same command resumes"
 
 
 def evaluate(args: argparse.Namespace, task: Task, split: str) -> int:
     """Answer the samples and score them; returns 0, or 1 if any could not be answered."""
-    if os.environ.get("MS_ROLE"):  # of msrun: its scheduler has nothing else to do, and the workers wait for it
+    if os.environ.get("MS_ROLE"):  # under msrun: the workers wait for its scheduler, which does nothing else
         from mindformers_qwenvl.evaluate.evaluation import share_of_process
 
         share_of_process(args.output)

@@ -30,7 +30,7 @@ DTYPES |= {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 def add_generation_arguments(
     parser: argparse.ArgumentParser, adapters: bool = False, model_required: bool = True
 ) -> None:
-    """Add the options for model, dtype, pictures and sampling. adapters: several of them, each with a name."""
+    """Add the options for model, dtype, pictures and sampling. adapters: take several adapters, each with a name."""
     parser.add_argument(
         "--model",
         required=model_required,
@@ -58,7 +58,7 @@ def add_generation_arguments(
             "--adapter",
             type=Path,
             metavar="DIR",
-            help="LoRA adapter in peft's format to answer with, beside the weights",
+            help="LoRA adapter in peft's format, to use with the model",
         )
     parser.add_argument("--system", metavar="TEXT", help='system message (default: "You are a helpful assistant.")')
     pictures = parser.add_argument_group(
@@ -127,7 +127,7 @@ def apply_picture_options(args: argparse.Namespace, processor: Any) -> None:
 
 
 def _log_folder() -> Path:
-    """A folder that nobody else can write into: in this user's cache, else a new one that goes at the end."""
+    """A folder that nobody else can write into: in this user's cache, or else a temporary one, removed at exit."""
     try:
         return private_folder(cache_folder() / "logs")
     except OSError:
@@ -150,10 +150,10 @@ def import_host() -> None:
             import mindspore as ms
             from mindformers.tools.logger import LimitedRepeatHandler, get_logger
         if first:
-            gc.freeze()  # MindSpore collects garbage twice for each graph it compiles; these need not be looked through
+            gc.freeze()  # MindSpore collects garbage twice for each graph it compiles: it need not scan these objects
     finally:
         gc.enable()
-        # Except warnings of unrelated models, which want a package that is not on any index.
+        # Leave out warnings of unrelated models, which ask for a package that is not on any index.
         sys.stderr.writelines(line for line in spoken.getvalue().splitlines(True) if "hyper_parallel" not in line)
     for handler in get_logger().handlers:
         if type(handler) is LimitedRepeatHandler:
@@ -165,7 +165,7 @@ def import_host() -> None:
 
 @contextlib.contextmanager
 def _told(say: Callable[[str], None]) -> Iterator[None]:
-    """What a model's folder says and is not followed, a line each."""
+    """Say, a line each, which settings of a model's folder are not followed."""
     from mindformers_qwenvl.config.folder import FolderWarning
 
     with warnings.catch_warnings(record=True) as caught:
@@ -176,18 +176,18 @@ def _told(say: Callable[[str], None]) -> Iterator[None]:
 
 
 def say(text: object) -> None:
-    """A line on standard error; what it holds of data cannot fake another one."""
+    """Print a line on standard error; data in it cannot fake another line."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
 def on_screen(text: str) -> str:
-    """An answer as it may go to a terminal, which its control characters could command; to a file it goes as it is."""
+    """An answer, made safe for a terminal, which its control characters could command; unchanged for a file."""
     return printable(text, keep=LAYOUT) if sys.stdout.isatty() else text
 
 
 def server_of(args: argparse.Namespace, option: str, url: str) -> tuple[Any, str]:
-    """A `Remote` at the address that `option` gives, with the key of the environment; and the model to ask: --model, or
-    the first that the server has."""
+    """A `Remote` at the address that `option` gives, with the API key from the environment; and the model to ask:
+    --model, or the first one of the server."""
     from mindformers_qwenvl.chat.remote import Remote
 
     try:
@@ -199,13 +199,13 @@ def server_of(args: argparse.Namespace, option: str, url: str) -> tuple[Any, str
 
 
 class ModelDirectory:
-    """What --model names: configuration and processor now, the network later, once everything else has been checked."""
+    """The folder that --model names: configuration and processor now; the network later, when all else is checked."""
 
     def __init__(self, args: argparse.Namespace, say: Callable[[str], None] = say):
         given = getattr(args, "adapter", None)
         self.adapters = dict(given) if isinstance(given, list) else {} if given is None else {"default": given}
         if isinstance(given, list) and len(self.adapters) < len(given):
-            raise ValueError(f"--adapter: two have the same name, got {', '.join(name for name, _ in given)}")
+            raise ValueError(f"--adapter: two adapters have the same name, got {', '.join(name for name, _ in given)}")
         check_model_folder(args.model, *self.adapters.values())
         import_host()
         from mindformers.generation import GenerationConfig
@@ -225,7 +225,7 @@ class ModelDirectory:
         self.generation = generation_config_of(args.model) or GenerationConfig.from_model_config(self.config)
 
     def settings(self, **more: Any) -> Any:
-        """The generation configuration of model and options; bad options exit with code 2."""
+        """The generation configuration that model and options give; bad options exit with code 2."""
         from mindformers_qwenvl.generation.settings import settings_for
 
         network = SimpleNamespace(config=self.config, generation_config=self.generation)

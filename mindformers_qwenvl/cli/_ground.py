@@ -15,7 +15,7 @@ __all__ = ["find"]
 
 
 def find(args: argparse.Namespace) -> int:
-    """Print the answer with its boxes, and draw them if --draw says so; returns 0, or 1 without a box."""
+    """Print the answer with its boxes, and draw them if --draw is given; returns 0, or 1 if there is no box."""
     [source] = args.image
     if args.draw:
         check_output(args.draw, *([] if "://" in source or source.startswith("data:") else [source]))

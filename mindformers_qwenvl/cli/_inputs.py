@@ -1,4 +1,4 @@
-"""What the command line names, looked at before MindSpore is imported: a wrong name answers at once.
+"""Checks of what the command line names, before MindSpore is imported: a wrong name fails at once.
 
 Plain Python and Pillow.
 """
@@ -19,7 +19,7 @@ from mindformers_qwenvl.weights.formats import ENDINGS
 
 __all__ = ["check_model_folder", "check_pictures", "in_options"]
 
-# What a refusal says of the YAML, and what a command has for it.
+# The YAML key that a refusal names, and the option that a command has instead.
 OPTIONS = (
     (re.compile(r"image_policy: \{allow_private: \['([^']*)'\]\} allows it"), r"--allow-private \1 allows it"),
     (re.compile(r"add (\S+) to image_policy: \{allow_hosts: \[\.\.\.\]\}"), r"--allow-host \1 allows it"),
@@ -31,11 +31,11 @@ OPTIONS = (
 
 
 def check_model_folder(model: Path, *adapters: Path) -> None:
-    """Refuse a --model that cannot be one, and an --adapter that is not there.
+    """Refuse a --model that is not a model's folder, and an --adapter that does not exist.
 
     Raises:
         FileNotFoundError: there is no such folder, or it lacks configuration, weights or vocabulary.
-        ValueError: it is an adapter, or of another model; or its vocabulary is that of another model.
+        ValueError: it is an adapter or another kind of model, or its vocabulary belongs to another model.
     """
     if not model.is_dir():
         what = "is a file; a model's folder is expected" if model.exists() else "no such directory"
@@ -67,10 +67,10 @@ def check_model_folder(model: Path, *adapters: Path) -> None:
 
 
 def check_pictures(sources: Iterable[Any]) -> None:
-    """Refuse pictures that are not there, or are none. Addresses of the web are left for later.
+    """Refuse files that do not exist or are not pictures. Web addresses are checked later.
 
     Raises:
-        FileNotFoundError, ImageError: names the picture and says why.
+        FileNotFoundError, ImageError: the message names the picture and says why.
     """
     for source in sources:
         if is_data_uri(source):
@@ -80,7 +80,7 @@ def check_pictures(sources: Iterable[Any]) -> None:
 
 
 def in_options(message: str) -> str:
-    """An error with the options of the command, instead of the keys of a YAML, to allow what was refused."""
+    """Let an error name the command's options, instead of YAML keys, that would allow what was refused."""
     for pattern, option in OPTIONS:
         message = pattern.sub(option, message)
     return message

@@ -1,4 +1,4 @@
-"""Ctrl-C in commands that import MindSpore; and SIGTERM, with which job schedulers end a process."""
+"""Ctrl-C in commands that import MindSpore; and SIGTERM, which job schedulers send to end a process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 __all__ = ["Interrupts", "held_back", "unwound_by_sigterm"]
 
-GRACE = 3.0  # seconds that Python has to end by itself; after that it is computing in C++, and the process ends
+GRACE = 3.0  # seconds in which Python may react; after that, C++ must be computing, and the process is ended
 POLLED = 0.2  # seconds
 
 SIGINT = {signal.SIGINT}
@@ -46,15 +46,15 @@ def held_back() -> Iterator[None]:
 
 
 class Interrupts:
-    """Takes Ctrl-C away from MindSpore, which would end the process without a word: a thread of its own waits for it.
+    """Takes Ctrl-C away from MindSpore, which would end the process without a word: a separate thread waits for it.
 
-    Then the block is ended by a KeyboardInterrupt; and if nobody hears that, because C++ is computing or someone has
-    caught it, the process ends after GRACE seconds, with the usual exit code 130. In a block `noted` Ctrl-C does
-    nothing but set what `is_set` tells; it has the method of `threading.Event` that `Chat.answer` calls.
+    Ctrl-C then ends the block by a KeyboardInterrupt. If that has no effect within GRACE seconds, because C++ is
+    computing or some code has caught it, the process ends, with the usual exit code 130. In a block `noted`, Ctrl-C
+    only sets `is_set`, the method of `threading.Event` that `Chat.answer` calls.
 
-    Use it with `with`, inside `held_back`. Where Ctrl-C is ignored, as in a job in the background, it stays so.
+    Use it with `with`, inside `held_back`. Where Ctrl-C is ignored, as in a background job, it stays ignored.
 
-    last_words: called before a process ends that did not hear; it says that it was interrupted, and leaves nothing.
+    last_words: called before the process is ended after GRACE seconds, to say that it was interrupted and to clean up.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Interrupts:
         while not self._over.is_set():
             if signal.sigtimedwait(SIGINT, POLLED) is None:
                 continue
-            only_noted = self._only_noted  # before `_seen`, at which the block may end
+            only_noted = self._only_noted  # read before `_seen` is set, as the block may end then
             self._seen = True
             if not only_noted:
                 _thread.interrupt_main()
@@ -102,8 +102,8 @@ class Interrupts:
 
     @contextlib.contextmanager
     def allowed(self) -> Iterator[None]:
-        """In this block Ctrl-C raises KeyboardInterrupt at once, as usual: for `input`. After a graph, MindSpore's
-        handler may be set."""
+        """In this block Ctrl-C raises KeyboardInterrupt at once, as usual: for `input`. The handler is set again, since
+        MindSpore may have set its own when it ran a graph."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGINT)
         try:

@@ -35,7 +35,7 @@ examples:
   printf '/image cat.png\\nWhat is it?\\nBox it.\\n' | mindformers-qwenvl chat --model Qwen-VL-Chat --greedy
 """
 
-PICTURES = 32  # how many decoded ones to keep
+PICTURES = 32  # how many decoded pictures to keep
 
 HOLDS_INTERRUPTS = True
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     the input is not a terminal."""
     terminal = sys.stdin.isatty()
     if args.model is None and args.url is None:
-        args.usage("give --model DIR, or --url of a server")
+        args.usage("give --model DIR, or --url URL of a server")
     interrupts = args.interrupts if terminal else None
     if args.url is not None:
         session, greeting = _remote(args, interrupts)
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _local(args: argparse.Namespace, interrupts: Interrupts | None) -> tuple[Session, str]:
-    """A conversation with a model of this machine."""
+    """A conversation with a model on this machine."""
     from mindformers_qwenvl.versions import require_host
 
     require_host()
@@ -102,12 +102,12 @@ def _local(args: argparse.Namespace, interrupts: Interrupts | None) -> tuple[Ses
 
 
 def _remote(args: argparse.Namespace, interrupts: Interrupts | None) -> tuple[Session, str]:
-    """A conversation with a model of a server; needs neither MindFormers nor a model here."""
+    """A conversation with a model on a server; needs neither MindFormers nor a model on this machine."""
     from mindformers_qwenvl.chat.remote_chat import RemoteChat
 
     for name in ("adapter", "dtype", "max_window_size", "allow_host", "allow_private"):
         if getattr(args, name) is not None:
-            args.usage(f"--{name.replace('_', '-')} is for a model of this machine; the server of --url has its own")
+            args.usage(f"--{name.replace('_', '-')} is for a model on this machine; the server at --url has its own")
     remote, model = server_of(args, "--url", args.url)
     names = {"max_new_tokens": "max_tokens", "seed": "seed"}
     names |= {name: name for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
@@ -119,7 +119,7 @@ def _remote(args: argparse.Namespace, interrupts: Interrupts | None) -> tuple[Se
 
 
 def _converse(session: Session, ask: Callable[[], str]) -> int:
-    """Take lines until the input ends; returns how many failed."""
+    """Carry out lines until the input ends; returns how many failed."""
     failed = 0
     while True:
         try:
@@ -141,8 +141,8 @@ class Session:
     Args:
         talk: a `Chat` or a `RemoteChat`.
         system: the system message.
-        write: is called with pieces of text for the user.
-        interrupts: tells that the user wants to stop an answer.
+        write: called with pieces of text for the user.
+        interrupts: tells whether the user wants to stop an answer.
     """
 
     def __init__(

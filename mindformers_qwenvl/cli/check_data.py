@@ -21,16 +21,16 @@ from mindformers_qwenvl.files import check_output, replacing
 EPILOG = """examples:
   mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml
 
-  # before the paths in the YAML are set; every finding as a line of JSON
+  # if the YAML does not have your paths yet; every finding also goes to a file, one JSON object a line
   mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml --dataset_dir coco --report found.jsonl
 
-  # a copy in which boxes are corrected where it is certain how they were meant
+  # also write a copy that corrects boxes whose meaning is certain
   mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml --fix-boxes fixed.json
 
   # hold out one record in fifty, for eval_dataset
   mindformers-qwenvl check-data train.json --yaml finetune_qwenvl_9.6b.yaml --split 0.02
 
-Keys of the YAML that nothing reads, as when they are misspelt, are named first.
+Keys of the YAML that nothing reads, such as misspelt ones, are named first.
 
 The YAML's train_dataset says what is checked: roles, max_length, modal_content_padding_size, image_overflow,
 image_policy, the tokenizer. Pictures are opened and decoded. MindSpore is not needed. If matplotlib is installed, a
@@ -68,17 +68,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fix-boxes",
         type=Path,
         metavar="OUT.json",
-        help="write a copy of DATA in which boxes are corrected where it is certain how they were meant: brackets, "
-        "order of corners, fractions, 1000, several in one tag, tags of Qwen2-VL (OUT.jsonl for JSON Lines)",
+        help="write a copy of DATA that corrects boxes whose meaning is certain: brackets, order of corners, "
+        "fractions, 1000, several boxes in one tag, tags of Qwen2-VL (OUT.jsonl for JSON Lines)",
     )
     parser.add_argument(
         "--split",
         type=float,
         metavar="SHARE",
-        help="after a check without faults, write DATA.train.jsonl and DATA.held_out.jsonl, this share of the records "
-        "in the latter and no picture in both",
+        help="if the check finds no fault, write DATA.train.jsonl and DATA.held_out.jsonl: the latter gets this share "
+        "of the records, and no picture is in both",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which records --split holds out (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of --split's choice (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(usage=parser.error)
 

@@ -34,10 +34,10 @@ EPILOG = """examples:
   mindformers-qwenvl convert-weight --reverse --input_path output/checkpoint --strategy output/strategy \\
       --config Qwen-VL-Chat --output_path mine
 
-  # a LoRA adapter of peft, ms-swift or LLaMA-Factory merged into its base, Int4 as well, in the original's layout
+  # merge a LoRA adapter of peft, ms-swift or LLaMA-Factory into its base model (Int4, too), in the original layout
   mindformers-qwenvl convert-weight --reverse --input_path Qwen-VL-Chat --adapter my_adapter --output_path merged
 
-  # what was trained from a YAML, handed over whole: config.json, weights, tokenizer, model card
+  # a model trained from a YAML, as a complete folder: config.json, weights, tokenizer, model card
   mindformers-qwenvl convert-weight --reverse --input_path output/checkpoint --config my.yaml --output_path mine
 
   # the adapter of a checkpoint, or one of MindFormers' own LoRA, in peft's format
@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PATH",
-        help="original HuggingFace folder (safetensors or .bin shards) or file; with --reverse, one of ours; or the "
-        "folder with the rank_* folders of a training; or a checkpoint of the Qwen-VL in MindFormers' tree (up to 1.5)",
+        help="original HuggingFace folder (safetensors or .bin shards) or file; with --reverse, one of ours; or a "
+        "training's folder of rank_* folders; or a checkpoint of the Qwen-VL in MindFormers' own tree (up to 1.5)",
     )
     parser.add_argument(
         "--output_path",
@@ -78,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="PATH",
-        help="the original config.json, or its folder, if it is not beside the input; or the YAML of a training, of "
-        "which it is made",
+        help="the original config.json, or its folder, if it is not beside the input; or the YAML of a training, from "
+        "which config.json is made",
     )
     parser.add_argument(
         "--adapter", type=Path, metavar="DIR", help="merge this LoRA adapter, in peft's format, into the weights"
@@ -87,14 +87,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter_only",
         action="store_true",
-        help="write no weights, but the adapter of the input, a checkpoint or an adapter, in peft's format",
+        help="write only the adapter, in peft's format; the input is a checkpoint or an adapter",
     )
     parser.add_argument(
         "--strategy",
         type=Path,
         metavar="PATH",
-        help="for rank_* folders: MindSpore's strategy file, or the folder of them (default: the folder `strategy` "
-        "beside the checkpoint, if there is one)",
+        help="for rank_* folders: MindSpore's strategy file, or the folder of strategy files (default: the folder "
+        "`strategy` beside the checkpoint, if there is one)",
     )
 
 
@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _trained(config: Path | None, folder: Path) -> Any:
-    """What `--config` says of a training, if it is a YAML; config.json and its companions are then in `folder`."""
+    """The training that `--config` describes, if it is a YAML; then config.json and its companions go to `folder`."""
     if config is None or config.suffix not in (".yaml", ".yml"):
         return None
     from mindformers_qwenvl.adapters.handover import TrainedModel, write_companions
@@ -156,7 +156,7 @@ def _export(args: argparse.Namespace, config: Path | None, settings: Any) -> int
 
 
 def _write_beside(args: argparse.Namespace, trained: Any, merging: Any) -> None:
-    """The model card, and how much an adapter changed."""
+    """Write the model card, and how much an adapter changed the weights."""
     from mindformers_qwenvl.adapters.card import model_card, write_card
     from mindformers_qwenvl.adapters.convert import write_sizes
 
@@ -194,7 +194,7 @@ def _progress_bar(total: int, bars: ExitStack) -> Progress:
     from tqdm import tqdm
 
     bar = tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1000, desc="converting", mininterval=0.2)
-    bars.callback(bar.close)  # an error has a line of its own
+    bars.callback(bar.close)  # so that an error gets a line of its own
 
     def tick(name: str, count: int) -> None:
         bar.set_postfix_str(printable(name).rpartition("transformer.")[2][-40:], refresh=False)

@@ -24,7 +24,7 @@ examples:
   # then ask its model in the browser, at http://127.0.0.1:8000/ (extra [serve])
   mindformers-qwenvl demo --serve
 
-  # an adapter on the model of that folder, or, if it is not there yet, on a new one
+  # train an adapter on the model in that folder; without one, a model is trained first
   mindformers-qwenvl demo --lora --workdir /tmp/shapes
 """
 
@@ -41,14 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lora",
         action="store_true",
-        help="then teach the model a new colour by a LoRA adapter, and show base, adapter and merged answers",
+        help="then teach the model a new colour with a LoRA adapter, and compare base, adapter and merged answers",
     )
     parser.add_argument(
         "--serve",
         action="store_true",
-        help="then serve the model with a chat page; without training again if that has been done (extra [serve])",
+        help="then serve the model with a chat page; a model that is already there is kept (extra [serve])",
     )
-    parser.add_argument("--port", type=int, default=8000, help="with --serve: of the page (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="with --serve: port of the page (default: %(default)s)")
     parser.set_defaults(usage=parser.error)
 
 
@@ -76,7 +76,7 @@ def _serve(args: argparse.Namespace) -> int:
     pictures = args.workdir.resolve() / "test"
     print(f"pictures to ask about: {pictures}")
     print("questions it has learnt: Find the shape. / What colour is the square? / Which shape is red?", flush=True)
-    # A new process: this one has started threads that Ctrl-C would reach, and holds what training needed.
+    # A new program: this one has threads that Ctrl-C would reach, and still holds what training needed.
     command = ["serve", "--model", str(folder), "--page", "--greedy", "--system", SYSTEM, "--port", str(args.port)]
     command += ["--max-length", "256", "--rows", "4"]  # few graphs to compile
     os.execv(sys.executable, [sys.executable, "-m", "mindformers_qwenvl", *command])

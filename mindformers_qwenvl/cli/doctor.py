@@ -1,4 +1,4 @@
-"""Look whether this machine can run Qwen-VL: versions, plugin, a tiny training and an answer.
+"""Check whether this machine can run Qwen-VL: versions, plugin, a tiny training and an answer.
 
 The first thing to run on a new machine, and the report to send with a question. `--device` also compares the fused
 operators of an accelerator with the plain forms.
@@ -14,12 +14,12 @@ from pathlib import Path
 EPILOG = """examples:
   mindformers-qwenvl doctor
   mindformers-qwenvl doctor --device              # on Ascend: the fused operators against the plain forms
-  mindformers-qwenvl doctor --no-trial --yaml finetune.yaml      # misspelt keys of a YAML
+  mindformers-qwenvl doctor --no-trial --yaml finetune.yaml      # find misspelt keys of a YAML
   mindformers-qwenvl doctor --json > doctor.json
 
 states: ok; warning: something is left out or unusual; failed: it will not work; not checked: says why
 
-exit code: 0 if nothing is wrong (warnings are not), 1 if something is, 2 for bad usage.
+exit code: 0 if nothing failed (warnings do not count), 1 if something failed, 2 for bad usage.
 """
 
 __all__ = ["EPILOG", "add_arguments", "run"]
@@ -38,13 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--yaml",
         type=Path,
         metavar="FILE",
-        help="also look for keys of this YAML that nothing reads, and for what does not run on this device",
+        help="also look for keys of this YAML that nothing reads",
     )
     parser.add_argument("--no-trial", action="store_true", help="leave out the training and the answer (half a minute)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, or 1 if something is wrong."""
+    """Returns 0, or 1 if something is wrong."""
     from mindformers_qwenvl import __version__
     from mindformers_qwenvl.doctor import examine
     from mindformers_qwenvl.doctor.findings import as_dict, failed, render

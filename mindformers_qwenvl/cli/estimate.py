@@ -16,11 +16,11 @@ from mindformers_qwenvl.checks import printable
 EPILOG = """\
 examples:
   mindformers-qwenvl estimate --yaml finetune_qwenvl_9.6b.yaml --device-memory 64GB
-  # a YAML that comes with the package, by its name, with one value changed
+  # a YAML that comes with the package, named without its path, with one value changed
   mindformers-qwenvl estimate --yaml finetune_qwenvl_9.6b_stage2 --set parallel_config.model_parallel=4
   mindformers-qwenvl estimate --yaml predict_qwenvl_9.6b --json
 
-Keys of the YAML that nothing reads, as when they are misspelt, are named on standard error.
+Keys of the YAML that nothing reads, such as misspelt ones, are named on standard error.
 exit code: 0 it fits (or no limit is given), 1 it does not fit, 2 the YAML or an option is malformed.
 Without --device-memory the limit is context.max_device_memory of the YAML. A GB is 1024**3 bytes.
 """

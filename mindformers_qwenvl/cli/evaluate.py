@@ -11,13 +11,13 @@ from mindformers_qwenvl.checks import printable
 from mindformers_qwenvl.evaluate.tasks import TASKS, find_task
 
 EPILOG = f"""tasks: {", ".join(TASKS)}
-Splits are named with the task: refcoco_testA, vqav2_testdev, docvqa_test; so are the names of the original's scripts.
+A task's name may end in a split: refcoco_testA, vqav2_testdev, docvqa_test. Names of the original's scripts work, too.
 
 examples:
   mindformers-qwenvl evaluate --task vqav2_val --data v2_OpenEnded_mscoco_val2014_questions.json \\
       --annotations v2_mscoco_val2014_annotations.json --image-dir coco --model Qwen-VL --batch-size 8 --output vqav2
 
-  # the original's converted file; the same command again goes on after an interruption
+  # a file converted for the original; after an interruption the same command resumes
   mindformers-qwenvl evaluate --task refcoco_testA --data refcoco_testA.jsonl --image-dir coco --model Qwen-VL-Chat \\
       --output refcoco_testA
 
@@ -32,7 +32,7 @@ examples:
   # answers that exist already; needs neither a model nor MindSpore
   mindformers-qwenvl evaluate --task docvqa --score answers.jsonl --output scores
 
-  # held-out conversations of one's own, in the form that fine-tuning reads
+  # your own held-out conversations, in the format of the fine-tuning data
   mindformers-qwenvl evaluate --task vqa --data held_out.json --model mine --output mine_vqa
 
 rows of --score, one JSON object a line:
@@ -41,7 +41,7 @@ rows of --score, one JSON object a line:
   {{"caption": "a dog runs", "references": ["a dog is running", ...]}}
   {{"losses": [2.1, 0.4], "answer": 1, "choices": ["red", "blue"]}}                                multiple choice
 
-left in the folder --output: answers.jsonl, scores.jsonl, summary.json, worst.png, and for test sets submission.json
+written to the folder --output: answers.jsonl, scores.jsonl, summary.json, worst.png, and for test sets submission.json
 exit code: 0; 1 if anything could not be answered; 2 for bad usage
 """
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--task", required=True, metavar="NAME", help="what to evaluate (see below)")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--data", type=Path, metavar="FILE", help="the questions (of MME and AI2D: the folder)")
+    what.add_argument("--data", type=Path, metavar="FILE", help="the questions (for MME and AI2D: a folder)")
     what.add_argument(
         "--score", type=Path, metavar="ANSWERS", help="answers that exist already, JSON Lines (see below)"
     )
@@ -82,26 +82,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter for the model")
     run.add_argument("--image-dir", type=Path, metavar="DIR", help="folder of the pictures (default: that of FILE)")
-    run.add_argument("--annotations", type=Path, metavar="FILE", help="official answers or boxes in a second file")
+    run.add_argument("--annotations", type=Path, metavar="FILE", help="second file, with the official answers or boxes")
     run.add_argument("--batch-size", type=int, default=1, metavar="N", help="samples at a time (default: 1)")
     run.add_argument("--limit", type=int, metavar="N", help="only the first N samples")
     run.add_argument(
         "--few-shot", type=int, default=0, metavar="N", help="N examples with answers before each question"
     )
     run.add_argument("--train-data", type=Path, metavar="FILE", help="where the examples are drawn from")
-    run.add_argument("--seed", type=int, default=0, metavar="N", help="of the examples that are drawn (default: 0)")
-    run.add_argument("--prompt", metavar="TEXT", help="instead of the task's, with {image} and {question} in it")
-    run.add_argument("--max-new-tokens", type=int, metavar="N", help="instead of the task's")
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="seed for drawing the examples (default: 0)")
+    run.add_argument("--prompt", metavar="TEXT", help="prompt instead of the task's, with {image} and {question}")
+    run.add_argument("--max-new-tokens", type=int, metavar="N", help="tokens of an answer, instead of the task's limit")
     run.add_argument(
         "--chat-format",
         choices=["chatml", "raw"],
-        help="chatml: in the frame of a chat; raw: the prompt as it is (default: what the task says; conversations of "
-        "one's own: chatml)",
+        help="chatml: the prompt as a message of a chat; raw: the prompt as it is (default: what the task says; for "
+        "your own conversations: chatml)",
     )
     run.add_argument(
         "--system",
         metavar="TEXT",
-        help="system message of the chat frame (default: what the model's processor says): the one it was trained with",
+        help="system message with chatml: the one the model was trained with (default: that of its processor)",
     )
     run.add_argument("--allow-outside", action="store_true", help="let pictures be outside of --image-dir")
     run.add_argument("--dtype", choices=list(DTYPES), metavar="DTYPE", help="float32, float16 or bfloat16")
@@ -133,7 +133,7 @@ def _check_usage(args: argparse.Namespace) -> None:
         args.usage("--score takes answers that exist already; leave --model and --base-url out")
     for name in ("adapter", "dtype", "chat_format"):
         if args.base_url and getattr(args, name) is not None:
-            args.usage(f"--{name.replace('_', '-')} is for a model of this machine, not for --base-url")
+            args.usage(f"--{name.replace('_', '-')} is for a model on this machine, not for --base-url")
     for name in ("batch_size", "limit", "max_new_tokens"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -141,7 +141,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     if args.few_shot < 0:
         args.usage(f"--few-shot must be 0 or more, got {args.few_shot}")
     if bool(args.few_shot) != bool(args.train_data):
-        args.usage("--few-shot and --train-data belong together")
+        args.usage("--few-shot and --train-data must be given together")
 
 
 def _score(args: argparse.Namespace, task: Any, split: str) -> int:

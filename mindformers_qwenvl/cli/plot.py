@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--smooth",
         type=_window,
         metavar="STEPS",
-        help="steps that the smoothed lines are means of (default: by length)",
+        help="steps that each point of a smoothed line is the mean of (default: 5 to 100, by the run's length)",
     )
 
 

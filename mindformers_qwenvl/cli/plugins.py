@@ -15,7 +15,7 @@ states:
   broken  it raised an error; MindFormers works without it
 
 environment:
-  {ONLY}=a,b        only these plugins; set to nothing: none; unset: all
+  {ONLY}=a,b        only these plugins; empty: none; unset: all
   {STRICT}=1   a broken plugin stops `import mindformers` with its error
 
 examples:
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the plugins as `import mindformers` does, print what became of them. 0, or 1 if MindFormers is missing."""
+    """Load the plugins as `import mindformers` does and print their states. 0, or 1 if MindFormers is missing."""
     os.environ.pop(STRICT, None)  # a listing shows the broken ones too
     try:
         import mindformers
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         print(line)
     if not any(type(finder).__name__ == "PluginHook" for finder in sys.meta_path) and os.environ.get(ONLY) != "":
         print("The start-up hook is not in place (python -S, or installed with --target?): plugins are loaded only")
-        print("in programs that say `import mindformers_qwenvl_boot`.")
+        print("in programs that contain `import mindformers_qwenvl_boot`.")
     return 0
 
 

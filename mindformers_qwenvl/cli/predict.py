@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--draw", type=Path, metavar="OUT", help="draw the boxes of the answer on the last picture")
     parser.add_argument("--input", type=Path, metavar="FILE", help="questions in JSON Lines (see below)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the file for their answers, in JSON Lines")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file for the answers to --input, in JSON Lines")
     parser.add_argument(
         "--batch-size", type=int, default=1, metavar="N", help="questions answered together (default: 1)"
     )
@@ -72,14 +72,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-dir",
         type=Path,
         metavar="DIR",
-        help="folder of the pictures in --input, which their paths may not leave (default: the folder of FILE)",
+        help="folder of the pictures in --input; their paths must stay inside it (default: the folder of FILE)",
     )
     parser.add_argument("--allow-outside", action="store_true", help="let paths in --input leave that folder")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no closing line")
     parser.add_argument(
         "--chat-format",
         choices=["chatml", "raw"],
-        help="chatml: the frame of the chat model and of fine-tuned ones; raw: the text as it is (default: that of "
+        help="chatml: the layout of the chat model and of fine-tuned ones; raw: the text as it is (default: that of "
         "generation_config.json, else chatml)",
     )
     parser.add_argument(
@@ -107,7 +107,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     if bool(args.input) != bool(args.output):
         args.usage("--input and --output must be given together")
     if not args.input and args.question is None and args.ground is None:
-        args.usage("give a QUESTION (what a base model is to continue, with --raw), or --input FILE --output FILE")
+        args.usage("give a QUESTION (with --raw, the text to continue), or --input FILE --output FILE")
     if not args.input and (args.image_dir or args.allow_outside or args.batch_size != 1):
         args.usage("--image-dir, --allow-outside and --batch-size need --input")
     if args.batch_size < 1:
@@ -121,7 +121,7 @@ def _check_usage(args: argparse.Namespace) -> None:
 
 
 def _format_of(path: Path) -> str | None:
-    """Pillow's name of the image format that the suffix stands for."""
+    """Pillow's name for the image format of the suffix."""
     return Image.registered_extensions().get(path.suffix.lower())
 
 
@@ -129,7 +129,7 @@ class Prediction:
     """The questions of one call, prepared as far as possible without the network.
 
     Args:
-        args: of the command.
+        args: the command's options.
         questions: see `chat.questions`.
         root: folder of their pictures.
     """
@@ -157,7 +157,7 @@ class Prediction:
         )
 
     def records(self, on_text: Callable[[str], None] | None = None) -> Any:
-        """The records of one batch after another, see `answer_questions`."""
+        """Yields the records, batch by batch, see `answer_questions`."""
         from mindformers_qwenvl.chat.batches import answer_questions, cache_blocks
 
         yield self.failed

@@ -11,10 +11,10 @@ from mindformers_qwenvl.launch.options import add_options
 EPILOG = """examples:
   mindformers-qwenvl run --config finetune_qwenvl_9.6b_bf16.yaml --load_checkpoint weights
 
-  # one that comes with the package, by its name; another key changed
+  # a YAML that comes with the package, named without its path, with two keys changed
   mindformers-qwenvl run --config finetune_qwenvl_tiny --epochs 1 --set optimizer.weight_decay=0.1
 
-  # go on where it stopped
+  # resume where it stopped
   mindformers-qwenvl run --config finetune.yaml --load_checkpoint output/checkpoint --resume_training True
 
   mindformers-qwenvl run --config predict_qwenvl_9.6b --load_checkpoint weights \\
@@ -27,7 +27,7 @@ EPILOG = """examples:
 The options are those of run_mindformer.py; --config is looked for in the current folder. Training shows a bar;
 everything that MindFormers and MindSpore write goes to OUTPUT_DIR/run/rank_N.log. Answers go to standard output.
 
-exit code: 0; 1 if the run failed, its cause first; 2 for bad usage.
+exit code: 0; 1 if the run failed (the message begins with the cause); 2 for bad usage.
 """
 
 __all__ = ["EPILOG", "NEEDS_HOST", "add_arguments", "run"]
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change a key of the YAML, such as runner_config.batch_size=2; may be repeated",
     )
     parser.add_argument(
-        "--options", action="extend", nargs="+", metavar="KEY=VALUE", dest="changes", help="the same, of several keys"
+        "--options", action="extend", nargs="+", metavar="KEY=VALUE", dest="changes", help="the same for several keys"
     )
     parser.add_argument("--verbose", action="store_true", help="show everything that MindFormers writes")
     add_options(parser)
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0, or 1 if the run failed; a YAML or options that are not in order end with 2."""
+    """Returns 0, or 1 if the run failed; a faulty YAML or option exits with 2."""
     try:
         todo = job.read(args.config, vars(args), args.changes)
     except (OSError, ValueError) as error:

@@ -25,7 +25,7 @@ addresses:
   GET  /metrics                                 counters for Prometheus
   GET  /                                        with --page: the chat page
 
-SIGTERM or Ctrl-C stops it: answers that are being written may end (--grace); Ctrl-C once more stops at once.
+SIGTERM or Ctrl-C stops it; answers that are being written may end (--grace). A second Ctrl-C stops it at once.
 
 examples:
   mindformers-qwenvl serve --model Qwen-VL-Chat
@@ -37,7 +37,7 @@ examples:
 
 NEEDS_HOST = True
 ENDED_BY_RANK_0 = {signal.SIGINT, signal.SIGTERM}
-MOMENT = 1.0  # seconds for a fault that all ranks find while they load: then rank 0 names it, not what it did to others
+MOMENT = 1.0  # seconds in which rank 0 may report a fault that all ranks meet while loading, not just a lost rank
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,16 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--server-name",
         action="append",
         metavar="NAME",
-        help="host name by which it may be asked, beside localhost, when it listens on loopback; may be repeated",
+        help="host name that requests may use, besides localhost, when it listens on loopback; may be repeated",
     )
     where.add_argument(
-        "--api-key-file", type=Path, metavar="FILE", help="keys, one a line, of which a request must give one"
+        "--api-key-file", type=Path, metavar="FILE", help="file of keys, one a line; a request must have one of them"
     )
     where.add_argument(
         "--allow-origin", action="append", metavar="ORIGIN", help="let pages of this origin use it (CORS); repeatable"
     )
     several = parser.add_argument_group(
-        "several cards", "Started by msrun, rank 0 serves and the others share its network."
+        "several cards", "Started by msrun, rank 0 serves, and the other ranks share its network."
     )
     several.add_argument(
         "--ranks-port",
@@ -73,11 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ranks-key-file",
         type=Path,
         metavar="FILE",
-        help="a secret that all ranks have; needed on several machines (default: one is made, on this machine)",
+        help="file with a secret that all ranks share; needed on several machines (default: one made on this machine)",
     )
     size = parser.add_argument_group("size and limits")
     size.add_argument("--rows", type=int, default=8, metavar="N", help="answers written at once (default: %(default)s)")
-    size.add_argument("--queue", type=int, default=128, metavar="N", help="answers that wait (default: %(default)s)")
+    size.add_argument("--queue", type=int, default=128, metavar="N", help="answers waiting (default: %(default)s)")
     size.add_argument(
         "--max-length", type=int, metavar="N", help="tokens of prompt and answer (default: seq_length of the model)"
     )
@@ -92,17 +92,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=256,
         metavar="MB",
-        help="for vectors of pictures that may be asked about again (default: %(default)s)",
+        help="memory for vectors of pictures that may be asked about again (default: %(default)s)",
     )
-    size.add_argument("--max-body", type=int, default=48, metavar="MB", help="of a request (default: %(default)s)")
+    size.add_argument("--max-body", type=int, default=48, metavar="MB", help="size of a request (default: %(default)s)")
     size.add_argument(
-        "--max-pixels", type=int, default=40_000_000, metavar="N", help="of a picture (default: %(default)s)"
+        "--max-pixels", type=int, default=40_000_000, metavar="N", help="pixels of a picture (default: %(default)s)"
     )
     size.add_argument(
         "--request-timeout", type=float, default=600, metavar="S", help="seconds for an answer (default: %(default)g)"
     )
     size.add_argument(
-        "--grace", type=float, default=30, metavar="S", help="seconds for answers to end after SIGTERM (%(default)g)"
+        "--grace", type=float, default=30, metavar="S", help="seconds left to answers after SIGTERM (%(default)g)"
     )
     parser.add_argument(
         "--allow-folder",
@@ -113,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal. Returns 0; or 1 if the network fails at every step."""
+    """Serve until a signal comes. Returns 0; or 1 if the network fails at every step."""
     for name, least in (("rows", 1), ("queue", 0), ("max_body", 1), ("max_pixels", 1), ("picture_memory", 0)):
         if getattr(args, name) < least:
             args.usage(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(args, name)}")
@@ -139,7 +139,7 @@ def _serve(args: argparse.Namespace, place: Place | None) -> int:
         _say(gone_words(rank))
         end_now(1)
 
-    signals = Signals()  # before all that starts threads
+    signals = Signals()  # before anything that starts threads
     keys = _keys(args.api_key_file)
     listening = bind(args.host, args.port)  # before minutes of loading
     with contextlib.ExitStack() as held:
@@ -158,7 +158,7 @@ def _follow(args: argparse.Namespace, place: Place) -> int:
     from mindformers_qwenvl.serve.ranks import join
 
     rank0 = join(place, args.ranks_port, args.ranks_key_file, _say)
-    for number in ENDED_BY_RANK_0:  # which is sent SIGTERM together with this process, or alone
+    for number in ENDED_BY_RANK_0:  # it gets SIGTERM together with this process, or alone
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDED_BY_RANK_0)  # MindSpore sets handlers of its own
     directory = ModelDirectory(args, say=lambda _: None)
@@ -174,7 +174,7 @@ def _log(level: int) -> None:
 
 
 def _schedule() -> int:
-    """What msrun's scheduler does, which runs the command as well."""
+    """The part of msrun's scheduler, which runs this command, too."""
     import_host()
     from mindformers_qwenvl.host.context import join_job
 
@@ -183,7 +183,7 @@ def _schedule() -> int:
 
 
 def need_extra() -> None:
-    """Raise OSError, which says what to install, if what serving needs is not there."""
+    """Raise OSError, which says what to install, if a package that serving needs is missing."""
     for module in ("starlette", "uvicorn"):
         if importlib.util.find_spec(module) is None:
             raise OSError(f"serving needs the extra [serve]: pip install 'mindformers-qwenvl[serve]' (no {module})")

@@ -15,13 +15,13 @@ from mindformers_qwenvl.checks import nearest
 from mindformers_qwenvl.files import replacing
 
 EPILOG = """examples:
-  # what there is
+  # list them
   mindformers-qwenvl yaml
 
-  # copy one to change it, and what it builds on
+  # copy one, and what it builds on, to change it
   mindformers-qwenvl yaml finetune_qwenvl_9.6b_bf16 --copy .
 
-  # everything that MindFormers would see, of a shipped YAML or of your own
+  # all that MindFormers would see of a shipped YAML, or of your own
   mindformers-qwenvl yaml finetune_qwenvl_9.6b_bf16 --resolved
   mindformers-qwenvl yaml my.yaml --resolved
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         nargs="?",
         metavar="NAME",
-        help="print this YAML (default: list all of them); with --resolved also a path",
+        help="print this YAML (default: list all of them); with --resolved, it may also be a path",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--path", action="store_true", help="print its path")
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List, print or copy; returns 0. An unknown name, or a file in the way, raises ValueError or OSError."""
     if args.resolved and (args.name is None or args.path):
-        args.usage("--resolved needs NAME, and not --path")
+        args.usage("--resolved needs NAME, and cannot be used with --path")
     if args.resolved:
         file = _find_any(args.name)
         text = f"# {file.stem}, with what it builds on: all values, no comments\n{recipes.dump(recipes.read(file))}"
@@ -79,7 +79,7 @@ def _find(name: str) -> Path:
     stem = name.removesuffix(".yaml")
     if stem not in recipes.shipped():
         near = nearest(stem, recipes.shipped())
-        raise ValueError(f"no YAML {name!r}{near}; there are {', '.join(recipes.shipped())}")
+        raise ValueError(f"there is no YAML {name!r}{near}; the YAMLs are {', '.join(recipes.shipped())}")
     return recipes.yaml_dir() / f"{stem}.yaml"
 
 
@@ -102,7 +102,7 @@ def _write(contents: dict[Path, bytes], force: bool) -> None:
     """Write files and print their names. Nothing is written if one is in the way."""
     in_the_way = [str(target) for target, content in contents.items() if _differs(target, content)]
     if in_the_way and not force:
-        raise ValueError(f"there already, with other content: {', '.join(in_the_way)}; --force overwrites")
+        raise ValueError(f"already there, with other content: {', '.join(in_the_way)}; --force overwrites")
     for target, content in contents.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as file:

@@ -1,7 +1,7 @@
 """`demo --lora`: an adapter on the demo's model learns a colour, through MindFormers' Trainer.
 
-The same pictures are asked about three times: by the base model, with the adapter beside it, and by the weights with
-the adapter merged into them.
+Three models answer about the same pictures: the base model, the base model with the adapter, and the weights with the
+adapter merged into them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mindformers_qwenvl.weights.convert.convert import convert
 __all__ = ["AdapterScores", "checkpoints", "run"]
 
 TO_LEARN, HELD_OUT, SEED = 1600, 60, 11
-LEARNT = 0.9  # right answers that are wanted of the adapter
+LEARNT = 0.9  # share of right answers that the adapter must reach
 SHOWN = 3
 
 
@@ -56,7 +56,7 @@ def _cells(found: Score) -> str:
 
 
 def run(workdir: Path, pictures_to_train: int = TO_LEARN) -> AdapterScores:
-    """Train an adapter on the demo's model in `workdir`, after the demo itself if there is none, and compare answers.
+    """Train an adapter on the demo's model in `workdir`, and compare answers. Without a model, the demo runs first.
 
     Raises:
         FileNotFoundError: no vocabulary (extra `[demo]`).
@@ -85,7 +85,7 @@ def run(workdir: Path, pictures_to_train: int = TO_LEARN) -> AdapterScores:
     adapter = max((folder / "output/adapter").glob("step_*"), key=lambda path: int(path.name.partition("_")[2]))
     size = sum(file.stat().st_size for file in adapter.iterdir())
 
-    print("3. Asking base, adapter and merged weights about pictures they have not seen")
+    print("3. Asking base, adapter and merged weights about new pictures")
     merged = _merge(base, adapter, recipe, folder)
     plain = demo._yaml("predict_qwenvl_tiny", folder)
     answers = {"base": demo._predict(plain, folder, base, records)}
@@ -119,13 +119,13 @@ def _score(records: list[dict[str, Any]], answers: list[str]) -> Score:
 
 
 def checkpoints(workdir: Path) -> list[Path]:
-    """Those of the demo in `workdir`, the latest last."""
+    """The checkpoints of the demo in `workdir`, the latest last."""
     files = (workdir / "output/checkpoint").rglob("*.safetensors") if (workdir / "output").is_dir() else []
     return sorted(files, key=lambda path: path.stat().st_mtime)
 
 
 def _with(file: Path, **values: Any) -> Path:
-    """The YAML with these keys at its top, in place."""
+    """Set these keys at the top of the YAML, in place."""
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     file.write_text(yaml.safe_dump({**content, **values}, sort_keys=False), encoding="utf-8")
     return file

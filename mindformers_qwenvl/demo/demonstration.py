@@ -18,7 +18,7 @@ from mindformers_qwenvl.text.vocabulary_file import find_vocabulary
 
 __all__ = ["TRAINING_PICTURES", "run"]
 
-RANKS = 800  # of the vocabulary, so that the head stays small; the first N byte-pair ranks are a vocabulary too
+RANKS = 800  # of the vocabulary, to keep the head small; its first N byte-pair ranks are a vocabulary, too
 TRAINING_PICTURES, HELD_OUT, SEED = 4000, 150, 7
 
 
@@ -36,7 +36,7 @@ def run(workdir: Path, pictures_to_train: int = TRAINING_PICTURES) -> Score:
     workdir.mkdir(parents=True, exist_ok=True)
     ranks = find_vocabulary().read_bytes().splitlines(keepends=True)[:RANKS]
     (workdir / "qwen.tiktoken").write_bytes(b"".join(ranks))
-    print(f"1. Drawing {pictures_to_train} pictures to learn from and {HELD_OUT} to be asked about, in {workdir}")
+    print(f"1. Drawing {pictures_to_train} pictures to learn from and {HELD_OUT} to ask about, in {workdir}")
     shapes.write_dataset(workdir / "train", pictures_to_train, SEED)
     held_out = json.loads(shapes.write_dataset(workdir / "test", HELD_OUT, SEED + 1, shapes.TOPICS).read_text())
 
@@ -101,10 +101,10 @@ def _yaml(name: str, workdir: Path) -> Path:
 
 @contextlib.contextmanager
 def _host(workdir: Path) -> Iterator[None]:
-    """The host writes to the current folder and prints whole configurations: both are sent to `workdir`."""
+    """The host writes to the current folder and prints whole configurations: send both to `workdir`."""
     before = Path.cwd()
     os.chdir(workdir)
-    # Not closed, because the host's logger keeps the stream that it finds at its first message.
+    # Not closed: the host's logger keeps the stream that it finds at its first message.
     log = (workdir / "mindformers.log").open("a", encoding="utf-8")
     try:
         with contextlib.redirect_stdout(log):

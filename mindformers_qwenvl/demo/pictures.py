@@ -1,4 +1,4 @@
-"""What the demo leaves to look at: the loss curve, and a sheet of held-out pictures with the answers. matplotlib."""
+"""The demo's pictures: the loss curve, and a sheet of held-out pictures with the answers. Drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mindformers_qwenvl.training.curves import smooth
 __all__ = ["require_matplotlib", "save_answers", "save_loss_curve"]
 
 COLUMNS, ROWS = 5, 4  # of the sheet
-WINDOW = 21  # steps that the smoothed loss is the mean of
+WINDOW = 21  # steps in each mean of the smoothed loss
 PICTURE, COLUMN, ROW, TOP, BOTTOM = 2.25, 2.6, 2.9, 0.85, 0.6  # inches
 RIGHT, WRONG, TRUE, GREY = "#15803d", "#b91c1c", "white", "#404040"
 
@@ -49,8 +49,8 @@ def save_loss_curve(losses: Sequence[float], path: Path) -> None:
 def save_answers(records: Sequence[dict[str, Any]], answers: Sequence[str], marks: Sequence[Mark], path: Path) -> None:
     """A sheet of held-out pictures with question, answer and mark, as the PNG `path`.
 
-    Wrong answers come first, then right ones, twenty pictures at most. Boxes: the true one dashed, the answer's solid,
-    in the colour of the mark.
+    At most twenty pictures: wrong answers first, then right ones. The true box is dashed; the answer's box is solid, in
+    the colour of the mark.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

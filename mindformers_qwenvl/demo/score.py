@@ -17,9 +17,9 @@ WANTED_RIGHT, WANTED_IOU = 0.9, 0.5
 class Mark:
     """How one answer compares with the record it belongs to.
 
-    right: the same word; of a box, an IoU of at least 0.5.
+    right: the same word; for a box, an IoU of at least 0.5.
     box_iou: intersection over union of the answer's box and the true one, 0 without a box; None for words.
-    said, true: their boxes, None where there is none.
+    said, true: the boxes of the answer and of the record, or None.
     """
 
     right: bool
@@ -68,7 +68,7 @@ class Score:
 
 
 def score(records: Sequence[dict[str, Any]], marks: Sequence[Mark]) -> Score:
-    """The score of all answers. One without a box counts as an IoU of 0."""
+    """The score of all answers. A missing box counts as an IoU of 0."""
     values: dict[str, list[float]] = {"colour": [], "shape": [], "box": []}
     for record, found in zip(records, marks, strict=True):
         values[record["topic"]].append(float(found.right) if found.box_iou is None else found.box_iou)

@@ -1,4 +1,4 @@
-"""`demo --serve`: the demo's model as a directory of the original's layout, which `serve` takes."""
+"""`demo --serve`: the demo's model as a directory in the original's layout, which `serve` takes."""
 
 from __future__ import annotations
 

@@ -34,15 +34,15 @@ OFTEN = (
     0.1,
     0.35,
     0.55,
-)  # shares of the topics; boxes take longest to learn, and their answers name the rest
+)  # shares of the topics; boxes take longest to learn, and their answers name colour and shape, too
 SIZE = 56  # pixels a side
-CELLS = 4  # corners of shapes lie on a lattice of that many cells per side
-OVERSAMPLED = 4  # shapes are painted that much larger and then reduced, which smooths their edges
+CELLS = 4  # corners of shapes are on a grid of this many cells per side
+OVERSAMPLED = 4  # shapes are painted this many times larger and then reduced, which smooths their edges
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape; `box`: x1, y1, x2, y2 in pixels."""
+    """A shape. `box`: x1, y1, x2, y2 in pixels."""
 
     kind: str
     colour: str
@@ -102,8 +102,8 @@ def write_dataset(
 ) -> Path:
     """Paint `samples` pictures into `folder` and write `folder`.json beside it; returns the JSON file.
 
-    `topics` are asked in turn; with None they are drawn at random, as for training. Besides id and conversations, each
-    record has the keys topic, text, answer, drawn and image, to check answers with.
+    `topics` take turns; with None they are drawn at random, as for training. Besides id and conversations, each record
+    has the keys topic, text, answer, drawn and image, to check answers with.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)

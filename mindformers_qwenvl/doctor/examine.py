@@ -1,4 +1,4 @@
-"""The whole examination, from what costs nothing to what needs the device."""
+"""The whole examination, from checks that cost nothing to those that need the device."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def examine(
     Args:
         trial: train and answer at tiny size.
         device: compare the operators of the device.
-        say: told what is done next, for those parts that take a while.
+        say: called with what comes next, before the parts that take a while.
         build: compile the operators for decoding on a CPU.
-        yaml: a YAML, or the name of a shipped one, to look through.
+        yaml: a YAML to check, or the name of a shipped one.
     """
     found = [*machine.machine(), *machine.host(), *machine.optional(), *(look_through(yaml) if yaml else ())]
     if any(finding.section == "Host" and failed([finding]) for finding in found):

@@ -15,7 +15,7 @@ class Finding:
     """One line of the report.
 
     Args:
-        section: the heading it stands under.
+        section: the heading above it.
         name: what was looked at.
         state: OK, WARNING (something is left out or unusual), FAILED (it will not work) or NOT_CHECKED.
         detail: what was found, and what to do.
@@ -40,7 +40,7 @@ def as_dict(version: str, findings: list[Finding]) -> dict[str, Any]:
 
 
 def render(version: str, findings: list[Finding]) -> str:
-    """The report, a heading for each section, and what is wrong once more at the end."""
+    """The report, with a heading for each section; faults are repeated at the end."""
     lines = [f"mindformers-qwenvl {version}"]
     section, width = "", 0
     for finding in findings:

@@ -1,4 +1,4 @@
-"""Whether decoding on this CPU has operators of its own, see model/ops/cpu/kernels.py."""
+"""Whether this package's operators for decoding work on this CPU, see model/ops/cpu/kernels.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def kernels(target: str, build: bool) -> list[Finding]:
 
     Args:
         target: MindSpore's device target.
-        build: compile them now if need be; otherwise only what is there already is looked at.
+        build: compile them now if necessary; otherwise only look whether they have been compiled.
     """
     if target != "CPU":
         return [Finding(SECTION, "kernels", NOT_CHECKED, f"they are for a CPU; the device is {target}")]
@@ -28,7 +28,7 @@ def kernels(target: str, build: bool) -> list[Finding]:
 
 
 def look(build: bool) -> tuple[str, str]:
-    """In a process of its own: the state and detail of the finding."""
+    """Runs in a separate process: the state and detail of the finding."""
     from mindformers_qwenvl.model.ops.cpu import kernels as ours
 
     if ours.is_off():

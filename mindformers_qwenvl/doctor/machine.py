@@ -22,7 +22,7 @@ __all__ = ["host", "machine", "optional"]
 PYTHONS = ((3, 10), (3, 13))  # from, and below
 GB = 1024**3
 LITTLE_MEMORY, LITTLE_DISK = 4 * GB, 5 * GB
-NOT_FOR_USE = ("host", "test", "dev")  # extras that are looked at elsewhere, or are for developers
+NOT_FOR_USE = ("host", "test", "dev")  # extras that are checked elsewhere, or are for developers
 HOST = ("mindformers", "mindspore")
 DRIVER = Path("/usr/local/Ascend/driver/version.info")
 CANN = (os.environ.get("ASCEND_HOME_PATH"), os.environ.get("ASCEND_TOOLKIT_HOME"), "/usr/local/Ascend/cann")
@@ -45,7 +45,7 @@ def machine() -> Iterator[Finding]:
         yield Finding(section, "CANN", state, f"CANN {cann or 'not found'}, driver {driver or 'not found'}")
     free, total = _memory()
     if free is None:
-        yield Finding(section, "memory", NOT_CHECKED, "this system does not tell")
+        yield Finding(section, "memory", NOT_CHECKED, "this system has no /proc/meminfo to read it from")
     else:
         state = OK if free >= LITTLE_MEMORY else WARNING
         yield Finding(section, "memory", state, f"{free / GB:.1f} of {total / GB:.1f} GB free", {"free": free})
@@ -76,7 +76,7 @@ def host() -> Iterator[Finding]:
             section,
             "shadow",
             WARNING,
-            f"{shadow} is another MindFormers: scripts that are started here import that one",
+            f"{shadow} is another MindFormers: scripts started in this folder import that one",
         )
 
 
@@ -88,10 +88,10 @@ def _pair(section: str, mindformers: versions.Installed, mindspore: versions.Ins
         )
     row = f"MindFormers {pair.mindformers} with MindSpore {pair.mindspore[0]}, CANN {pair.cann}"
     if versions.release(mindspore.version) in map(versions.release, pair.mindspore[1:]):
-        return Finding(section, "pair", OK, f"{row}; {mindspore.version} was run with it too")
+        return Finding(section, "pair", OK, f"{row}; it was run with {mindspore.version}, too")
     if versions.belongs(pair, mindspore.version):
         return Finding(section, "pair", OK, f"{row}: in the table")
-    return Finding(section, "pair", WARNING, f"MindSpore {mindspore.version} is here, and the table has {row}")
+    return Finding(section, "pair", WARNING, f"MindSpore {mindspore.version} is installed, but the table has {row}")
 
 
 def optional() -> Iterator[Finding]:
@@ -105,9 +105,11 @@ def optional() -> Iterator[Finding]:
         warnings.simplefilter("error", fonts.FontWarning)
         try:
             name = Path(str(fonts.font_for("狗", 16).path)).name
-            yield Finding(section, "font", OK, f"{name} has Chinese labels")
+            yield Finding(section, "font", OK, f"{name} has Chinese characters")
         except fonts.FontWarning:
-            yield Finding(section, "font", WARNING, "none has Chinese: pip install 'mindformers-qwenvl[fonts]'")
+            yield Finding(
+                section, "font", WARNING, "no font has Chinese characters: pip install 'mindformers-qwenvl[fonts]'"
+            )
         except (OSError, ValueError) as error:
             yield Finding(section, "font", FAILED, f"{fonts.FONT_VARIABLE}: {error}")
     extras = _extras()
@@ -117,7 +119,7 @@ def optional() -> Iterator[Finding]:
         missing = [name for name, version in packages.items() if version is None]
         there = ", ".join(f"{name} {version}" for name, version in packages.items() if version is not None)
         if missing:
-            detail = f"without {', '.join(missing)}: pip install {' '.join(missing)}"
+            detail = f"{', '.join(missing)} missing: pip install {' '.join(missing)}"
             yield Finding(section, f"extra {extra}", WARNING, detail)
         else:
             yield Finding(section, f"extra {extra}", OK, there)
@@ -161,7 +163,7 @@ def _cann() -> str | None:
 
 
 def _memory() -> tuple[int | None, int | None]:
-    """Bytes that are free, and all."""
+    """Free bytes, and all bytes."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}

@@ -21,16 +21,16 @@ __all__ = ["OPERATORS", "compare", "compute", "operators"]
 
 SECTION = "Operators, fused against plain"
 OPERATORS = ("RMSNorm", "Rotary", "Attention", "causal Attention", "Gelu", "PagedCache and PagedAttention", "argmax")
-# Of the largest number of the plain form. A float16 has 11 bits, a bfloat16 8.
+# As a part of the plain form's largest number. The significand of float16 has 11 bits, that of bfloat16 8.
 TOLERANCES = {"float16": 5e-3, "bfloat16": 4e-2}
 BATCH, HEADS, LENGTH, DIM, BLOCK = 2, 2, 64, 128, 16
 
 
 def compute(device: str, dtype: str, file: str) -> list[str]:
-    """In a process of its own: every operator forward, and backward where it is trained, on `device`.
+    """Runs in a separate process: every operator forward, and backward where it is trained, on `device`.
 
-    Writes the results to `file` (npz), by name. An operator that raises is left out; its error is in what is returned.
-    Inputs are rounded to `dtype`; a CPU computes with them in float32.
+    Writes the results to `file` (npz), by name, and returns the errors: an operator that raises has no result. Inputs
+    are rounded to `dtype`; a CPU computes with them in float32.
     """
     import mindspore as ms
 
@@ -114,7 +114,7 @@ def _cases(dtype: Any) -> dict[str, Any]:
 
 
 def _both_ways(cell: Any, x: Any, *more: Any) -> dict[str, np.ndarray]:
-    """The output, and the gradient of its product with fixed numbers by each input that is not a table."""
+    """The output, and the gradients of its product with fixed numbers with respect to each input but tables."""
     import mindspore as ms
     from mindspore import nn, ops
 
@@ -138,7 +138,7 @@ def _both_ways(cell: Any, x: Any, *more: Any) -> dict[str, np.ndarray]:
 
 
 def _cache(numbers: _Numbers, dtype: Any) -> dict[str, np.ndarray]:
-    """Two rows of 20 and 33 tokens are stored, then the attention of one more token of each."""
+    """Store rows of 20 and 33 tokens, then compute the attention of one more token of each."""
     import mindspore as ms
     from mindformers.core.parallel_config import default_parallel_config
 
@@ -163,7 +163,7 @@ def _cache(numbers: _Numbers, dtype: Any) -> dict[str, np.ndarray]:
     keys, values = (numbers(BATCH, LENGTH, HEADS * DIM, seed=seed) for seed in (11, 12))
     stored = cache(keys, values, ms.Tensor(slots.reshape(-1)))
     query = numbers(BATCH, 1, HEADS * DIM, seed=13)
-    blocks = np.where(tables < 0, 0, tables).astype(np.int32)  # what lies beyond a row's length is masked
+    blocks = np.where(tables < 0, 0, tables).astype(np.int32)  # positions beyond a row's length are masked
     out = attention(query, stored, ms.Tensor(blocks), ms.Tensor(np.array(lengths, np.int32)))
     return {"forward": out.astype(ms.float32).asnumpy()}
 
@@ -174,16 +174,18 @@ def compare(fused: dict[str, np.ndarray], plain: dict[str, np.ndarray], dtype: s
         operator, _, part = name.partition(": ")
         title = f"{operator} {part}, {dtype}"
         if name not in fused:
-            yield Finding(SECTION, title, FAILED, "the device gave no result")
+            yield Finding(SECTION, title, FAILED, "there is no result of the device")
             continue
         found = fused[name]
         if found.shape != reference.shape or not np.isfinite(found).all():
-            yield Finding(SECTION, title, FAILED, f"shape {found.shape} for {reference.shape}, or not finite")
+            yield Finding(
+                SECTION, title, FAILED, f"shape {found.shape} instead of {reference.shape}, or numbers are not finite"
+            )
             continue
         largest = float(np.abs(found - reference).max()) / max(float(np.abs(reference).max()), 1e-30)
         good = largest <= TOLERANCES[dtype]
         detail = f"largest difference {largest:.1e} of the largest number"
-        detail += "" if good else f"; {TOLERANCES[dtype]:.0e} is expected"
+        detail += "" if good else f"; at most {TOLERANCES[dtype]:.0e} is expected"
         yield Finding(SECTION, title, OK if good else FAILED, detail, {"difference": largest})
 
 
@@ -191,7 +193,7 @@ def operators(device: str) -> Iterator[Finding]:
     """Compare, for both half-precision dtypes; on a CPU say what could not be checked."""
     if device == "CPU":
         for name in OPERATORS:
-            detail = "a CPU has the plain form alone, which the tests hold to the original's numbers"
+            detail = "a CPU has only the plain form, which the tests compare with the original's numbers"
             yield Finding(SECTION, name, NOT_CHECKED, detail)
         return
     with tempfile.TemporaryDirectory(prefix="mindformers-qwenvl-doctor-") as folder:

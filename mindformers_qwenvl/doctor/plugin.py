@@ -28,7 +28,7 @@ NAMES = {
 
 
 def look() -> dict[str, Any]:
-    """In a process of its own: import MindFormers as any program does, and see what is there."""
+    """Runs in a separate process: import MindFormers as any program does, and see what is there."""
     import sys
 
     import mindformers
@@ -52,7 +52,7 @@ def look() -> dict[str, Any]:
 
 
 def plugin() -> tuple[list[Finding], str | None]:
-    """The findings, and the device that MindSpore takes; None if the host cannot be imported."""
+    """The findings, and the device that MindSpore uses; None if the host cannot be imported."""
     try:
         seen = call(__name__, "look")
     except Broken as error:
@@ -62,7 +62,7 @@ def plugin() -> tuple[list[Finding], str | None]:
 
 def _findings(seen: dict[str, Any]) -> Iterator[Finding]:
     yield Finding("Plugin", "device", OK, seen["device"])
-    how = "in place" if seen["hooked"] else "not in place: `import mindformers_qwenvl_boot` before mindformers"
+    how = "in place" if seen["hooked"] else "not in place: put `import mindformers_qwenvl_boot` before mindformers"
     yield Finding("Plugin", "start-up hook", OK if seen["hooked"] else WARNING, how)
     for name, distribution, state, reason in seen["plugins"]:
         ours = name == "qwenvl"

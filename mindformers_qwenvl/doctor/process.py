@@ -1,4 +1,4 @@
-"""Functions of this package in a fresh process: a wrong driver or a missing kernel may end one without a word."""
+"""Run functions of this package in a fresh process: a wrong driver or a missing kernel may end it without a word."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ print("\\n" + {result!r} + json.dumps(found), flush=True)
 
 
 class Broken(RuntimeError):
-    """The process ended without a result; the message has the end of what it wrote."""
+    """The process ended without a result; the message is the last line that it wrote."""
 
 
 def call(module: str, function: str, *, seconds: float = 600, **arguments: Any) -> Any:
-    """`module.function(**arguments)` in a process of its own. Arguments and result are what JSON can hold.
+    """`module.function(**arguments)` in a separate process. Arguments and result must be what JSON can hold.
 
     Raises:
-        Broken: it raised, crashed, or took longer than `seconds`.
+        Broken: the function raised, crashed, or took longer than `seconds`.
     """
     task = json.dumps([sys.path, module, function, arguments])
     with tempfile.TemporaryDirectory(prefix="mindformers-qwenvl-doctor-") as folder:
@@ -53,4 +53,4 @@ def call(module: str, function: str, *, seconds: float = 600, **arguments: Any) 
             return json.loads(line.removeprefix(RESULT))
     said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
     ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    raise Broken(f"{said[-1][:400] if said else 'it said nothing'} ({ended})")
+    raise Broken(f"{said[-1][:400] if said else 'it wrote nothing'} ({ended})")

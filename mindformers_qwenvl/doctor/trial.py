@@ -1,4 +1,4 @@
-"""A tiny Qwen-VL that learns for three steps and answers, on the device that MindSpore takes."""
+"""A tiny Qwen-VL that learns for three steps and answers, on the device that MindSpore uses."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _batch() -> tuple[Any, ...]:
 
 
 def learn() -> dict[str, Any]:
-    """In a process of its own: the losses of three train steps on one batch."""
+    """Runs in a separate process: the losses of three train steps on one batch."""
     import mindspore as ms
     from mindspore import nn
 
@@ -87,7 +87,7 @@ def learn() -> dict[str, Any]:
 
 
 def answer() -> dict[str, Any]:
-    """In a process of its own: an answer with the key/value cache, and the same without one."""
+    """Runs in a separate process: an answer with the key/value cache, and the same without one."""
     import mindspore as ms
     import numpy as np
 
@@ -117,9 +117,9 @@ def trial() -> Iterator[Finding]:
     try:
         said = call(__name__, "answer")
         good = said["cached"] == said["plain"]
-        detail = f"{ANSWER} tokens, with a cache as without, {said['seconds']:.0f} s with compiling"
+        detail = f"{ANSWER} tokens, the same with and without a cache, {said['seconds']:.0f} s with compiling"
         if not good:
-            detail = f"with a cache it says {said['cached']}, without one {said['plain']}"
+            detail = f"the tokens differ: with a cache {said['cached']}, without one {said['plain']}"
         yield Finding(section, "generation", OK if good else FAILED, detail)
     except Broken as error:
         yield Finding(section, "generation", FAILED, str(error))

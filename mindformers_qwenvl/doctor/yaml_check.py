@@ -1,4 +1,4 @@
-"""A YAML of the user: can it be read, and is there a key in it that nothing reads?"""
+"""A YAML of the user: whether it can be read, and which of its keys nothing reads."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SECTION = "YAML"
 
 
 def look_through(path: Path) -> list[Finding]:
-    """The findings about a YAML, or the shipped one of that name."""
+    """The findings about the YAML at `path`, or about the shipped one of that name."""
     try:
         content = recipes.read(recipes.find(path))
     except (OSError, recipes.RecipeError) as error:
         return [Finding(SECTION, str(path), FAILED, str(error))]
     found = [Finding(SECTION, *_split(sentence)) for sentence in unknown_keys(content)]
     if not found:
-        found = [Finding(SECTION, str(path), OK, "no key that nothing reads")]
+        found = [Finding(SECTION, str(path), OK, "every key is known")]
     if installed("mindformers") is None:
         found.append(Finding(SECTION, "MindFormers' keys", NOT_CHECKED, WITHOUT_HOST))
     return found

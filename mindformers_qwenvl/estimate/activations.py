@@ -2,10 +2,10 @@
 
 After Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4, for these
 networks: SwiGLU instead of the 4 h MLP, RMSNorm, rotary positions, no dropout; a ViT with exact GELU; a
-resampler. A term is (bytes of its type in the YAML) x (numbers). The residual stream is whole on
-every card of model_parallel; what is between the two products of a pair is shared by the cards.
+resampler. A term is (bytes of its type in the YAML) x (number of elements). Every card of
+model_parallel has the whole residual stream; what is between the two products of a pair is split over the cards.
 
-A product y = x W^T keeps x only for the gradient of W: in a frozen part x is not kept.
+A product y = x W^T keeps x only for the gradient of W: a frozen part does not keep x.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ __all__ = ["Layer", "head_and_loss", "inputs", "language_layer", "resampler", "v
 
 # FlashAttentionScore keeps the maximum and the sum of each row of scores, as 8 float32 each.
 FLASH_ROW = 2 * 8 * 4
-# Arrays of float32 logits that exist at once in MindFormers' CrossEntropyLoss (core/loss/loss.py): the log softmax,
-# the labels as one-hot rows, their product, its negation.
+# Float32 arrays of the size of the logits that exist at once in MindFormers' CrossEntropyLoss (core/loss/loss.py): the
+# log softmax, the labels as one-hot rows, their product, its negation.
 LOSS_ARRAYS = 4
 
 
 @dataclass(frozen=True)
 class Layer:
-    """kept: for the backward pass. boundary: the input alone, from which the rest can be recomputed. work: gradients
-    inside the layer that exist at once. selected: what select_recompute recomputes, of `kept`."""
+    """kept: for the backward pass. boundary: only the input, from which the rest can be recomputed. work: gradients
+    inside the layer that exist at once. selected: the part of `kept` that select_recompute recomputes."""
 
     kept: int
     boundary: int
@@ -67,7 +67,7 @@ def language_layer(job: Job) -> Layer:
 
 def _inputs(job: Job) -> tuple[int, int, int, int]:
     """What a decoder layer keeps for the gradients of its weights: inputs of q, k, v and of the MLP's branches; that of
-    wo; that of w2; and ranks of adapters. A of an adapter needs the layer's input; with dropout each has its own."""
+    wo; that of w2; and ranks of adapters. An adapter's A needs the layer's input; with dropout, each A has its own."""
     if job.adapter is None:
         return (0, 0, 0, 0) if job.freeze_llm else (2, 1, 1, 0)
     modules = [f"transformer.h.0.{end}" for end in ("attn.c_attn", "mlp.w1", "mlp.w2", "attn.c_proj", "mlp.c_proj")]
@@ -99,7 +99,7 @@ def vision_layer(job: Job) -> Layer:
 
 
 def resampler(job: Job) -> Layer:
-    """Patch embedding, resampler and what follows it; none of them is ever recomputed."""
+    """Patch embedding, resampler and what follows it, none of which is ever recomputed."""
     vision, cards = job.vision, job.parallel.model_parallel
     compute, norm = DTYPE_BYTES[vision.compute_dtype], DTYPE_BYTES[vision.layernorm_compute_type]
     patches, queries = job.images * vision.num_patches, job.images * vision.num_queries
@@ -110,7 +110,7 @@ def resampler(job: Job) -> Layer:
         kept += norm * patches * vision.hidden_size  # ln_pre
         kept += compute * slots  # input of proj
     if job.freeze_vision and job.freeze_resampler:
-        return Layer(0, 0, 0)  # nothing before the language model learns
+        return Layer(0, 0, 0)  # nothing before the language model is trained
     kept += norm * keys  # ln_kv
     kept += norm * slots  # ln_post
     if not job.freeze_resampler:
@@ -124,7 +124,7 @@ def resampler(job: Job) -> Layer:
 
 
 def head_and_loss(job: Job) -> tuple[int, int]:
-    """What the last norm, the head and the loss keep, and the most they need at once in addition."""
+    """What the last norm, the head and the loss keep, and the most they need at once on top of that."""
     llm = job.llm
     positions = job.rows * job.tokens
     compute, norm = DTYPE_BYTES[llm.compute_dtype], DTYPE_BYTES[llm.layernorm_compute_type]
@@ -137,19 +137,19 @@ def head_and_loss(job: Job) -> tuple[int, int]:
 
 
 def inputs(job: Job) -> int:
-    """The batch: float32 pixels, ids and labels. With full_batch each card reads the batch of all cards."""
+    """The batch: float32 pixels, ids and labels. With full_batch, each card reads the batches of all cards."""
     copies = job.parallel.data_parallel if job.parallel.full_batch else 1
     pixels = 4 * job.images * 3 * job.vision.image_size**2
     return copies * job.parallel.micro_batch_num * (pixels + 2 * 4 * job.rows * (job.tokens + 1))
 
 
 def _norms(stream: int, positions: int, compute: int, norm: int, fused: bool) -> int:
-    """Two RMSNorms: what they read, in their type, and 1 / rms of each position; the plain form keeps x / rms too."""
+    """Two RMSNorms: their inputs, in their type, and 1 / rms of each position; the plain form keeps x / rms, too."""
     return 2 * ((1 if fused else 2) * norm * stream + 4 * positions)
 
 
 def _attention(queries: int, keys: int, rows: int, columns: int, settings, fused: bool) -> tuple[int, int]:
-    """Bytes kept, and bytes of gradients at once. `queries`, `keys`: their numbers; scores are rows x columns."""
+    """Bytes kept, and bytes of gradients at once. `queries`, `keys`: their elements; scores are rows x columns."""
     compute, softmax = DTYPE_BYTES[settings.compute_dtype], DTYPE_BYTES[settings.softmax_compute_type]
     kept = compute * (queries + 2 * keys)  # q, k, v
     if settings.use_flash_attention and fused:

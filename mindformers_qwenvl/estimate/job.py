@@ -1,4 +1,4 @@
-"""What a YAML asks of the cards: sizes, types, how the work is shared out. Fields have the names of the YAML's keys."""
+"""What a YAML asks of the cards: sizes, types, how the work is divided. Fields have the names of the YAML's keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Job", "Parallel", "Recompute"]
 
 @dataclass(frozen=True)
 class Parallel:
-    """All ones on a single card, and where each card holds everything (`parallel_mode: 0`)."""
+    """How the cards share the work. On a single card, and if each card holds everything (`parallel_mode: 0`): all 1."""
 
     data_parallel: int = 1
     model_parallel: int = 1
@@ -44,7 +44,7 @@ class Recompute:
 
 @dataclass(frozen=True)
 class Job:
-    """A training, or with `predict` a prediction. `rows` and `images` are those of one card and one micro batch."""
+    """A training or, with `predict`, a prediction. `rows` and `images` are those of one card and one micro batch."""
 
     name: str
     predict: bool
@@ -65,4 +65,4 @@ class Job:
     updated_in_place: bool  # QwenVLAdamW on a CPU, with float32 weights
     layers_per_stage: tuple[int, ...] | None
     device_memory: int | None  # context.max_device_memory, bytes
-    adapter: AdapterSettings | None = None  # model_config.pet_config: what learns then is the adapter
+    adapter: AdapterSettings | None = None  # model_config.pet_config: then only the adapter is trained

@@ -17,17 +17,17 @@ from mindformers_qwenvl.weights.parts import LANGUAGE, VISION
 __all__ = ["Card", "Estimate", "estimate"]
 
 STATE_BYTES = 2 * 4  # AdamW: two float32 moments
-# Arrays of a parameter's size in the update of MindFormers' AdamW (core/optim/adamw.py), and two more of the gradient,
+# Arrays of a parameter's size in the update of MindFormers' AdamW (core/optim/adamw.py), and two more for the gradient,
 # scaled and clipped.
 UPDATE_ARRAYS = 12
-# On a CPU the arrays of all parameters exist at once; this many were measured with MindFormers' AdamW, see
+# On a CPU the arrays of all parameters exist at once. This number was measured with MindFormers' AdamW, see
 # tests/bench/bench_memory.py.
 CPU_UPDATE_ARRAYS = 11
 
 
 @dataclass(frozen=True)
 class Card:
-    """One card of a pipeline stage, in bytes. `moments`: what each moment of a step needs beyond what is held."""
+    """One card of a pipeline stage, in bytes. `moments`: what each moment of a step needs on top of `held`."""
 
     stage: int
     parameters: int  # numbers it holds
@@ -66,7 +66,7 @@ class Estimate:
         return max(card.total for card in self.cards)
 
     def as_dict(self, device_memory: int | None) -> dict[str, Any]:
-        """Plain numbers for JSON, bytes where not said otherwise."""
+        """Plain numbers for JSON; all sizes in bytes."""
         parallel = self.job.parallel
         return {
             "yaml": self.job.name,
@@ -110,17 +110,17 @@ def _training(job: Job, stages: Stages, stage: int, weights: list[Weight]) -> Ca
     blocks = _Blocks(job, stages, stage, weights)
     accumulated = gradients * (job.accumulation_steps > 1)
     if job.parallel.micro_batch_num > 1 or job.accumulation > 1:
-        # MindFormers' accu_grads: whole unless gradient_accumulation_shard shares them out too.
+        # MindFormers' accu_grads: whole, unless gradient_accumulation_shard splits them, too.
         shared = job.parallel.gradient_accumulation_shard
         accumulated = sum((weight.held if shared else weight.whole) * weight.item for weight in trained)
     last = stage == stages.count - 1
     head, loss = activations.head_and_loss(job) if last else (0, 0)
     tail = activations.resampler(job) if stage == stages.vision[-1] else activations.Layer(0, 0, 0)
-    # 1F1B: a stage is ahead of the last by as many micro batches as there are stages between them.
+    # 1F1B: a stage is as many micro batches ahead of the last stage as there are stages from it to the last.
     under_way = min(job.parallel.pipeline_stage - stage, job.parallel.micro_batch_num)
     of_one = blocks.kept + tail.kept + head
     kept = activations.inputs(job) + under_way * of_one
-    # The gradient of an embedding is whole at first, even where a card holds a part of it.
+    # The gradient of an embedding is whole at first, even if a card holds only a part of the table.
     lookup = max((w.whole * w.item for w in trained if w.name.endswith("embedding_weight") and w.shares > 1), default=0)
     if job.fused:
         update = UPDATE_ARRAYS * 4 * max((weight.held for weight in trained), default=0)
@@ -151,8 +151,8 @@ def _training(job: Job, stages: Stages, stage: int, weights: list[Weight]) -> Ca
 class _Blocks:
     """The layers of a stage: what they keep, the most that a backward pass needs, and the computing copies of weights.
 
-    A weight that is held in another type, or shared out among cards by the optimizer, is copied for computing. The
-    copies of a recomputed layer come and go with it (with a group of layers, if they are gathered:
+    A weight that is held in another type, or split over the cards by the optimizer, is copied for computing. The
+    copies of a recomputed layer come and go with it (if they are gathered, with a group of layers:
     gradient_aggregation_group); the others stay from the forward to the backward pass.
     """
 
@@ -177,7 +177,7 @@ class _Blocks:
                 else:
                     self.kept += layer.kept - (layer.selected if recompute.select else 0)
                 self.backward = max(self.backward, layer.work + (layer.kept if again else 0))
-                # With stages, what is gathered once serves all micro batches.
+                # With pipeline stages, weights are gathered once for all micro batches.
                 once = gathers and (not recompute.communication or stages.count > 1)
                 if not again or once:
                     stays += of_layer[number]
@@ -190,7 +190,7 @@ class _Blocks:
 
 
 def _group(layers: int, job: Job) -> int:
-    """Layers whose weights travel in one message: MindFormers' LayerSetting.set_communication_fusion."""
+    """Layers whose weights are sent in one message: MindFormers' LayerSetting.set_communication_fusion."""
     return min(layers, max((layers + 1) // job.parallel.gradient_aggregation_group, 1))
 
 
@@ -208,13 +208,13 @@ def _replace_rows(job: Job) -> Job:
 
 
 def _predicting(job: Job, stages: Stages, stage: int, weights: list[Weight]) -> Card:
-    """Weights, the key/value cache (each card keeps its heads of all rows), and a prompt of seq_length tokens."""
+    """Weights, key/value cache (each card keeps its own heads, for all rows), and a prompt of seq_length tokens."""
     llm, cards = job.llm, job.parallel.model_parallel
     compute = DTYPE_BYTES[llm.compute_dtype]
     slots = llm.num_blocks * llm.block_size + (0 if job.fused else 1)
     cache = 2 * compute * slots * llm.hidden_size // cards * len(stages.layers(LANGUAGE, stage)) if llm.use_past else 0
     layers = (activations.vision_layer(job), activations.language_layer(job))
-    # Forward alone: a layer at a time, its input and its inside, and the copies of the largest weight.
+    # Only the forward pass: one layer at a time, its input and its inside, and the copies of the largest weight.
     inside = max(layer.kept + layer.boundary for layer in layers) + max(weight.copied for weight in weights)
     rows = job.rows * (job.tokens if not llm.use_past else 1)  # with a cache the head sees the last token of each row
     logits = 4 * rows * llm.vocab_size // (1 if job.parallel.vocab_emb_dp else cards)

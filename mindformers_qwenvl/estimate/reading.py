@@ -47,7 +47,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: the YAML or one of its bases cannot be opened.
         RecipeError: it is not a YAML with sections, or a change is malformed.
-        SettingsError: a key is missing, unknown in its value, or sizes do not fit together; or a change is of a key
+        SettingsError: a key is missing or has an unknown value, or sizes do not fit together; or a change names a key
             that is neither in the YAML nor read here.
     """
     top = read_yaml(path, changes)
@@ -71,7 +71,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     float32 = vision.param_init_type == llm.param_init_type == "float32"
     adapter = _adapter(model)
     frozen = {name: model.switch(f"freeze_{name}") for name in ("vision", "resampler", "llm")}
-    if adapter is not None:  # no weight learns but those of the adapter, and what modules_to_save names
+    if adapter is not None:  # only the adapter and what modules_to_save names are trained
         frozen = {name: not _is_touched(adapter, name, vision, llm) for name in frozen}
     job = Job(
         name=path.stem,
@@ -113,7 +113,7 @@ def _adapter(model: Section) -> AdapterSettings | None:
 
 
 def _is_touched(adapter: AdapterSettings, part: str, vision: VisionSettings, llm: LanguageSettings) -> bool:
-    """Whether something of the part learns: an adapter in it, or a weight that modules_to_save names."""
+    """Whether anything in the part is trained: an adapter in it, or a weight that modules_to_save names."""
     starts = {
         "vision": ("transformer.visual.transformer.", "transformer.visual.conv1", "transformer.visual.ln_"),
         "resampler": ("transformer.visual.attn_pool.",),
@@ -129,7 +129,7 @@ def _part(
     """The keys of a part. Those in `shared` may also be in the outer section, which takes precedence.
 
     Args:
-        values: of keys that have been read already.
+        values: values of keys that have been read already.
     """
     for field in fields(defaults):
         if field.name in values:
@@ -173,7 +173,7 @@ def _vision(model: Section, part: Section, llm: LanguageSettings) -> VisionSetti
 
 @contextmanager
 def _named(where: str) -> Iterator[None]:
-    """Errors of the checks in sizes.py say where in the YAML the values are."""
+    """Let errors of the checks in sizes.py say where in the YAML the values are."""
     try:
         yield
     except ValueError as error:
@@ -199,7 +199,7 @@ def _parallel(top: Section) -> Parallel:
     cards = {key: given.number(key, 1) for key in ("data_parallel", "model_parallel", "pipeline_stage")}
     micro_batches = given.number("micro_batch_num", 1)
     optimizer = mode.section("parallel_optimizer_config")
-    # Read in any case: keys without effect in this mode count as known.
+    # Read in any case, so that keys without effect in this mode count as known.
     parallel = Parallel(
         **cards,
         micro_batch_num=micro_batches if cards["pipeline_stage"] > 1 else 1,  # without stages MindFormers sets it to 1
@@ -258,7 +258,7 @@ def _check(job: Job, path: Path) -> None:
         _check_training(job, path)
     if job.device_memory is not None and job.device_memory < GB // 1024:
         raise SettingsError(
-            f"{path}: context.max_device_memory is less than a megabyte; write it with its unit, such as 57GB"
+            f"{path}: context.max_device_memory is less than a megabyte; write it with a unit, such as 57GB"
         )
 
 

@@ -12,7 +12,7 @@ from mindformers_qwenvl.recipes import RecipeError, has_key, key_of, read
 __all__ = ["DTYPE_BYTES", "GB", "Section", "SettingsError", "memory_size", "read_yaml"]
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-GB = 1024**3  # as MindSpore's max_device_memory and the data sheets of the cards have it
+GB = 1024**3  # as in MindSpore's max_device_memory and the data sheets of the cards
 
 
 class SettingsError(RecipeError):
@@ -26,7 +26,7 @@ def memory_size(name: str, text: Any) -> int:
     """`64GB`, `57.5 GB`, `800MB` -> bytes; units are powers of 1024.
 
     Raises:
-        SettingsError: it is not a size, or so small that its unit was forgotten.
+        SettingsError: it is not a size, or is so small that its unit must have been forgotten.
     """
     try:
         size = byte_count(name, text, unit=1024)
@@ -38,7 +38,7 @@ def memory_size(name: str, text: Any) -> int:
 
 
 def read_yaml(path: Path, changes: Sequence[str] = ()) -> Section:
-    """The YAML at `path`, with its bases, and with `changes` such as `parallel_config.data_parallel=16` made to it.
+    """The YAML at `path`, with its bases and with `changes`, such as `parallel_config.data_parallel=16`.
 
     Raises:
         OSError, RecipeError: see `recipes.read`.
@@ -50,10 +50,10 @@ def read_yaml(path: Path, changes: Sequence[str] = ()) -> Section:
 
 
 def refuse_unknown(top: Section, changes: Sequence[str]) -> None:
-    """To be called when all has been read. A change of another key changes no number, and is likely misspelt.
+    """Call this when everything has been read. A change of a key that was not read has no effect: it may be misspelt.
 
     Raises:
-        SettingsError: a change is of a key that the YAML does not have and that the estimate did not ask for.
+        SettingsError: a change names a key that the YAML does not have and the estimate did not read.
     """
     own = set(map(key_of, changes))
     for key, change in zip(map(key_of, changes), changes, strict=True):
@@ -74,7 +74,7 @@ def _keys(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 class Section:
-    """A section of a YAML. A missing key, or null, gives the default.
+    """A section of a YAML. A missing key, or a null, has the default.
 
     `known`: names of all keys asked for so far, shared by the sections of a YAML.
     """

@@ -26,13 +26,13 @@ class Stages:
             except ValueError as error:
                 raise SettingsError(str(error)) from error
         else:
-            # The tower's layers first, the language model's in what is left.
+            # The tower's layers come first, then the language model's.
             order = [stage for stage, layers in enumerate(job.layers_per_stage) for _ in range(layers)]
             placed = {VISION: order[: sizes[VISION]], LANGUAGE: order[sizes[VISION] :]}
         self.vision, self.llm = placed[VISION], placed[LANGUAGE]
 
     def of(self, weight: Weight) -> int:
-        """The stage of its layer. What is in no layer is with the first or last one, the head on the last stage."""
+        """The stage of its layer. Without a layer, it is with the part's first or last one; the head is on the last."""
         part, layer, after_layers = weight.place
         stages = self.llm if part == LANGUAGE else self.vision
         if layer is not None:
@@ -45,7 +45,7 @@ class Stages:
         return [layer for layer, place in enumerate(getattr(self, part)) if place == stage]
 
     def recomputed(self, part: str, layer: int) -> bool:
-        """A list in the YAML says how many layers of each stage are recomputed: the first ones."""
+        """A list in the YAML says how many layers of each stage, from the first one, are recomputed."""
         wanted = self.recompute.layers
         if isinstance(wanted, bool):
             return wanted

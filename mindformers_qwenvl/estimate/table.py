@@ -1,4 +1,4 @@
-"""An estimate as a table to read."""
+"""An estimate as a table."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def render(found: Estimate, device_memory: int | None) -> str:
     lines = [
         f"{job.name}: {parallel.cards} card{'s' * (parallel.cards > 1)} = data_parallel {parallel.data_parallel} x "
         f"model_parallel {parallel.model_parallel} x pipeline_stage {parallel.pipeline_stage}{shared}",
-        f"{found.parameters:,} parameters, {found.trained:,} of them learn; {job.rows} x {job.tokens:,} tokens and "
+        f"{found.parameters:,} parameters, {found.trained:,} of them trained; {job.rows} x {job.tokens:,} tokens and "
         f"{job.images} picture{'s' * (job.images > 1)} of {job.vision.image_size} pixels a card",
         "",
     ]
@@ -54,12 +54,12 @@ def render(found: Estimate, device_memory: int | None) -> str:
     lines.append("")
     total = f"{found.total / unit:.1f} {'GB' if unit == GB else 'MB'}"
     if device_memory is None:
-        lines.append(f"The fullest card needs {total}; --device-memory 64GB tells whether that fits.")
+        lines.append(f"The fullest card needs {total}; --device-memory 64GB checks whether that fits.")
     else:
         word = "fits in" if found.total <= device_memory else "DOES NOT FIT in"
         lines.append(f"The fullest card needs {total}: {word} {device_memory / GB:.1f} GB.")
     if not (job.fused or job.predict):
-        lines.append("On a CPU activations were measured to take four times what is counted here.")
+        lines.append("On a CPU, activations were measured to take four times as much as counted here.")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Every parameter of the network: shape, bytes, whether it is trained, and what a card holds of it."""
+"""Every parameter of the network: its shape and bytes, whether it is trained, and how much of it a card holds."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mindformers_qwenvl.weights.sharding import model_parallel_axis, optimizer_p
 
 __all__ = ["Weight", "config_of", "is_target", "original_config", "weights_of"]
 
-# Tensors of the original whose layers an adapter may be of.
+# Tensors of the original whose layers may have an adapter.
 _LAYERS = ("c_attn.weight", "c_proj.weight", "w1.weight", "w2.weight", "lm_head.weight", "in_proj.weight")
 _LAYERS += ("out_proj.weight", "c_fc.weight", "kv_proj.weight")
 
 
 @dataclass(frozen=True)
 class Weight:
-    """`cuts`: pieces that model_parallel makes of it; `shares`: cards of the optimizer that share out a piece."""
+    """`cuts`: pieces that model_parallel splits it into; `shares`: cards that the optimizer splits a piece over."""
 
     name: str
     place: Place
     shape: tuple[int, ...]
     item: int  # bytes of a number
-    compute_item: int  # bytes of a number where it is used; a norm's is used as it is
+    compute_item: int  # bytes of a number in computing; norms are not cast
     learns: bool
     cuts: int
     shares: int
@@ -52,7 +52,7 @@ class Weight:
 
     @property
     def copied(self) -> int:
-        """Bytes of the copy that is computed with, where that differs from what is held; 0 otherwise."""
+        """Bytes of the copy for computing, if that differs from what is held; otherwise 0."""
         changes = self.shares > 1 or self.item != self.compute_item
         return self.whole * self.compute_item if changes else 0
 
@@ -63,7 +63,7 @@ def original_config(job: Job) -> dict:
 
 
 def config_of(vision: VisionSettings, llm: LanguageSettings) -> dict:
-    """As `original_config`, of the sizes of both parts."""
+    """As `original_config`, from the sizes of both parts."""
     return {
         "hidden_size": llm.hidden_size,
         "vocab_size": llm.vocab_size,
@@ -83,7 +83,7 @@ def config_of(vision: VisionSettings, llm: LanguageSettings) -> dict:
 
 
 def weights_of(job: Job) -> Iterator[Weight]:
-    """All parameters, without the optimizer's states and the cache of prediction."""
+    """All parameters, without optimizer states and the cache of prediction."""
     for name, shape in our_shapes(original_config(job)).items():
         yield _weight(job, name, shape, place_of(name))
         if job.adapter is not None:
@@ -91,7 +91,7 @@ def weights_of(job: Job) -> Iterator[Weight]:
 
 
 def _factors(job: Job, name: str, shape: tuple[int, ...]) -> Iterator[Weight]:
-    """A and B beside the weight `name`, if the adapter is of that layer; wq, wk and wv share one A."""
+    """A and B beside the weight `name`, if that layer has an adapter; wq, wk and wv share one A."""
     part = to_original(name)
     if len(shape) != 2 or not is_target(part.name, job.adapter):
         return
@@ -138,7 +138,7 @@ def _weight(job: Job, name: str, shape: tuple[int, ...], place: Place, of_adapte
 
 
 def _shares(name: str, shape: tuple[int, ...], item: int, axis: int | None, cuts: int, parallel: Parallel) -> int:
-    """The cards that hold the same piece share it out by its first axis, if that divides and it is not too small."""
+    """Cards with the same piece split it by its first axis, if that is divisible and the piece is not too small."""
     if not parallel.enable_parallel_optimizer or not optimizer_parallel_shares(name):
         return 1
     cards = parallel.data_parallel * parallel.model_parallel // cuts

@@ -1,4 +1,4 @@
-"""What an error of a long run is about: its first cause, which the host wraps in errors of its own."""
+"""The first cause of an error, which the host wraps in errors of its own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["explain", "root"]
 RAISED = re.compile(
     r"^\s*(?P<kind>(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)): (?P<text>\S.*)$", re.MULTILINE
 )
-SHORT = 300  # characters of an outer error, which is the longer the less it says
+SHORT = 300  # characters of an outer error to keep: the longer it is, the less it says
 
 
 def root(error: BaseException) -> BaseException:
-    """The error that began it: the innermost of the chain `from`, or of those raised while another was handled."""
+    """The first error: the innermost one of a chain of `raise ... from`, or of errors raised while handling another."""
     seen = {id(error)}
     while True:
         below = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -25,8 +25,8 @@ def root(error: BaseException) -> BaseException:
 
 
 def explain(error: BaseException) -> list[str]:
-    """Lines for the user, the cause first: `ValueError: train.json: sample 3: no such picture`, then what it was
-    raised as, if that differs."""
+    """Lines for the user, the cause first: `ValueError: train.json: sample 3: no such picture`, then the errors that
+    it was wrapped in, if they differ."""
     first = root(error)
     cause = _said(first)
     within = _inner(cause)
@@ -38,7 +38,7 @@ def explain(error: BaseException) -> list[str]:
 
 
 def _inner(message: str) -> str | None:
-    """The error of a worker of the data pipeline, which reaches us as a text with a whole traceback."""
+    """The error in a worker of the data pipeline, which arrives as text with a whole traceback."""
     if "Traceback (most recent call last)" not in message:
         return None
     found = list(RAISED.finditer(message))
@@ -49,7 +49,7 @@ def _said(error: BaseException) -> str:
     try:
         text = str(error).strip()
     except Exception as fault:  # a broken __str__ must not hide the error
-        text = f"(its text cannot be had: {type(fault).__name__})"
+        text = f"(its text cannot be read: {type(fault).__name__})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -25,7 +25,7 @@ PREDICTION = ("predict", "predict_with_train_model")
 
 @dataclass(frozen=True)
 class Job:
-    """A run that was read, and found to be in order as far as that shows before the host is imported."""
+    """A run whose YAML and options have been read, and checked as far as possible without importing the host."""
 
     yaml: Path
     run_mode: str
@@ -37,7 +37,7 @@ class Job:
 
 
 def read(yaml: Path, given: Mapping[str, Any], changes: Sequence[str] = ()) -> Job:
-    """Read the YAML and what the command line changes of it. MindFormers is not imported.
+    """Read the YAML and the changes of the command line. MindFormers is not imported.
 
     Args:
         yaml: a YAML, or the name of one that comes with this package.
@@ -46,14 +46,14 @@ def read(yaml: Path, given: Mapping[str, Any], changes: Sequence[str] = ()) -> J
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: the YAML cannot be opened.
-        ValueError: it is not a YAML with sections, a change is malformed, there is no run_mode, or the options for a
-            prediction do not go together.
+        ValueError: it is not a YAML with sections, a change is malformed, there is no run_mode, or options for
+            prediction contradict each other.
     """
     path = recipes.find(yaml)
     content = recipes.read(path)
     found = settings(given, content)
     for change in changes:
-        recipes.apply_changes(content, [change])  # raises for what is malformed
+        recipes.apply_changes(content, [change])  # raises if it is malformed
         found[recipes.key_of(change)] = _value(content, recipes.key_of(change))
     run_mode = found.get("run_mode", content.get("run_mode"))
     if run_mode not in RUN_MODES:
@@ -62,7 +62,7 @@ def read(yaml: Path, given: Mapping[str, Any], changes: Sequence[str] = ()) -> J
     if run_mode in PREDICTION:
         questions = input_data(given.get("predict_data"), given.get("modal_type"))
     elif given.get("predict_data") is not None:
-        raise ValueError(f"--predict_data is for a prediction, and run_mode is {run_mode}; add --run_mode predict")
+        raise ValueError(f"--predict_data is for prediction, but run_mode is {run_mode}; add --run_mode predict")
     output_dir = found.get("output_dir", content.get("output_dir")) or "./output"
     return Job(path, run_mode, str(output_dir), found, content, dict(given), questions)
 
@@ -74,7 +74,7 @@ def _value(content: Any, key: str) -> Any:
 
 
 def work(job: Job, screen: Screen) -> int:
-    """Do it; 0, or 1 after an error, whose cause is shown first."""
+    """Carry out the job. Returns 0, or 1 after an error; its cause is shown first."""
     try:
         for line in warnings_of(job.yaml, job.content):
             screen.say(line)
@@ -113,7 +113,7 @@ def _carry_out(job: Job, config: Any, screen: Screen) -> None:
     elif job.run_mode == "eval":
         trainer = Trainer(config)
         trainer.evaluate(eval_checkpoint=config.load_checkpoint)
-        if screen.shows:  # the host's Trainer does not hand on what its task's trainer returns
+        if screen.shows:  # the host's Trainer does not return what the task's trainer returns
             for line in getattr(trainer.trainer, "findings", ()):
                 print(line, file=screen.out, flush=True)
     else:
@@ -143,11 +143,11 @@ def _train(trainer: Any, config: Any, screen: Screen) -> None:
 
 
 def _report(error: BaseException, screen: Screen) -> None:
-    """Of every process: under msrun each has a file of its own, and the others fail when one has."""
+    """Report an error in every process: under msrun each has its own log, and when one fails, the others do, too."""
     first, *rest = explain(error)
     print(f"mindformers-qwenvl run: {printable(first, keep=LAYOUT)}", file=screen.err)
     for line in rest:
         print(f"  {printable(line, keep=LAYOUT)}", file=screen.err)
     if screen.log:
-        print(f"  the whole trace is at the end of {screen.log} (--verbose shows everything)", file=screen.err)
+        print(f"  the whole traceback is at the end of {screen.log} (--verbose shows everything)", file=screen.err)
     screen.err.flush()

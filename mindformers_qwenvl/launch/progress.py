@@ -1,4 +1,4 @@
-"""A bar with step, loss, learning rate, tokens/s and the time that is left."""
+"""A progress bar with step, loss, learning rate, tokens/s and the time left."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mindformers_qwenvl.training.monitor import QwenVLMonitor
 __all__ = ["Progress"]
 
 COLUMNS = 80
-SECONDS = 10.0  # between two lines where there is no terminal, as in the logs of msrun
-# What the lines say, behind a bar: with long numbers it still fits into 80 columns.
+SECONDS = 10.0  # between two lines if there is no terminal, as in the logs of msrun
+# The bar and what the lines say: with long numbers it still fits into 80 columns.
 BAR = "{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}, {remaining} left"
 
 
@@ -25,8 +25,8 @@ class Progress(QwenVLMonitor):
     On a terminal it is a bar; elsewhere a line every ten seconds, and one for the last step.
 
     Args:
-        screen: where it is shown.
-        seconds: between two lines.
+        screen: where to show it.
+        seconds: time between two lines.
     """
 
     def __init__(self, screen: Screen, seconds: float = SECONDS):
@@ -59,7 +59,7 @@ class Progress(QwenVLMonitor):
 
     def _draw(self, row: dict[str, Any]) -> None:
         if self.bar is None:
-            # It begins after the first step: that one compiles, and says nothing about the time of the others.
+            # It begins after the first step, which compiles and so says nothing about the time of the others.
             self.bar = tqdm(
                 total=self.total,
                 initial=row["step"],
@@ -79,21 +79,21 @@ class Progress(QwenVLMonitor):
         return line
 
     def close(self) -> None:
-        """Leave the bar as it is, on a line of its own."""
+        """End the bar; its last state stays on the screen."""
         if self.bar is not None:
             self.bar.close()
 
 
 def _total(params: Any, step: int) -> int:
-    """The number of the last step of the training, from what is told after the first step of this run."""
-    # Of a resumed run, params.epoch_num and cur_step_num count from where it goes on; cur_epoch_num, which does not,
-    # is of no use here.
+    """The number of the training's last step, computed after the first step of this run."""
+    # In a resumed run, params.epoch_num and cur_step_num count from where it resumes. cur_epoch_num does not, and is of
+    # no use here.
     in_this = (step - 1) % params.batch_num + 1
     return step + (params.epoch_num - 1) * params.batch_num + params.batch_num - in_this
 
 
 def _width(terminal: TextIO) -> dict[str, Any]:
-    """Columns of the bar. A terminal that nobody has told its size says 0, at which tqdm shows nothing at all."""
+    """Columns of the bar. A terminal whose size was never set reports 0, and then tqdm would show nothing at all."""
     try:
         columns = os.get_terminal_size(terminal.fileno()).columns
     except OSError:

@@ -1,4 +1,4 @@
-"""The host writes hundreds of lines, from Python and from C++. They go to a file; the terminal keeps what matters."""
+"""The host writes hundreds of lines, from Python and C++. They go to a file; the terminal gets only what matters."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["Screen", "log_file", "quiet", "rank", "verbose"]
 
 @dataclass
 class Screen:
-    """Where a user looks: `out` for results, `err` for progress and errors. `log` has all else; None: nothing is kept
-    away from the screen. `shows`: whether this process is the one that reports, of several."""
+    """Where a user looks: `out` for results, `err` for progress and errors. `log` gets all else; None: the screen gets
+    everything. `shows`: whether this process is the one of several that reports."""
 
     out: TextIO
     err: TextIO
@@ -23,13 +23,13 @@ class Screen:
     shows: bool
 
     def say(self, text: str) -> None:
-        """A line of progress, of the process that reports."""
+        """Write a line of progress, if this process is the one that reports."""
         if self.shows:
             print(text, file=self.err, flush=True)
 
 
 def rank() -> int | None:
-    """Of this process under msrun; 0 without it, None for msrun's scheduler, which runs the command as well."""
+    """The rank of this process under msrun; 0 without it; None for msrun's scheduler, which runs the command, too."""
     if os.environ.get("MS_ROLE") == "MS_SCHED":
         return None
     number = os.environ.get("RANK_ID", "0")
@@ -44,8 +44,8 @@ def log_file(output_dir: str | os.PathLike[str]) -> Path:
 
 
 def quiet(log: Path) -> Screen:
-    """Send what this process and its children write to `log`, which is appended to, for as long as the process lives:
-    MindSpore still writes while it ends. The screen that is returned, and Python's own streams, lead past that.
+    """Append what this process and its children write to `log`, until the process ends: MindSpore still writes at exit.
+    Only the `Screen` that is returned still writes to the terminal.
 
     Raises:
         OSError: `log` cannot be written.
@@ -57,7 +57,7 @@ def quiet(log: Path) -> Screen:
     screen = Screen(_kept(1), _kept(2), log, rank() == 0)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
-    # Loggers hold the streams they find when they are made, so these must be the file before the host is imported.
+    # Loggers keep the streams that they find when they are made, so set these to the file before importing the host.
     sys.stdout = sys.stderr = file
     return screen
 
@@ -68,7 +68,7 @@ def verbose() -> Screen:
 
 
 def released(screen: Screen, action: Callable[[], int]) -> int:
-    """Run `action`, then give Python's streams back to the terminal, for what is said after it."""
+    """Run `action`, then connect Python's streams to the terminal again, for messages after it."""
     try:
         return action()
     finally:

@@ -16,7 +16,7 @@ STAGE_3 = str(yaml_dir() / "finetune_qwenvl_9.6b.yaml")
 def test_it_fits(capsys):
     assert main(["estimate", "--yaml", STAGE_3, "--device-memory", "64GB"]) == 0
     said = capsys.readouterr().out
-    assert "9,656,935,168 parameters, 7,796,330,496 of them learn" in said
+    assert "9,656,935,168 parameters, 7,796,330,496 of them trained" in said
     assert "8 cards = data_parallel 8 x model_parallel 1 x pipeline_stage 1, optimizer parallel" in said
     assert "fits in 64.0 GB" in said
     for row in ("weights", "optimizer states", "gradients", "activations kept", "more at the loss", "total"):
@@ -33,7 +33,7 @@ def test_the_yaml_says_what_it_has_to_fit_in(capsys):
     assert "fits in 57.0 GB" in capsys.readouterr().out
     assert main(["estimate", "--yaml", STAGE_3, "--set", "context.max_device_memory=10GB"]) == 1
     assert main(["estimate", "--yaml", "finetune_qwenvl_tiny"]) == 0  # says nothing
-    assert "--device-memory 64GB tells whether that fits" in capsys.readouterr().out
+    assert "--device-memory 64GB checks whether that fits" in capsys.readouterr().out
 
 
 def test_a_name_instead_of_a_path(capsys):

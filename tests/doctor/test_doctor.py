@@ -155,7 +155,7 @@ def test_rounding():
     [
         ("raise ValueError('no such driver')", "ValueError: no such driver (exit code 1)"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"),
-        ("import os; os._exit(7)", "it said nothing (exit code 7)"),
+        ("import os; os._exit(7)", "it wrote nothing (exit code 7)"),
         ("import time; time.sleep(600)", "no result after"),
     ],
 )
@@ -174,7 +174,7 @@ def test_a_trial_that_fails(monkeypatch):
     found = list(trial.trial())
     assert [one.state for one in found] == [FAILED, FAILED]
     assert "it does not learn" in found[0].detail
-    assert "with a cache it says [1, 2], without one [1, 3]" in found[1].detail
+    assert "with a cache [1, 2], without one [1, 3]" in found[1].detail
 
 
 # ---- the machine

@@ -76,4 +76,4 @@ def test_an_error_that_cannot_say_anything():
         def __str__(self):
             raise RuntimeError("no words")
 
-    assert explain(Mute()) == ["Mute: (its text cannot be had: RuntimeError)"]
+    assert explain(Mute()) == ["Mute: (its text cannot be read: RuntimeError)"]

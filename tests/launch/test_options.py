@@ -98,7 +98,7 @@ def test_a_folder_of_pictures(tmp_path):
     ("data", "kinds", "message"),
     [
         (["a.png"], ["image", "text"], "1 parts and 2 types"),
-        (["a.gif", "What?"], ["image", "text"], "a.gif: the name of a file of type image"),
+        (["a.gif", "What?"], ["image", "text"], "a.gif: with --modal_type image the name must end"),
         (["a.png"], ["picture"], "image, video or text is expected"),
         (None, ["text"], "--modal_type needs --predict_data"),
     ],

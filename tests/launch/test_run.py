@@ -196,7 +196,7 @@ def test_an_error_says_its_cause_first(samples, tmp_path):
     assert "sample_" in said[0] and "nowhere" in said[0]
     assert len(said) <= 4
     log = tmp_path / "output" / "run" / "rank_0.log"
-    assert said[-1] == f"  the whole trace is at the end of {log} (--verbose shows everything)"
+    assert said[-1] == f"  the whole traceback is at the end of {log} (--verbose shows everything)"
     assert "Traceback" in log.read_text(encoding="utf-8")
 
 
