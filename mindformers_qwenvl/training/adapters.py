@@ -1,4 +1,4 @@
-"""`callbacks: - type: QwenVLAdapterMonitor`: an adapter that is trained, from a directory and into directories."""
+"""`callbacks: - type: QwenVLAdapterMonitor`: loads the adapter that a training begins with, writes the trained one."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ __all__ = ["QwenVLAdapterMonitor", "save_adapter"]
 
 
 class QwenVLAdapterMonitor(Callback):
-    """Begins with the adapter in a directory, and writes OUTPUT_DIR/adapter/step_N in peft's format whenever a
-    checkpoint is saved, and at the end.
+    """Loads the adapter to begin with, and writes OUTPUT_DIR/adapter/step_N in peft's format whenever a checkpoint is
+    saved, and at the end.
 
-    The trainer adds it to any training with a `pet_config`. In data parallel the first process writes. Where the cards
-    share weights (model_parallel, optimizer parallel) no card has all of an adapter: then nothing is written, and
-    `convert-weight --adapter_only` makes the adapter of a checkpoint.
+    The trainer adds it to any training with a `pet_config`. In data parallel the first process writes. If weights are
+    split over the cards (model_parallel, optimizer parallel), no card has the whole adapter: then nothing is written,
+    and `convert-weight --adapter_only` makes the adapter from a checkpoint.
 
     Args:
-        adapter: directory to begin with; None: A is drawn, B zero. A training that is resumed takes no notice of it.
+        adapter: directory to begin with; None: A is drawn, B is zero. A resumed training ignores it.
         base: `base_model_name_or_path` of adapter_config.json.
-        directory: instead of `output_dir`.
-        resumed: whether this is a training that goes on.
+        directory: where to write instead of `output_dir`.
+        resumed: whether this training is resumed.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class QwenVLAdapterMonitor(Callback):
         if self.adapter and not self.resumed:
             network = _network(params.train_network)
             network.load_adapter(self.adapter, training=True)
-            logger.info("adapter: begins with %s", self.adapter)
+            logger.info("adapter: training begins with %s", self.adapter)
 
     def on_train_step_end(self, run_context: Any) -> None:
         params = run_context.original_args()
@@ -80,7 +80,7 @@ class QwenVLAdapterMonitor(Callback):
         network = _network(params.train_network)
         if _is_cut(params.train_network):
             logger.warning(
-                "adapter: the cards share its weights, and none has all of it: nothing is written. Make it of the "
+                "adapter: not written, because it is split over the cards and none has all of it. Make it from the "
                 "checkpoint: mindformers-qwenvl convert-weight --adapter_only --input_path %s --config YAML "
                 "--output_path ADAPTER",
                 Path(self.directory or get_output_root_path()) / "checkpoint",
@@ -95,7 +95,7 @@ def _network(train_network: nn.Cell) -> Any:
 
 
 def _is_cut(train_network: nn.Cell) -> bool:
-    """Whether a card holds a part of some trained weight only."""
+    """Whether a card holds only a part of some trained weight."""
     if not is_sharded():
         return False
     layouts = train_network.parameter_layout_dict or {}

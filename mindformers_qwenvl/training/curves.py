@@ -16,12 +16,12 @@ from mindformers_qwenvl.training.steps_file import COLUMNS, Row, find_steps_file
 __all__ = ["Run", "draw", "mean_over_ranks", "read_run", "smooth"]
 
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
-LOG_STEPS_FROM = 5  # times that the longest run is as long as the shortest
+LOG_STEPS_FROM = 5  # a logarithmic axis of steps if the longest run is more than this many times the shortest
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its name, and by column its numbers over the steps, NaN where one is not known."""
+    """A run: its name, and its numbers over the steps for each column; NaN where a number is not known."""
 
     name: str
     columns: Mapping[str, list[float]]
@@ -35,8 +35,8 @@ def read_run(run_dir: str | os.PathLike[str]) -> Run:
     """The run in an `output_dir`; with several cards, the mean over them.
 
     Raises:
-        FileNotFoundError: there are no files of its steps.
-        ValueError: they are damaged or hold no step.
+        FileNotFoundError: it has no files of steps.
+        ValueError: the files are damaged or hold no step.
     """
     files = find_steps_files(run_dir)
     rows = mean_over_ranks([read_steps(path) for path in files])
@@ -49,12 +49,12 @@ def read_run(run_dir: str | os.PathLike[str]) -> Run:
 def mean_over_ranks(ranks: Sequence[Sequence[Row]]) -> list[Row]:
     """The rows of several processes merged by step: the mean over the processes that have the step.
 
-    Not all need to have it: a run may be resumed with more or fewer processes. Throughput in every row is that of all
-    cards together, so the mean is right whichever processes have the row.
+    Not every process has every step: a run may be resumed with more or fewer processes. Throughput in every row is that
+    of all cards together, so the mean is right whichever processes have the row.
     """
     by_step = [{row["step"]: row for row in rows} for rows in ranks]
     steps = sorted(set().union(*by_step))
-    # While a run is going on, a process that has the step before the last is about to write the last one.
+    # The run may be going on: then a process that has the last step but one is about to write the last one.
     if len(steps) > 1 and any(steps[-2] in rank and steps[-1] not in rank for rank in by_step):
         steps.pop()
     merged = []
@@ -66,10 +66,10 @@ def mean_over_ranks(ranks: Sequence[Sequence[Row]]) -> list[Row]:
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
-    """The mean of the `window` values around each value, as many after it as before, so that the curve is not shifted.
+    """The mean of the `window` values around each value, as many after it as before, which does not shift the curve.
 
-    Near both ends there are fewer, down to the value itself. An even window counts as one more. Values that are not
-    finite are ignored; NaN where there are no others.
+    Near both ends the window shrinks, down to the value itself. An even window counts as one more. Values that are not
+    finite are ignored; if there are no others, the mean is NaN.
 
     Raises:
         ValueError: the window is smaller than 1.
@@ -88,11 +88,11 @@ def draw(
 ) -> None:
     """Loss, gradient norm and throughput (each step, and smoothed) and learning rate over the steps, as the PNG `path`.
 
-    If one of the runs ends before a fifth of another, the steps are on a logarithmic axis, so that both can be seen.
+    If one run is less than a fifth as long as another, the steps are on a logarithmic axis, so that both can be seen.
 
     Args:
-        runs: at least one; each has its colour.
-        window: steps that the smoothed lines are means of. None: a fiftieth of each run, 5 to 100.
+        runs: at least one; each has its own colour.
+        window: steps in each mean of the smoothed lines. None: a fiftieth of each run, but from 5 to 100.
         log_loss: put the loss and the gradient norm on logarithmic axes.
 
     Raises:
@@ -154,7 +154,7 @@ def draw(
 
 
 def _draw_mfu(runs: Sequence[Run], speed: Any) -> None:
-    """Model FLOPs utilisation, of a single run, on an axis at the right of the throughput."""
+    """Model FLOPs utilisation, for a single run only, on an axis to the right of the throughput."""
     if len(runs) == 1 and not all(map(math.isnan, runs[0].columns["mfu"])):
         mfu = speed.twinx()
         mfu.plot(runs[0].steps, [100 * value for value in runs[0].columns["mfu"]], color="gray", linewidth=0.7)
@@ -162,7 +162,7 @@ def _draw_mfu(runs: Sequence[Run], speed: Any) -> None:
 
 
 def _draw_validation(runs: Sequence[Run], loss: Any) -> None:
-    """The loss of held-out samples, where a run evaluated them: a curve of points, the best one a star."""
+    """The loss of held-out samples, if a run evaluated them: a curve with points; the best point is a star."""
     for number, run in enumerate(runs):
         found = [
             (value, step) for step, value in zip(run.steps, run.columns["val_loss"], strict=True) if value == value
@@ -181,7 +181,7 @@ def _draw_validation(runs: Sequence[Run], loss: Any) -> None:
 
 
 def _make_log(axes: Any, which: str) -> None:
-    """A logarithmic axis with plain numbers; between the powers of ten too if there are few of them."""
+    """A logarithmic axis with plain numbers; if it has few powers of ten, also with numbers between them."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     getattr(axes, f"set_{which}scale")("log", nonpositive="mask")
@@ -196,5 +196,5 @@ def _make_log(axes: Any, which: str) -> None:
 
 
 def shortened(name: str, limit: int = 60) -> str:
-    """A path as a legend shows it: its end says more than its beginning."""
+    """A path, shortened for a legend: its end says more than its beginning."""
     return name if len(name) <= limit else f"…{name[1 - limit :]}"

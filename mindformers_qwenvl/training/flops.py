@@ -6,21 +6,21 @@ from typing import Any
 
 __all__ = ["step_flops"]
 
-# The gradient of each factor of a product takes as many operations as the product.
+# The gradient with respect to each factor of a product takes as many operations as the product.
 FORWARD, INPUTS, WEIGHTS = 1, 1, 1
 
 
 def step_flops(config: Any, rows: int, length: int, images: int) -> float:
     """Operations of one training step; a multiplication and an addition are two (PaLM paper, appendix B).
 
-    Products of matrices are counted, forward and backward, over all positions (attention is not halved for its mask).
-    Frozen parts have no gradient of their weights, and no gradient at all if nothing below them is trained. Activations
-    that are computed twice (recompute) count once: this is for the MFU, not for the hardware's utilisation.
+    Matrix products are counted, forward and backward, over all positions (attention is not halved for its mask). Frozen
+    parts need no gradients of their weights, and no gradients at all if nothing below them is trained. Activations that
+    are computed twice (recompute) count once: this is for the MFU, not for the hardware's utilisation.
 
     Args:
         config: a `QwenVLConfig`.
         rows: samples of the batch.
-        length: positions of a sample that the network sees: those of input_ids without the last.
+        length: positions of a sample that the network sees: those of input_ids except the last.
         images: pictures of the batch, all samples together.
     """
     llm, vision = config.llm, config.vision

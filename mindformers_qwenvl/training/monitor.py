@@ -32,20 +32,20 @@ class QwenVLMonitor(Callback):
     it), which a resumed run continues; and, if the YAML has a section `tensorboard`, to TensorBoard: tokens/s, images/s
     and MFU from here, the rest from the host's MFLossMonitor.
 
-    Tokens are positions of the network's input, padding included; images are those that belong to a sample, or with
-    `sink_mode`, where the batch cannot be seen, the places for them. Both are of all cards together, for the time since
-    the step before. The loss is that of the whole batch, or with `runner_wrapper.weigh_cards: False` that of this
-    process's part. The gradient norm, before clipping, is only known with `use_clip_grad: True`.
+    Tokens are positions of the network's input, padding included. Images are those that belong to a sample or, with
+    `sink_mode`, where the batch cannot be seen, the places for them. Both rates are of all cards together, over the
+    time since the previous step. The loss is that of the whole batch or, with `runner_wrapper.weigh_cards: False`, that
+    of this process's part. The gradient norm, before clipping, is only known with `use_clip_grad: True`.
 
     Args:
         per_print_times: steps from one line in the log to the next. 0: no lines.
-        csv: write the CSV file; with pipeline stages, only the last stage does, which has the loss.
+        csv: write the CSV file; with pipeline stages, only the last stage writes it, which has the loss.
         directory: where to write it instead of `output_dir`.
-        peak_tflops: what a card can do, in 10^12 operations a second at the `compute_dtype` (see its data sheet), for
-            the MFU. None: no MFU.
+        peak_tflops: peak of a card at the `compute_dtype`, in 10^12 operations a second (see its data sheet), for the
+            MFU. None: no MFU.
 
     Raises:
-        ValueError: an argument is out of its range; names it, the range and the value.
+        ValueError: an argument is out of its range; the message names it, the range and the value.
     """
 
     def __init__(
@@ -84,23 +84,23 @@ class QwenVLMonitor(Callback):
         self.config = next((cell.config for _, cell in network.cells_and_names() if isinstance(cell, QwenVL)), None)
         self.copies = _copies(self.config)
         self.ended = self.began
-        # The step has been counted already; with sink_mode it stands for several.
+        # This step has been counted already; with sink_mode it counts as several.
         self.last_step = params.cur_step_num - (params.sink_size if params.dataset_sink_mode else 1)
         if self.csv and get_real_rank() in _ranks_with_loss():
             self._open(self.steps_before + self.last_step + 1)
 
     def _open(self, first_step: int) -> None:
         folder, rank, ranks = self.directory or get_output_root_path(), get_real_rank(), _ranks_with_loss()
-        if rank == ranks[0]:  # one process alone, so that no two write the same file
+        if rank == ranks[0]:  # only one process, so that no two write the same file
             rewind_other_ranks(folder, ranks, first_step)
         self.file = StepsFile(steps_file_name(folder, rank), first_step)
 
     def on_train_step_end(self, run_context: Any) -> None:
         params = run_context.original_args()
-        row = self._outputs(params.net_outputs)  # waits until they are there
+        row = self._outputs(params.net_outputs)  # waits for them
         now = time.perf_counter()
         steps = max(1, params.cur_step_num - self.last_step)
-        validated = params.pop("validation_seconds", 0.0)  # by `Validation`, which comes before
+        validated = params.pop("validation_seconds", 0.0)  # set by `Validation`, which is called before
         seconds, waited = (now - self.ended - validated) / steps, (self.began - self.ended) / steps
         self.ended, self.last_step = now, params.cur_step_num
         row |= {"step": self.steps_before + params.cur_step_num, "epoch": params.cur_epoch_num}
@@ -113,7 +113,7 @@ class QwenVLMonitor(Callback):
         return get_real_rank() == _ranks_with_loss()[0]
 
     def _show(self, row: dict[str, Any], params: Any) -> None:
-        """Write the measurements of a step where they belong. `mindformers-qwenvl run` has a bar in its place."""
+        """Write the measurements of a step to file, log and TensorBoard. `run` shows a bar instead."""
         if self.file is not None:
             self.file.append(row)
         if self.per_print_times and params.cur_step_num % self.per_print_times == 0:
@@ -130,7 +130,7 @@ class QwenVLMonitor(Callback):
             self.file.close()
 
     def _outputs(self, outputs: Any) -> dict[str, float | None]:
-        """What the train step returns: loss, overflow, loss scale, learning rate, gradient norm, ...; or the loss."""
+        """What the train step returns: (loss, overflow, loss scale, learning rate, gradient norm, ...), or the loss."""
         names = ("loss", "overflow", "loss_scale", "learning_rate", "grad_norm")
         values = outputs if isinstance(outputs, tuple | list) else (outputs,)
         row = dict(zip(names, map(_number, values), strict=False))
@@ -151,24 +151,24 @@ class QwenVLMonitor(Callback):
 
 
 def steps_resumed(params: Any) -> int:
-    """Steps of the run that this one resumes, 0 for a new run."""
+    """The number of steps of the run that this one resumes; 0 for a new run."""
     told = steps_before(params)
     if told is not None:
         return told
-    # Without MFLossMonitor and CheckpointMonitor the optimizer's count is left, which leaves out steps that overflowed.
+    # Without MFLossMonitor and CheckpointMonitor only the optimizer's count is left, which omits overflowed steps.
     counted = getattr(getattr(params.train_network, "optimizer", None), "global_step", None)
     return 0 if counted is None else int(_number(counted))
 
 
 def _number(value: Any) -> float | None:
-    """The mean of a tensor; None, such as a gradient norm without `use_clip_grad`, stays."""
+    """The mean of a tensor. None, such as a gradient norm without `use_clip_grad`, stays None."""
     if isinstance(value, ms.Tensor):
         value = value.asnumpy()
     return None if value is None else float(np.mean(value))
 
 
 def _sizes(params: Any) -> tuple[int, int, int, int]:
-    """Of this process's batch: rows, positions that the network sees, places for images, images."""
+    """Sizes of this process's batch: rows, positions that the network sees, places for images, images."""
     batch = params.get("train_dataset_element")
     # With sink_mode the batch is in a queue on the device.
     shapes = [column.shape for column in batch] if batch else params.train_dataset.output_shapes()
@@ -181,7 +181,7 @@ def _sizes(params: Any) -> tuple[int, int, int, int]:
 
 
 def _copies(config: Any) -> int:
-    """Batches of this size that are computed at once: in data parallel one on each card; see `dataset_strategy`."""
+    """How many batches of this size are computed at once: in data parallel one on each card, see `dataset_strategy`."""
     if is_data_parallel():
         return get_real_group_size()
     if not is_sharded() or whole_batches() or config is None:
@@ -203,12 +203,12 @@ def _sentence(row: dict[str, float | None]) -> str:
         "learning_rate": "learning rate {:.3e}",
         "grad_norm": "gradient norm {:.4f}",
         "seconds": "{:.3f} s",
-        "waited": "{:.3f} s of them waiting",
+        "waited": "{:.3f} s of it waiting",
         "tokens_per_s": "{:.1f} tokens/s",
         "images_per_s": "{:.2f} images/s",
         "mfu": "MFU {:.1%}",
     }
     parts += [text.format(known[name]) for name, text in formats.items() if name in known]
     if known.get("overflow"):
-        parts.append(f"overflow at loss scale {known.get('loss_scale', 1):g}, not updated")
+        parts.append(f"overflow at loss scale {known.get('loss_scale', 1):g}, weights not updated")
     return ", ".join(parts)

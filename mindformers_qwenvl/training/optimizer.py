@@ -30,17 +30,17 @@ class QwenVLAdamW(AdamW):
     """MindFormers' AdamW with the weight decay of the original's finetune.py: RMSNorm weights decay too.
 
     The host exempts all vectors: biases, LayerNorm and RMSNorm. Hugging Face's Trainer, which finetune.py uses, exempts
-    biases and nn.LayerNorm, and Qwen's RMSNorm is not an nn.LayerNorm. Moments and updates are float32 whatever the
-    weights are.
+    biases and nn.LayerNorm, and Qwen's RMSNorm is not an nn.LayerNorm. Moments and updates are float32, whatever the
+    type of the weights.
 
-    On a CPU, float32 weights are updated in place, by two operators instead of the host's dozen and their temporary
+    On a CPU, float32 weights are updated in place, by two operators instead of the host's dozen, which need temporary
     tensors.
 
     Args:
         decay_rms_norm: False exempts RMSNorm weights too, as the host does.
         vision_lr_decay: factor of the learning rate from each layer of the vision tower to the one below, see
             `weights.parts.rate_factors`. The paper's stages 1 and 2 have 0.95.
-        lora_plus_ratio: the learning rate of B of an adapter over that of A (LoRA+, arXiv 2402.12354).
+        lora_plus_ratio: ratio of the learning rate of an adapter's B to that of its A (LoRA+, arXiv 2402.12354).
         others: see `mindformers.core.optim.AdamW`.
 
     Raises:
@@ -66,7 +66,7 @@ class QwenVLAdamW(AdamW):
             params = decay_rms_norms(params, weight_decay)
         super().__init__(params, learning_rate, betas, eps, weight_decay, swap)
         self.betas = tuple(betas)
-        # Not rates of MindSpore's groups: those are a tensor for each weight, and 9.6B then takes 20 GB to compile.
+        # Not MindSpore's groups of rates: they make a tensor for each weight, and compiling 9.6B then takes 20 GB.
         names = [parameter.name for parameter in self.parameters]
         factors = rate_factors(names, vision_lr_decay)
         self.factors = tuple(
@@ -77,7 +77,7 @@ class QwenVLAdamW(AdamW):
         self.in_place = not swap and can_update_in_place(self.parameters)
 
     def construct(self, gradients):
-        """Update the weights by `gradients`, a tuple with one tensor for each of them."""
+        """Update the weights by `gradients`, a tuple with one tensor for each weight."""
         if not self.in_place and self.one_rate:
             return super().construct(gradients)
         decay, rate = self.get_weight_decay(), self.get_lr()
@@ -89,7 +89,7 @@ class QwenVLAdamW(AdamW):
             power2 = ops.pow(self.beta2, self.global_step).reshape(())
             # The operator adds epsilon to sqrt(v), AdamW to sqrt(v / (1 - beta2^t)).
             epsilon = self.eps.reshape(()) * ops.sqrt(1 - power2)
-            # One partial each: MindSpore knows no partial of a partial, and none of (*constants).
+            # A partial for each case: MindSpore does not support a partial of a partial, nor partial(*constants).
             if self.is_group_lr:
                 update = F.partial(update_in_place, beta1, beta2, power1, power2, epsilon)
                 return self.hyper_map(update, rate, self.factors, decay, *states)

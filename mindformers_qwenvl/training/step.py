@@ -50,17 +50,17 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
     """MindFormers' train step, which also runs off Ascend. Arguments, inputs and outputs: see `MFTrainOneStepCell`.
 
     The stock overflow check reads Ascend's status register (NPUGetFloatStatusV2, which has no CPU kernel). Off Ascend,
-    gradients overflow here when one of them is not finite, or the sum of their squares, which clipping needs too.
+    an overflow here means that a gradient is not finite, or that the sum of squares is not, which clipping needs, too.
 
-    In data parallel (`parallel_mode: 0` on several cards) each card counts by its label tokens: loss and gradients are
-    those of one card with the whole batch, as they are in `semi_auto_parallel`, and the loss is the same on every card.
-    The stock train step averages the cards' own averages, as do DistributedDataParallel and DeepSpeed under the
-    original's finetune.py: a token then counts more if there are few others on its card. `weigh_cards: False` does the
-    same, and the loss is then that of the card.
+    In data parallel (`parallel_mode: 0` on several cards) each card is weighted by its label tokens: loss and gradients
+    are those of one card with the whole batch, as in `semi_auto_parallel`, and the loss is the same on every card. The
+    stock train step averages the cards' own averages, as DistributedDataParallel and DeepSpeed do in the original's
+    finetune.py: a token then counts more if its card has few others. With `weigh_cards: False` this step does so, too,
+    and the loss is that of the card.
 
     With `accumulation_steps` above 1, the rows of a batch (`runner_config.batch_size`) are computed in that many parts,
-    one after the other; their gradients are added up, and the optimizer is called once. Each part counts by its label
-    tokens: loss and gradients are those of the whole batch. On a CPU the memory's peak falls by only 3% (64 rows in
+    one after the other; their gradients are added up, and the optimizer is called once. Each part is weighted by its
+    label tokens: loss and gradients are those of the whole batch. On a CPU, peak memory falls by only 3% (64 rows in
     four parts); on Ascend it has not been measured. The host's `runner_config.gradient_accumulation_steps` only works
     in `semi_auto_parallel`, where it gives all parts the same weight.
 
@@ -80,8 +80,8 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         refuse_unknown("runner_wrapper (QwenVLTrainOneStepCell)", kwargs, _ARGUMENTS)
         super().__init__(network, optimizer, **kwargs)
         if isinstance(self.learning_rate, Parameter):
-            # A constant rate. The host copies it; where two parameters have one name MindSpore renames all in the cell
-            # by their places, and checkpoints would hold network.llm_model..., which nothing reads.
+            # A constant rate. The host copies it, and when two parameters have the same name, MindSpore renames all in
+            # the cell by their places: checkpoints would hold network.llm_model..., which nothing reads.
             self.learning_rate = optimizer.learning_rate
         self.has_overflow_register = has_overflow_register()
         self.not_finite = NotFinite()
@@ -96,14 +96,14 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         self.cards = self.degree if weigh_cards and self.reducer_flag else 1  # that share a batch
         if self.reducer_flag and not weigh_cards and not self.mean:
             raise ValueError(
-                "runner_wrapper: weigh_cards: False takes the mean of the cards' gradients, and "
-                "parallel.gradients_mean: False their sum; set parallel.gradients_mean: True"
+                "runner_wrapper: weigh_cards: False takes the mean of the cards' gradients, but "
+                "parallel.gradients_mean: False takes their sum; set parallel.gradients_mean: True"
             )
         self.reducer_divisor = self.cards if self.cards > 1 and self.mean else 1  # of the sum over the cards
 
     def construct(self, *inputs):
-        """See `MFTrainOneStepCell`. Off Ascend, one product removes the loss scale from the gradients and clips them;
-        the host writes all of them twice.
+        """See `MFTrainOneStepCell`. Off Ascend, one multiplication removes the loss scale from the gradients and clips
+        them; the host writes all gradients twice.
         """
         if not self.one_pass:
             return super().construct(*inputs)
@@ -136,7 +136,7 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
             raise ValueError("runner_wrapper: accumulation_steps must divide the rows of the batch, batch_size")
         rows = rows // self.accumulation_steps
         tokens = self._label_tokens(inputs[-1])
-        if self.cards > 1:  # over all of them
+        if self.cards > 1:  # the tokens of all cards
             tokens = self.allreduce(tokens) / self.reducer_divisor
         tokens = ops.maximum(tokens, ops.scalar_to_tensor(1.0 / self.reducer_divisor))
         loss = ops.scalar_to_tensor(0.0)
@@ -145,7 +145,7 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
             piece = ()
             for column in inputs:
                 piece = (*piece, column[part * rows : (part + 1) * rows])
-            if part > 0:  # in this order, so that a device can reuse the memory of the part before
+            if part > 0:  # one after the other, so that a device can reuse the memory of the previous part
                 piece = F.depend(piece, gradients)
             share = self._label_tokens(piece[-1]) / tokens
             loss_of_part = self.network(*piece)
@@ -158,11 +158,11 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         return loss, gradients, self.grad_scale_factor
 
     def _label_tokens(self, labels):
-        """How many of labels int32 [B, S + 1] are trained, float32 scalar; the first one of a row never is."""
+        """How many of labels int32 [B, S + 1] are trained, a float32 scalar; the first label of a row never is."""
         return ops.cast(labels[:, 1:] != IGNORED, mstype.float32).sum()
 
     def get_overflow_status(self, status, compute_output):
-        """Whether a gradient is not finite, a bool scalar, the same on every rank. `compute_output`: the gradients."""
+        """Whether a gradient is not finite: a bool scalar, the same on every rank. `compute_output`: the gradients."""
         if self.has_overflow_register:
             return super().get_overflow_status(status, compute_output)
         return self._on_any_rank(self.not_finite(compute_output))
@@ -174,7 +174,7 @@ class QwenVLTrainOneStepCell(MFTrainOneStepCell):
         return self.less_equal(self.base, count)
 
 
-# Of the host's step, which drops what it does not know; the trainer adds the last ones.
+# Arguments of the host's step, which drops those it does not know; the trainer adds the ones in the last line.
 _ARGUMENTS = (
     *(name for cls in (MFTrainOneStepCell, QwenVLTrainOneStepCell) for name in arguments_of(cls)),
     *HOST_ONLY,

@@ -14,8 +14,8 @@ from mindformers_qwenvl.files import read_bytes, replacing
 __all__ = ["COLUMNS", "StepsFile", "find_steps_files", "read_steps", "rewind_other_ranks", "steps_file_name"]
 
 FOLDER = "steps"
-# seconds: of the whole step, from the end of the one before; waited: the part of them before the step began, for data
-# and for checkpoints. Rates are of all cards together; mfu is a fraction; val_loss is of the held-out samples, after
+# seconds: the whole step, from the end of the previous one; waited: the part of it before the step began, for data and
+# checkpoints. Rates are of all cards together; mfu is a fraction; val_loss is the loss of the held-out samples, after
 # steps that evaluated them. An empty cell: not known.
 COLUMNS = (
     *("step", "epoch", "loss", "learning_rate", "grad_norm", "loss_scale", "overflow"),
@@ -36,7 +36,7 @@ def find_steps_files(run_dir: str | os.PathLike[str]) -> list[Path]:
         run_dir: the run's `output_dir`, the folder it was started in (with ./output), the folder of the files, or one.
 
     Raises:
-        FileNotFoundError: there are none; names the places that were searched.
+        FileNotFoundError: there are none; the message names the places that were searched.
     """
     run_dir = Path(run_dir)
     if run_dir.is_file():
@@ -52,13 +52,13 @@ def find_steps_files(run_dir: str | os.PathLike[str]) -> list[Path]:
 
 
 def rewind_other_ranks(output_dir: str | os.PathLike[str], ranks: Container[int], first_step: int) -> None:
-    """Remove the steps that this run repeats from the files of processes that it does not have.
+    """Remove the steps that this run repeats from the files of processes that are not in this run.
 
-    Each process rewinds its own file, see `StepsFile`; those of other processes would be read as part of this run.
+    Each process rewinds its own file, see `StepsFile`; the files of other processes would be read as part of this run.
 
     Args:
         ranks: the processes of this run that write their steps.
-        first_step: the first step of this run; with 1, the files are moved away.
+        first_step: the first step of this run; if it is 1, the files are moved away.
     """
     for rank, path in _by_rank(Path(output_dir, FOLDER)).items():
         if rank not in ranks:
@@ -86,10 +86,11 @@ def _write(path: Path, rows: list[Row]) -> None:
 
 
 def read_steps(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of a file. Its run may be going on or have been killed, so a last line that was cut is left out.
+    """The rows of a file. Its run may be going on or have been killed, so an incomplete last line is left out.
 
     Raises:
-        ValueError: it is not such a file, or a line other than the last is damaged; names the file and the line.
+        ValueError: it is not such a file, or a line other than the last is damaged; the message says which file and
+            line.
     """
     path = Path(path)
     try:
@@ -99,7 +100,7 @@ def read_steps(path: str | os.PathLike[str]) -> list[Row]:
             f"{path}: expected the CSV file that QwenVLMonitor writes, got bytes that are not text (the first one is "
             f"byte {error.start}); move it away"
         ) from None
-    del cut  # what follows the last end of a line: nothing, or a line that was cut
+    del cut  # after the last end of a line comes nothing, or an incomplete line
     if not lines:
         return []
     header = lines[0].split(",")
@@ -120,16 +121,16 @@ def _row(path: Path, number: int, header: list[str], line: str) -> Row:
     except (ValueError, TypeError, OverflowError):  # the last: a step that is infinite
         raise ValueError(
             f"{path}, line {number}: expected {len(header)} numbers, and a whole one for `step`, got {line[:80]!r}; "
-            "mend the line or delete it"
+            "correct the line or delete it"
         ) from None
     return {**row, "step": step}
 
 
 class StepsFile:
-    """Appends rows to a file, whole lines at once.
+    """Appends rows to a file, always whole lines.
 
-    A run that begins at `first_step` continues the rows before that step. Later rows, whose steps came after the
-    checkpoint and were lost, and a last line that was cut are removed. A new run moves an existing file to
+    A run that begins at `first_step` continues after the rows before that step. Later rows, whose steps came after the
+    checkpoint and were lost, are removed, and so is an incomplete last line. A new run moves an existing file to
     `rank_N.before.csv`.
 
     Args:
@@ -137,7 +138,7 @@ class StepsFile:
         first_step: the first step that will be appended, from 1.
 
     Raises:
-        ValueError: the file that is there is not one of these.
+        ValueError: the existing file is not a file of steps.
     """
 
     def __init__(self, path: str | os.PathLike[str], first_step: int = 1) -> None:

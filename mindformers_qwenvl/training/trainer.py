@@ -1,4 +1,4 @@
-"""The trainer that YAMLs name `MultiModalToTextGenerationTrainer`: the host's, with evaluation."""
+"""The trainer that YAMLs call `MultiModalToTextGenerationTrainer`: the host's, with evaluation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class QwenVLTrainer(FullConfigTrainer):
 
     Host: mindformers/trainer/multi_modal_to_text_generation/multi_modal_to_text_generation.py, `evaluate`, raises
     NotImplementedError. Its `do_eval` averages over batches, whatever their number of label tokens, leaves out an
-    incomplete one, keeps no best step, and writes to the log alone. Seen in 1.7-2.1. Can go when the stock trainer
+    incomplete batch, keeps no best step, and writes only to the log. Seen in 1.7-2.1. Can go when the stock trainer
     evaluates a network that returns its loss.
 
     - `run_mode: eval`, `Trainer.evaluate`: the loss over `eval_dataset`; with a section `eval_task:`, a benchmark of
@@ -46,7 +46,7 @@ class QwenVLTrainer(FullConfigTrainer):
     - `do_eval: True`, `eval_step_interval`: see `Validation`.
 
     Attributes:
-        findings: of the last evaluation, a few lines to show.
+        findings: a few lines about the last evaluation, to show.
     """
 
     findings: Sequence[str] = ()
@@ -57,14 +57,14 @@ class QwenVLTrainer(FullConfigTrainer):
             _complete(config)
         if config.get("do_eval"):
             if not config.get("eval_dataset"):
-                raise ValueError("do_eval: True needs eval_dataset and eval_dataset_task: the file of held-out samples")
+                raise ValueError("do_eval: True needs eval_dataset and eval_dataset_task, with held-out samples")
             interval = config.get("eval_step_interval")
             self._interval = STEP_INTERVAL if interval is None else whole("eval_step_interval", interval, 1)
-            config.do_eval = False  # `Validation` does it; the host would want a `metric`, and evaluate once more
+            config.do_eval = False  # `Validation` does it; the host would ask for a `metric` and evaluate again
         return config
 
     def sort_callbacks(self, default_callbacks: list) -> list:
-        """The callbacks of a training; the host calls this when it has all of them."""
+        """The callbacks of a training. The host calls this when it has collected all of them."""
         callbacks = super().sort_callbacks(default_callbacks)
         if getattr(self, "_interval", None):
             # First, so that QwenVLMonitor finds the loss when it writes the row of the step.
@@ -78,10 +78,10 @@ class QwenVLTrainer(FullConfigTrainer):
         try:
             dataset = every_batch(super().create_eval_dataset(default_args))
         except ValueError as error:
-            if "got 0" not in str(error):  # of `take`, which then has no whole batch
+            if "got 0" not in str(error):  # the error of `take`: there is no whole batch
                 raise
             raise ValueError(
-                f"eval_dataset has fewer samples than a batch, batch_size={self.config.eval_dataset.batch_size}: set a "
+                f"eval_dataset has fewer samples than a batch (batch_size={self.config.eval_dataset.batch_size}): set a "
                 "smaller runner_config.batch_size, or hold out more samples"
             ) from error
         if not dataset.get_dataset_size():
@@ -100,7 +100,8 @@ class QwenVLTrainer(FullConfigTrainer):
         """The loss over `eval_dataset`; or, with `eval_task:` in the YAML, the summary of that task.
 
         Args:
-            config: of the run; network, dataset, callbacks: instead of those of the configuration.
+            config: configuration of the run.
+            network, dataset, callbacks: instead of those of the configuration.
             compute_metrics: not used; the loss is the metric.
         """
         config = self.set_config(config, kwargs.get("is_full_config", False))
@@ -124,7 +125,7 @@ class QwenVLTrainer(FullConfigTrainer):
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown or not options.get("task") or not options.get("data"):
             raise ValueError(
-                f"eval_task: {f'no such key: {unknown[0]}' if unknown else 'needs task and data'}"
+                f"eval_task: {f'there is no key {unknown[0]}' if unknown else 'needs the keys task and data'}"
                 f"{nearest(unknown[0], OPTIONS) if unknown else ''}; "
                 f"the keys are {', '.join(OPTIONS)}"
             )
@@ -163,9 +164,9 @@ class QwenVLTrainer(FullConfigTrainer):
 
 
 def _complete(config: Any) -> None:
-    """Let `eval_dataset` say only what differs from `train_dataset`, such as the file; its order never changes.
+    """Fill in `eval_dataset` from `train_dataset`: it need only say what differs, such as the file. It is not shuffled.
 
-    Where `train_dataset` holds out a part of its file (`split`), that part is evaluated, unless there is another file.
+    If `train_dataset` holds out a part of its file (`split`), that part is evaluated, unless another file is named.
     """
     if config.get("train_dataset") and not config.eval_dataset.get("modal_to_text_transform"):
         own = config.eval_dataset.get("data_loader") or {}
@@ -181,7 +182,7 @@ def _complete(config: Any) -> None:
 
 
 def _merged(base: Any, changes: Any) -> Any:
-    """A copy of the section `base` with what `changes` says otherwise."""
+    """A copy of the section `base` with `changes` made to it."""
     merged = copy.deepcopy(base)
     for key, value in changes.items():
         merged[key] = (

@@ -26,12 +26,12 @@ from mindformers_qwenvl.text.rows import IGNORE
 __all__ = ["BEST", "HeldOutLoss", "Validation", "full_batches"]
 
 BEST = "best"  # the folder in output_dir, and the file in it that names the step
-LABELS = 3  # its column, as `net_input_columns` orders them
+LABELS = 3  # column of the labels, in the order of `net_input_columns`
 
 
 def full_batches(dataset: Any, rows: int) -> Any:
-    """The batches of a data set, the last one filled up to `rows` with samples that have no labels: one shape, so that
-    one graph does for all, and no sample is left out."""
+    """The batches of a dataset. The last one is filled up to `rows` with samples that have no labels: all batches have
+    one shape, for which one graph is enough, and no sample is left out."""
 
     def fill(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
         missing = rows - len(columns[0])
@@ -46,9 +46,9 @@ def full_batches(dataset: Any, rows: int) -> Any:
 
 
 class HeldOutLoss(Metric, Callback):
-    """The mean loss over the label tokens of all batches, of all processes in data parallel.
+    """The mean loss over the label tokens of all batches; in data parallel, of all processes.
 
-    It is a callback of MindSpore's `Model.eval` too, which shows the batch to callbacks alone and the loss to metrics.
+    It is also a callback, as MindSpore's `Model.eval` shows the batch only to callbacks and the loss only to metrics.
     """
 
     def __init__(self) -> None:
@@ -56,11 +56,11 @@ class HeldOutLoss(Metric, Callback):
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Start again."""
         self.total, self.tokens, self.count = 0.0, 0, 0
 
     def see(self, labels: np.ndarray) -> None:
-        """The labels [B, S + 1] of the batch whose loss comes next."""
+        """Take the labels [B, S + 1] of the batch whose loss comes next."""
         self.count = int((labels[:, 1:] != IGNORE).sum())
 
     def on_eval_step_begin(self, run_context: Any) -> None:
@@ -68,7 +68,7 @@ class HeldOutLoss(Metric, Callback):
         self.see(run_context.original_args().eval_dataset_element[LABELS].asnumpy())
 
     def update(self, *outputs: Any) -> None:
-        """The loss of the batch, the mean over its label tokens."""
+        """Add the loss of the batch, the mean over its label tokens."""
         self.total += float(outputs[0].asnumpy()) * self.count
         self.tokens += self.count
 
@@ -82,23 +82,23 @@ class HeldOutLoss(Metric, Callback):
         if is_data_parallel() and get_real_group_size() > 1:
             sums = ops.AllReduce()(ms.Tensor(sums)).asnumpy()  # every process has its own part of the samples
         if not sums[1]:
-            raise ValueError("eval_dataset: no sample has an answer to be learnt, so it has no loss")
+            raise ValueError("eval_dataset: no sample has an answer with label tokens, so there is no loss")
         return float(sums[0]) / float(sums[1])
 
 
 class Validation(Callback):
-    """Every so many steps the loss over held-out samples, and the network of the best step.
+    """Computes the loss over held-out samples at intervals, and saves the network of the best step.
 
     The loss goes to the log, to TensorBoard (`validation-loss`), and through `QwenVLMonitor` into the CSV file of the
     steps (`val_loss`), from which `mindformers-qwenvl plot` draws it. The best network so far is saved as
-    OUTPUT_DIR/best/rank_N.safetensors, and OUTPUT_DIR/best/best.json names its step and loss; a resumed run goes on
-    with them.
+    OUTPUT_DIR/best/rank_N.safetensors, and OUTPUT_DIR/best/best.json names its step and loss; a resumed run continues
+    from them.
 
     Args:
-        dataset: makes the data set of held-out samples; called once, before the first step.
-        network: gives the network that is trained, without the cells around it.
-        step_interval: steps between two evaluations; there is one at the end too.
-        directory: instead of `output_dir`.
+        dataset: makes the dataset of held-out samples; called once, before the first step.
+        network: returns the network that is trained, without the cells around it.
+        step_interval: steps between two evaluations; there is one at the end, too.
+        directory: where to write instead of `output_dir`.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Validation(Callback):
         params = run_context.original_args()
         step = params.cur_step_num
         last = step == params.batch_num * params.epoch_num
-        if last or step // self.step_interval > self.last // self.step_interval:  # with sink_mode it may go past it
+        if last or step // self.step_interval > self.last // self.step_interval:  # sink_mode may skip the very step
             self._evaluate(params)
         self.last = step
 
@@ -151,7 +151,7 @@ class Validation(Callback):
         if better:
             self._keep(step, loss)
         seconds = time.perf_counter() - began
-        params.validation_loss, params.validation_seconds = loss, seconds  # for the QwenVLMonitor, which comes later
+        params.validation_loss, params.validation_seconds = loss, seconds  # for QwenVLMonitor, which is called later
         named = "the best so far" if better else f"the best is {self.best['loss']:.5f}, of step {self.best['step']:.0f}"
         logger.info("validation after step %d: loss %.5f over %d label tokens, %s (%.1f s)",
                     step, loss, self.loss.tokens, named, seconds)  # fmt: skip
@@ -171,7 +171,7 @@ class Validation(Callback):
         return self.loss.eval()
 
     def _keep(self, step: int, loss: float) -> None:
-        """Save the network, then name the step: killed in between, best.json names the step before."""
+        """Save the network, then name the step: if killed in between, best.json still names the previous best step."""
         self.best = {"step": step, "loss": loss}
         self.folder.mkdir(parents=True, exist_ok=True)
         rank = get_real_rank()
@@ -190,7 +190,7 @@ class Validation(Callback):
                 file.write(json.dumps({**self.best, "file": path.name}, indent=2) + "\n")
 
     def _best_before(self, steps: int) -> dict[str, float]:
-        """The best step of the run that this one resumes; a run from the beginning has none."""
+        """The best step of the run that this one resumes; {} for a new run."""
         try:
             best = json.loads((self.folder / f"{BEST}.json").read_text(encoding="utf-8"))
             return {"step": best["step"], "loss": best["loss"]} if best["step"] <= steps else {}

@@ -145,7 +145,7 @@ def test_not_a_number_is_null():
         (["--task", "gqa"], "one of the arguments --data --score is required"),
         (["--task", "gqa", "--data", "x"], "--data needs --model DIR (or --base-url URL) and --output DIR"),
         (["--task", "gqa", "--score", "x", "--model", "y"], "leave --model and --base-url out"),
-        (["--task", "gqa", "--data", "x", "--model", "m", "--output", "o", "--few-shot", "2"], "must be given together"),
+        (["--task", "gqa", "--data", "x", "--model", "m", "--output", "o", "--few-shot", "2"], "be given together"),
         (
             ["--task", "gqa", "--data", "x", "--model", "m", "--output", "o", "--limit", "0"],
             "--limit must be at least 1",
