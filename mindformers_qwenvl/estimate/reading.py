@@ -264,7 +264,7 @@ def _check(job: Job, path: Path) -> None:
 
 def _check_training(job: Job, path: Path) -> None:
     if job.freeze_vision and job.freeze_resampler and job.freeze_llm and job.adapter is None:
-        raise SettingsError(f"{path}: freeze_vision, freeze_resampler and freeze_llm are all True: nothing would learn")
+        raise SettingsError(f"{path}: freeze_vision, freeze_resampler and freeze_llm are all True: nothing is trained")
     try:
         check_accumulation(
             sharded=job.parallel.sharded,

@@ -1,8 +1,8 @@
-"""Everything that works around faults of MindFormers, or reaches into it: this is the index.
+"""The index of everything that works around faults of MindFormers, or reaches into it.
 
 A row says what is wrong in which file of the host, where this package deals with it, in which versions of MindFormers
-it was seen, and which tests show the fault: one of them fails when the host has been mended, and the row can go.
-tests/host/test_index.py holds the index complete. `register()` puts the rows into effect, each for itself; `states()`
+it was seen, and which tests show the fault: one of them fails when the host has been fixed, and then the row can go.
+tests/host/test_index.py checks that the index is complete. `register()` installs the rows, each on its own; `states()`
 says what became of them. Importing this module costs nothing.
 """
 
@@ -56,7 +56,7 @@ WORK_AROUNDS = (
         kind=Kind.PATCH,
         where="host.lookup:prefer_this_package",
         host=("mindformers/models/auto/auto_factory.py", "mindformers/tools/hub/dynamic_module_utils.py"),
-        reason="with trust_remote_code=True the original's PyTorch files run, although a class is registered",
+        reason="with trust_remote_code=True the original's PyTorch files run, even though a class is registered",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_runs_the_code_beside_the_weights",),
         touches=(
@@ -89,7 +89,7 @@ WORK_AROUNDS = (
         kind=Kind.CLASS,
         where="host.tables:table_entries",
         host=("mindformers/mindformer_book.py",),
-        reason="trainer and pipeline of multi_modal_to_text_generation ship, but no table names the task",
+        reason="trainer and pipeline of multi_modal_to_text_generation exist, but no table names the task",
         seen="1.6-2.1",
         tests=(f"{_FAULTS}test_stock_tables_lack_the_task",),
         touches=(
@@ -113,7 +113,7 @@ WORK_AROUNDS = (
         kind=Kind.CLASS,
         where="host.trainer:FullConfigTrainer.predict",
         host=("mindformers/trainer/base_trainer.py",),
-        reason="predict builds the YAML's processor in place and then again, from the objects",
+        reason="predict builds the YAML's processor in place, and then again from the objects it has built",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_processor_section_is_built_once",),
         touches=("mindformers.trainer:MultiModalToTextGenerationTrainer.predict",),
@@ -123,7 +123,7 @@ WORK_AROUNDS = (
         kind=Kind.CLASS,
         where="host.trainer:FullConfigTrainer.predict",
         host=("mindformers/trainer/base_trainer.py",),
-        reason="predict_process looks in the outer section alone and else hands on top_k=1, which is greedy",
+        reason="predict_process looks only in the outer section, and otherwise passes top_k=1, which is greedy",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_prediction_hands_on_a_top_k_of_its_own",),
         touches=("mindformers.trainer:MultiModalToTextGenerationTrainer.predict_process",),
@@ -133,7 +133,7 @@ WORK_AROUNDS = (
         kind=Kind.CLASS,
         where="host.trainer:FullConfigTrainer._check_grad_accumulation_steps",
         host=("mindformers/trainer/base_trainer.py",),
-        reason="gradient_accumulation_steps becomes 1 outside semi_auto_parallel, and training goes on",
+        reason="outside semi_auto_parallel, gradient_accumulation_steps becomes 1 and training continues",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_trainer_does_not_accumulate_and_trains_on",),
         touches=("mindformers.trainer:MultiModalToTextGenerationTrainer._check_grad_accumulation_steps",),
@@ -153,7 +153,7 @@ WORK_AROUNDS = (
         kind=Kind.CLASS,
         where="host.trainer:FullConfigTrainer.set_config",
         host=("mindformers/utils/load_checkpoint_utils.py", "mindformers/trainer/utils.py"),
-        reason="load_ckpt_format decides how a file is read, whatever its name ends with",
+        reason="load_ckpt_format decides how a file is read, even if the file's name says otherwise",
         seen="1.7-2.1",
         tests=(f"{_RESUME}test_stock_reads_a_file_as_the_yaml_says",),
         touches=("mindformers.trainer:MultiModalToTextGenerationTrainer.set_config",),
@@ -163,7 +163,7 @@ WORK_AROUNDS = (
         kind=Kind.CLASS,
         where="host.trainer:FullConfigTrainer.set_train_dataset",
         host=("mindformers/trainer/base_trainer.py",),
-        reason="an empty data set is an error only after the network has been built",
+        reason="an empty dataset is reported only after the network has been built",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_takes_a_data_set_without_a_batch",),
         touches=("mindformers.trainer:MultiModalToTextGenerationTrainer.set_train_dataset",),
@@ -173,7 +173,7 @@ WORK_AROUNDS = (
         kind=Kind.CLASS,
         where="host.trainer:FullConfigTrainer.create_optimizer_scheduler",
         host=("mindformers/trainer/base_trainer.py",),
-        reason="with all parameters frozen the optimizer's error does not say so",
+        reason="if all parameters are frozen, the optimizer's error does not say so",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_optimizer_without_parameters",),
         touches=("mindformers.trainer:MultiModalToTextGenerationTrainer.create_optimizer_scheduler",),
@@ -196,7 +196,7 @@ WORK_AROUNDS = (
         kind=Kind.CLASS,
         where="training.optimizer:QwenVLAdamW",
         host=("mindformers/core/optim/adamw.py",),
-        reason="the step of one weight is private, and AdamW maps it at one rate over all of them",
+        reason="the step of one weight is private, and AdamW applies it to all weights at one rate",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_adamw_keeps_its_step_to_itself",),
         touches=("mindformers.core.optim.adamw:_adamw_opt",),
@@ -206,7 +206,7 @@ WORK_AROUNDS = (
         kind=Kind.CLASS,
         where="host.callbacks:steps_before",
         host=("mindformers/core/callback/callback.py", "mindformers/trainer/base_trainer.py"),
-        reason="the first step of a resumed run is told to MindFormers' own callbacks alone",
+        reason="only MindFormers' own callbacks are told the first step of a resumed run",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_tells_its_own_callbacks_alone",),
     ),
@@ -215,7 +215,7 @@ WORK_AROUNDS = (
         kind=Kind.CLASS,
         where="training.trainer:QwenVLTrainer",
         host=("mindformers/trainer/multi_modal_to_text_generation/multi_modal_to_text_generation.py",),
-        reason="evaluate raises NotImplementedError, and do_eval averages over batches, whatever is in them",
+        reason="evaluate raises NotImplementedError, and do_eval averages over batches, whatever their label tokens",
         seen="1.7-2.1",
         tests=("tests/host/test_evaluate_faults.py::test_stock_trainer_does_not_evaluate",),
         touches=(
@@ -230,7 +230,7 @@ WORK_AROUNDS = (
         kind=Kind.INSIDE,
         where="host.loaded_network:network_and_processor",
         host=("mindformers/trainer/base_trainer.py",),
-        reason="only predict_process builds both, and hands them to a pipeline at once",
+        reason="only predict_process builds both, and passes them straight to a pipeline",
         seen="1.9-2.1",
         tests=("tests/host/test_evaluate_faults.py::test_stock_trainer_gives_no_network",),
         touches=(
@@ -243,7 +243,7 @@ WORK_AROUNDS = (
         kind=Kind.INSIDE,
         where="host.loaded_network:every_batch",
         host=("mindformers/dataset/modal_to_text_sft_dataset.py",),
-        reason="whole batches alone are taken where full_batch is off, whatever drop_remainder says",
+        reason="with full_batch off only whole batches are taken, whatever drop_remainder says",
         seen="1.7-2.1",
         tests=("tests/host/test_evaluate_faults.py::test_stock_data_set_takes_whole_batches",),
         touches=("mindspore.dataset.engine.datasets:TakeDataset",),
@@ -300,7 +300,7 @@ WORK_AROUNDS = (
             "mindformers/trainer/utils.py",
             "mindformers/utils/load_checkpoint_utils.py",
         ),
-        reason="each process wants a file of its own rank, and one process refuses the folder it has saved to",
+        reason="each process needs a file of its own rank, and a single process refuses the folder it saved to",
         seen="1.7-2.1",
         tests=(
             f"{_RESUME}test_stock_takes_the_file_of_one_process_for_that_of_several",
@@ -317,7 +317,7 @@ WORK_AROUNDS = (
         kind=Kind.PATCH,
         where="host.redundancy:load_parts_in_data_parallel",
         host=("mindspore/train/serialization.py", "mindformers/utils/load_checkpoint_utils.py"),
-        reason="parts of the parameters are fetched from other processes for a compiled network only",
+        reason="parts of the parameters are fetched from other processes only for a compiled network",
         seen="1.7-2.1",
         tests=(f"{_RESUME}test_stock_parts_want_a_compiled_network",),
         touches=(
@@ -330,7 +330,7 @@ WORK_AROUNDS = (
         kind=Kind.PATCH,
         where="host.new_format:save_new_format_as_one_process",
         host=("mindformers/checkpoint/sharded_tensor.py", "mindformers/checkpoint/checkpoint.py"),
-        reason="the newer format saves and loads how weights are sharded, and in data parallel they are not",
+        reason="the newer format needs to know how weights are sharded, but in data parallel they are not",
         seen="1.8-2.1",
         tests=(f"{_RESUME}test_stock_newer_section_wants_sharding",),
         touches=(
@@ -347,7 +347,7 @@ WORK_AROUNDS = (
         kind=Kind.PATCH,
         where="host.threads:separate_threads",
         host=("mindformers/models/multi_modal/base_multi_modal_processor.py",),
-        reason="one record, emptied for each sample, serves all threads of dataset.map",
+        reason="all threads of dataset.map share one record, which is emptied for each sample",
         seen="1.7-2.1",
         tests=("tests/data/test_stock_dataset.py::test_stock_record_is_shared",),
         touches=("mindformers.models.multi_modal.base_multi_modal_processor:DataRecord",),
@@ -357,7 +357,7 @@ WORK_AROUNDS = (
         kind=Kind.INSIDE,
         where="datasets.order:OrderedDataset",
         host=("mindformers/dataset/modal_to_text_sft_dataset.py",),
-        reason="the DistributedSampler fills up the last shards with samples that come twice in an epoch",
+        reason="the DistributedSampler fills up the last shards with samples that then occur twice in an epoch",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_sampler_fills_up_shards",),
         touches=("mindspore.dataset:DistributedSampler",),
@@ -368,7 +368,7 @@ WORK_AROUNDS = (
         kind=Kind.BASE,
         where="host.network:SaveParameters",
         host=("mindformers/models/modeling_utils.py",),
-        reason="save_json=True hands bare tensors to mindspore.save_checkpoint: UnboundLocalError",
+        reason="save_json=True passes bare tensors to mindspore.save_checkpoint: UnboundLocalError",
         seen="1.9-2.1",
         tests=(f"{_FAULTS}test_stock_save_pretrained",),
         touches=("mindformers.models.modeling_utils:PreTrainedModel.save_pretrained",),
@@ -378,7 +378,7 @@ WORK_AROUNDS = (
         kind=Kind.BASE,
         where="host.network:OwnGenerationConfig",
         host=("mindformers/generation/text_generator.py", "mindformers/models/modeling_utils.py"),
-        reason="generate() makes settings of its own from the network's configuration, and the file is not read",
+        reason="generate() makes its settings from the network's configuration, and the file is not read",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_generate_makes_settings_of_its_own",),
         touches=("mindformers.models.modeling_utils:PreTrainedModel.from_pretrained_experimental_mode",),
@@ -388,7 +388,7 @@ WORK_AROUNDS = (
         kind=Kind.BASE,
         where="host.network:PhasePerShape",
         host=("mindformers/generation/text_generator.py", "mindspore/nn/cell.py"),
-        reason="a compiled graph is called by the name of its phase, whatever the shape",
+        reason="a compiled graph is found by the name of its phase, whatever the shape",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_generates_by_the_name_of_a_phase",),
         touches=("mindformers.models.modeling_utils:PreTrainedModel._set_network_phase",),
@@ -398,7 +398,7 @@ WORK_AROUNDS = (
         kind=Kind.BASE,
         where="host.network:FreeBlocks",
         host=("mindformers/generation/text_generator.py",),
-        reason="generate() frees the blocks of the key/value cache at its regular end only",
+        reason="generate() frees the blocks of the key/value cache only at its regular end",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_generate_keeps_the_blocks_of_a_broken_answer",),
     ),
@@ -439,7 +439,7 @@ WORK_AROUNDS = (
         kind=Kind.INSIDE,
         where="model.cache:PagedCache",
         host=("mindformers/modules/paged_attention_mgr.py",),
-        reason="keys are split by rows and slot_mapping is not, which does not compile with data_parallel above 1",
+        reason="keys are split by rows but slot_mapping is not, which does not compile with data_parallel above 1",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_cache_splits_keys_but_not_slots",),
         touches=("mindformers.modules.paged_attention_mgr:PagedAttentionMgr.shard",),
@@ -449,7 +449,7 @@ WORK_AROUNDS = (
         kind=Kind.INSIDE,
         where="weights.hooks:refuse_incomplete",
         host=("mindformers/utils/load_checkpoint_utils.py", "mindspore/train/serialization.py"),
-        reason="tensors that the files lack keep their random start, and training goes on",
+        reason="tensors that the files lack keep their random values, and training goes on",
         seen="1.7-2.1",
         tests=(f"{_FAULTS}test_stock_trains_on_without_missing_tensors",),
     ),
@@ -459,7 +459,7 @@ WORK_AROUNDS = (
         kind=Kind.CLASS,
         where="host.pipeline:ProcessorPipeline",
         host=("mindformers/pipeline/multi_modal_to_text_generation_pipeline.py", "mindformers/pipeline/pipeline.py"),
-        reason="pipeline() hands on tokenizer and image processor, and the pipeline wants a processor",
+        reason="pipeline() passes a tokenizer and an image processor, but the pipeline needs a processor",
         seen="1.6-2.1",
         tests=(f"{_FAULTS}test_stock_pipeline_wants_a_processor",),
     ),
@@ -489,11 +489,11 @@ _states: dict[str, State] = {}
 
 
 def install(work_around: WorkAround, *arguments: Any) -> State:
-    """Put one row into effect and remember what became of it; never raises. `arguments`: for the function `where`."""
+    """Install one row and remember what became of it; never raises. `arguments`: for the function `where`."""
     _states[work_around.name] = state = _install(work_around, *arguments)
     return state
 
 
 def states() -> list[State]:
-    """What became of each row, in the order of the index; IDLE before `register()`, and with plugins switched off."""
+    """What became of each row, in the order of the index; IDLE before `register()` or if plugins are switched off."""
     return [_states.get(row.name, State(row, IDLE)) for row in WORK_AROUNDS]

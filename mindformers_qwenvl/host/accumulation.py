@@ -1,8 +1,8 @@
-"""Where gradients of the parts of a batch are added up, and by which setting. Plain Python.
+"""Which setting accumulates gradients over parts of a batch, in which parallel mode. Plain Python.
 
 MindFormers accumulates (`runner_config.gradient_accumulation_steps`) in semi_auto_parallel without pipeline stages, and
-elsewhere sets the number to 1; QwenVLTrainOneStepCell (`runner_wrapper.accumulation_steps`) accumulates where each card
-holds the whole network. Trainer, train step and `estimate` ask here.
+elsewhere sets the number to 1; QwenVLTrainOneStepCell (`runner_wrapper.accumulation_steps`) accumulates if each card
+holds the whole network. Trainer, train step and `estimate` use this check.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def check_accumulation(
 
     Args:
         sharded: operators are split over the cards, see `host.context.is_sharded`.
-        gradient_accumulation_steps: of `runner_config`.
-        accumulation_steps: of `runner_wrapper`.
+        gradient_accumulation_steps: that of `runner_config`.
+        accumulation_steps: that of `runner_wrapper`.
         batch_size: rows of a batch on a card; None: not known.
 
     Raises:
@@ -33,11 +33,11 @@ def check_accumulation(
         steps = gradient_accumulation_steps
         raise ValueError(
             f"runner_config.gradient_accumulation_steps={steps} is for semi_auto_parallel without pipeline stages; "
-            "elsewhere MindFormers sets it to 1 and trains on. On one card and in data parallel, set "
+            "elsewhere MindFormers sets it to 1 without an error. On one card and in data parallel, set "
             f"runner_wrapper.accumulation_steps={steps} (type QwenVLTrainOneStepCell) and multiply "
             "runner_config.batch_size by it; with pipeline stages, set parallel_config.micro_batch_num"
         )
-    if accumulation_steps > 1 and sharded:  # MindFormers may take a wrapper of its own there, which drops the key
+    if accumulation_steps > 1 and sharded:  # MindFormers may use a wrapper of its own there, which drops the key
         raise ValueError(
             f"runner_wrapper.accumulation_steps={accumulation_steps} is for one card and data parallel; in "
             "semi_auto_parallel set runner_config.gradient_accumulation_steps, with pipeline stages "

@@ -1,4 +1,4 @@
-"""What MindFormers meets in a YAML with an adapter: `model_config.pet_config`, and `adapter:`."""
+"""The keys for adapters in a YAML that MindFormers runs: `model_config.pet_config` and `adapter:`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ MONITOR = "QwenVLAdapterMonitor"
 
 
 def use_own_adapters() -> None:
-    """Let `pet_config` in the YAML of a Qwen-VL be read by the network itself, which has its adapters already.
+    """Leave `pet_config` in the YAML of a Qwen-VL to the network, which makes its own adapters.
 
     Host: mindformers/models/build_model.py, build_network. It wraps the network in mindpet's LoRA, which matches local
-    cell names (the resampler's as well), has factors of its own for q, k and v, and writes a format that nothing else
-    reads. Seen in 1.9. Can go when the host leaves networks alone that have adapters of their own.
+    cell names (the resampler's, too), has separate factors for q, k and v, and writes a format that nothing else reads.
+    Seen in 1.9. Can go when the host does not wrap networks that have adapters of their own.
     """
 
     def replacement(stock: Callable) -> Callable:
@@ -43,10 +43,10 @@ def use_own_adapters() -> None:
 
 
 def prepare_adapters(config: MindFormerConfig) -> None:
-    """Let the trainer's `config` do what `adapter:` and `pet_config` in it ask for.
+    """Change the trainer's `config` as its keys `adapter:` and `pet_config` ask for.
 
-    In training `adapter:` is the directory to begin with, and the monitor that writes adapters is added to the
-    callbacks. In prediction it is a directory, or names with a directory each, of which the first one answers.
+    In training, `adapter:` is the directory to begin with, and the monitor that writes adapters is added to the
+    callbacks. In prediction, it is a directory, or several names with a directory each: the first adapter answers.
 
     Raises:
         FileNotFoundError, ValueError: there is no such adapter, or it does not fit the model.
@@ -57,7 +57,7 @@ def prepare_adapters(config: MindFormerConfig) -> None:
     training = config.get("run_mode") not in ("predict", "eval")
     adapters = named(config.adapter) if config.get("adapter") else {}
     if training and len(adapters) > 1:
-        raise ValueError(f"adapter: a training begins with one adapter, got {', '.join(adapters)}")
+        raise ValueError(f"adapter: a training can begin with only one adapter, got {', '.join(adapters)}")
     for path in adapters.values():
         if not Path(path).exists():
             raise FileNotFoundError(f"adapter: {path} does not exist; expected the directory of an adapter")
@@ -84,6 +84,6 @@ def _without_type(model: Any) -> dict[str, Any]:
 
 
 def _of(path: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """The pet_config with which the training of an adapter goes on: its own settings, its targets by their tensors."""
+    """The pet_config that continues the training of an adapter: its own settings, and its targets by their tensors."""
     with Adapter(path, shapes) as adapter:
         return as_pet_config(AdapterSettings(**{**vars(adapter.settings), "targets": tuple(adapter.targets)}))

@@ -1,4 +1,4 @@
-"""What MindFormers' Auto classes find in a Qwen-VL directory: the original's names, and no file for a processor."""
+"""What MindFormers' Auto classes need for a Qwen-VL directory, which has the original's names."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["OriginalConfig", "PipelineModel", "QWenTokenizer"]
 
 
 class OriginalConfig(QwenConfig):
-    """`model_type: qwen`, which is in the original's config.json of Qwen-VL and of the text-only Qwen alike."""
+    """`model_type: qwen`, which stands in the original config.json both of Qwen-VL and of the text-only Qwen."""
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """A `QwenVLConfig` from an original config.json, a `QwenConfig` from one of ours (and the unused kwargs)."""
+        """A `QwenVLConfig` from an original config.json, or a `QwenConfig` from one of ours (and the unused kwargs)."""
         if is_original(config_dict):
             return QwenVLConfig.from_dict(config_dict, **kwargs)
         return QwenConfig.from_dict(config_dict, **kwargs)
 
 
 class QWenTokenizer(QwenVLTokenizer):
-    """`tokenizer_class: QWenTokenizer` of the original's tokenizer_config.json: gives a `QwenVLTokenizer`."""
+    """`tokenizer_class: QWenTokenizer` in the original's tokenizer_config.json: makes a `QwenVLTokenizer`."""
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> QwenVLTokenizer:
@@ -33,7 +33,7 @@ class QWenTokenizer(QwenVLTokenizer):
 
 
 class PipelineModel:
-    """What `pipeline(task, directory)` loads a network with: AutoModel. A Qwen-VL then keeps keys and values, since a
+    """Loads the network of `pipeline(task, directory)` by AutoModel. A Qwen-VL then has a key/value cache, since a
     pipeline only generates, unless `model_kwargs={"use_past": False}` says otherwise."""
 
     @staticmethod

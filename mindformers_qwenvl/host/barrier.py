@@ -1,4 +1,4 @@
-"""A work-around of processes on a CPU that cannot wait for each other."""
+"""A work-around for processes on a CPU, which cannot wait for each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mindformers_qwenvl.host.work_around import NotAvailable
 
 __all__ = ["wait_on_cpu"]
 
-OWNERS = ("mindspore.communication.comm_func", "mindspore.mint.distributed")  # up to MindFormers 1.9; from 2.0 on
+OWNERS = ("mindspore.communication.comm_func", "mindspore.mint.distributed")  # up to MindFormers 1.9; since 2.0
 
 
 def wait_on_cpu() -> None:

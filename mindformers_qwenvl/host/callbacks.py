@@ -9,10 +9,10 @@ __all__ = ["loss_parts", "saved_checkpoint", "steps_before", "unwrapped"]
 
 
 def steps_before(params: Any) -> int | None:
-    """Steps of the run that this one resumes; None if nobody says.
+    """The number of steps of the run that this one resumes; None if no callback knows it.
 
-    Host: mindformers/trainer/base_trainer.py, training_process, tells its own callbacks alone: MFLossMonitor as
-    `initial_step`, CheckpointMonitor as `_append_step_num`. Seen in 1.7-2.1. Can go when the host hands the number to
+    Host: mindformers/trainer/base_trainer.py, training_process, tells only its own callbacks: MFLossMonitor as
+    `initial_step`, CheckpointMonitor as `_append_step_num`. Seen in 1.7-2.1. Can go when the host passes the number to
     every callback.
     """
     told = [getattr(callback, "initial_step", None) for callback in params.list_callback]
@@ -22,7 +22,7 @@ def steps_before(params: Any) -> int | None:
 
 
 def saved_checkpoint(params: Any) -> bool:
-    """Whether a checkpoint was saved at the end of this step, by a callback that comes before the one that asks.
+    """Whether a checkpoint was saved at the end of this step, by a callback that runs before the caller.
 
     Host: mindformers/core/callback/callback.py, CheckpointMonitor, keeps the step of its last checkpoint to itself, as
     `_last_triggered_step`. Seen in 1.7-2.1. Can go when callbacks are told of a checkpoint.
@@ -32,7 +32,7 @@ def saved_checkpoint(params: Any) -> bool:
 
 
 def loss_parts(network: Any) -> int:
-    """Into how many parts the cells around the network of a train step cut a batch; their losses are added up.
+    """Into how many parts the cells around a train step's network split a batch. The losses of the parts are added up.
 
     Host: mindformers/wrapper/wrapper.py and mindspore's PipelineCell and _VirtualDatasetCell, which name what they wrap
     `network` or `_backbone`. Seen in 1.7-2.1. Can go when the loss of a pipeline is the mean over its micro batches.

@@ -1,4 +1,4 @@
-"""A work-around of checkpoints whose names tell a step other than their own."""
+"""A work-around for checkpoints whose names have the wrong step."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["name_checkpoints_by_their_step"]
 
 
 def name_checkpoints_by_their_step() -> None:
-    """Name the checkpoints of a run that was resumed within an epoch by the step of the epoch that they are of.
+    """Name checkpoints by their step in the epoch, even if the run was resumed within an epoch.
 
     Host: mindformers/core/callback/callback.py, CheckpointMonitor, names a file PREFIX_rank_0-EPOCH_STEP with the epoch
     of the training, but counts the step from the start of this run. With three steps an epoch, a run that was resumed
-    after step 8 names step 10 `4_2` and step 12 `4_1`: what goes by the names, such as convert-weight, takes the older
-    one for the last. MFLossMonitor, in the same file, adds the steps before the run. Seen in 1.7-2.1. Can go when
-    CheckpointMonitor does.
+    after step 8 names step 10 `4_2` and step 12 `4_1`: code that goes by the names, such as convert-weight, takes the
+    older one for the latest. MFLossMonitor, in the same file, adds the steps before the run. Seen in 1.7-2.1. Can go
+    when CheckpointMonitor adds them, too.
     """
     replacements = Replacements()
     replacements.add(CheckpointMonitor, "save_checkpoint", _counting_from_the_epoch)
@@ -42,8 +42,8 @@ def _counting_from_the_epoch(stock: Callable) -> Callable:
 
 
 class _Batches(int):
-    """Batches of an epoch. Of a step of this run, `(step - 1) % batches` is its place in the epoch: the host's formula
-    for the name, and here the steps `before` the run count as well."""
+    """The number of batches of an epoch. The host computes a step's place in the epoch as `(step - 1) % batches`; with
+    this class, that counts the steps `before` the run, too."""
 
     before: int
 

@@ -1,7 +1,7 @@
 """What MindSpore's context says: the device, and how several processes share the work. Nothing else reads it.
 
-`model/ops` asks `device_target` which operators to take. What MindFormers does otherwise on a CPU has a name here, and
-the rest of `host/` asks for that.
+`model/ops` asks for the device, to choose operators. What MindFormers does differently on a CPU has a function of its
+own here, which the rest of `host/` calls.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def pipeline_stages() -> int:
 
 
 def join_job() -> None:
-    """Register this process with msrun's scheduler, and wait for all others; the scheduler itself stays here until the
-    others have ended."""
+    """Register this process with msrun's scheduler, and wait for all others. In the scheduler itself, this returns
+    only when the others have ended."""
     from mindspore.communication import GlobalComm, init
 
     if not GlobalComm.INITED:
@@ -84,8 +84,8 @@ def join_job() -> None:
 
 
 def share_network() -> bool:
-    """Have the processes of msrun share the weights of the next network, as its strategies say. Returns whether they
-    do: on a CPU, for which MindSpore compiles no such graphs, each process has the whole network."""
+    """Let msrun's processes share the weights of the next network, as its strategies say. Returns whether they do: on a
+    CPU, for which MindSpore does not compile such graphs, each process has the whole network."""
     if device_target() == "CPU":
         return False
     from mindspore.parallel import set_algo_parameters

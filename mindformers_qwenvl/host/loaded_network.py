@@ -13,10 +13,10 @@ __all__ = ["every_batch", "network_and_processor", "take_checkpoint"]
 
 
 def take_checkpoint(config: Any) -> None:
-    """Let the checkpoint that a call names be the one that is loaded.
+    """Load the checkpoint that a call names.
 
-    Host: mindformers/trainer/trainer.py, Trainer.evaluate, puts `eval_checkpoint` into `load_checkpoint`, and since 1.9
-    the weights come from `checkpoint.load_path`, which is made of it earlier. Seen in 1.9. Can go when
+    Host: mindformers/trainer/trainer.py, Trainer.evaluate, puts `eval_checkpoint` into `load_checkpoint`, but since 1.9
+    the weights come from `checkpoint.load_path`, which was copied from it earlier. Seen in 1.9. Can go when
     `Trainer.evaluate(eval_checkpoint=...)` loads that checkpoint.
     """
     named = config.get("load_checkpoint")
@@ -25,17 +25,17 @@ def take_checkpoint(config: Any) -> None:
 
 
 def every_batch(dataset: Any) -> Any:
-    """The data set with its last batch too.
+    """The dataset with its last batch, too.
 
-    Host: mindformers/dataset/modal_to_text_sft_dataset.py takes `samples // batch_size` batches where `full_batch` is
-    off, whatever `drop_remainder` says, so that the last samples are left out. Seen in 1.7-2.1. Can go when
+    Host: mindformers/dataset/modal_to_text_sft_dataset.py takes `samples // batch_size` batches if `full_batch` is off,
+    whatever `drop_remainder` says, and so leaves out the last samples. Seen in 1.7-2.1. Can go when
     `drop_remainder: False` keeps them.
     """
     node = dataset
     while node.children:
         if isinstance(node, TakeDataset):
             node.count = -1  # all of them
-        node.dataset_size = None  # what it was asked before
+        node.dataset_size = None  # a size that it has kept from an earlier call
         (node,) = node.children
     return dataset
 
@@ -43,7 +43,7 @@ def every_batch(dataset: Any) -> Any:
 def network_and_processor(trainer: Any, config: Any, network: Any = None) -> tuple[Any, Any]:
     """What `predict` would build: the network of a YAML with the weights of `load_checkpoint`, and its processor.
 
-    Host: mindformers/trainer/base_trainer.py, predict_process, builds both and hands them to a pipeline at once. Seen
+    Host: mindformers/trainer/base_trainer.py, predict_process, builds both and passes them straight to a pipeline. Seen
     in 1.9. Can go when the host has a public method that returns them.
 
     Raises:
@@ -54,7 +54,7 @@ def network_and_processor(trainer: Any, config: Any, network: Any = None) -> tup
     from mindspore.train import Model
 
     if not config.get("processor"):
-        raise ValueError("eval_task needs the section processor: that of predict_qwenvl_9.6b.yaml, for one")
+        raise ValueError("eval_task needs the section processor, such as that of predict_qwenvl_9.6b.yaml")
     processor = build_processor(copy.deepcopy(config.processor))
     if network is None:
         sections = {"parallel_config": config.parallel_config, "moe_config": config.moe_config}

@@ -1,4 +1,4 @@
-"""A work-around of a fault of MindFormers' Auto classes: which class opens a directory."""
+"""A work-around for a fault of MindFormers' Auto classes: which class opens a directory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ __all__ = ["prefer_this_package"]
 
 
 def prefer_this_package() -> None:
-    """Open the original's directories with this package even with `trust_remote_code=True`, as its README asks for.
+    """Open the original's directories with this package, even with `trust_remote_code=True`, which its README asks for.
 
     Host: mindformers/models/auto/*.py, by way of resolve_trust_remote_code in mindformers/tools/hub/
-    dynamic_module_utils.py. With it the Auto classes run the Python files beside the weights, PyTorch code, although a
-    class is registered. Seen in 1.7-2.1. Can go when a registered class takes precedence over `auto_map` there.
+    dynamic_module_utils.py. With that argument the Auto classes run the Python files beside the weights, which are
+    PyTorch code, although a class is registered. Seen in 1.7-2.1. Can go when a registered class takes precedence over
+    `auto_map` there.
     """
     replacements = Replacements()
     for module in (auto_factory, configuration_auto, processing_auto, tokenization_auto):

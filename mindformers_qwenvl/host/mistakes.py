@@ -1,4 +1,4 @@
-"""What users of run_mindformer.py get wrong, said before anything is built: flags that nothing reads, and YAMLs of
+"""Mistakes in using run_mindformer.py, reported before anything is built: flags that nothing reads, and YAMLs for
 another device."""
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from mindformers_qwenvl.config.yaml_keys import known_at_top, unknown_keys
 __all__ = ["refuse_on_cpu", "say_longer_samples", "say_unused_flags"]
 
 SCRIPT = "run_mindformer.py"
-# Flags of the in-tree version's own scripts, and what says the same.
+# Flags of the in-tree version's own scripts, and what to use instead.
 INSTEAD = {
     "vocab_file": "give train_dataset.tokenizer.vocab_file, or processor.tokenizer.vocab_file in prediction",
     "predict_length": "give model.model_config.max_decode_length",
     "image_path": "give --predict_data with --modal_type image",
     "prompt": "give --predict_data with --modal_type text",
-    "seq_length": "give model.model_config.seq_length; in training train_dataset.modal_to_text_transform.max_length too",
+    "seq_length": "give model.model_config.seq_length, and train_dataset.modal_to_text_transform.max_length in training",
     "use_past": "give model.model_config.use_past",
     "image_size": "set image_size wherever it is in the YAML: of the vision model and of the data",
     "optimizer_parallel": "give parallel.enable_parallel_optimizer",
@@ -34,12 +34,12 @@ _said: set[str] = set()
 
 
 def say_unused_flags(config: Mapping[str, Any] | None = None, arguments: Sequence[str] = ()) -> None:
-    """Log, once in a process, which flags of run_mindformer.py nothing uses. The script itself says which it knows; it
-    makes keys of the YAML of all others, `--vocab_file` one at its top and `--optimizer.eps` one in a section.
+    """Log, once per process, which flags of run_mindformer.py have no effect. The script's source says which it knows;
+    it turns all others into keys of the YAML: `--vocab_file` at the top, `--optimizer.eps` in a section.
 
     Args:
         config: the YAML, with those keys.
-        arguments: of the script, its name first; (): those of this process.
+        arguments: the script's name and its arguments; (): those of this process.
     """
     script, *words = arguments or sys.argv or [""]
     if Path(script).name != SCRIPT or not Path(script).is_file():
@@ -62,11 +62,11 @@ def say_unused_flags(config: Mapping[str, Any] | None = None, arguments: Sequenc
 
 
 def refuse_on_cpu(config: Mapping[str, Any], *, training: bool) -> None:
-    """Raise ValueError with all that a YAML of Ascend must change to run on a CPU.
+    """Raise ValueError with everything that must be changed to run a YAML for Ascend on a CPU.
 
     Args:
         config: the YAML; context.device_target is CPU.
-        training: whether weights are to be updated, and not only answers given.
+        training: whether weights will be updated.
     """
     changes = []
     wrapper = (config.get("runner_wrapper") or {}).get("type")
@@ -86,7 +86,7 @@ def refuse_on_cpu(config: Mapping[str, Any], *, training: bool) -> None:
             if str(values.get(key)) in ("bfloat16", "bf16") and not overruled:
                 changes.append(f"{section}.{key}: float32 (a CPU does not compute with bfloat16)")
     if changes:
-        raise ValueError(f"context.device_target is CPU, and the YAML is for Ascend; change {'; '.join(changes)}")
+        raise ValueError(f"context.device_target is CPU, but the YAML is for Ascend; set {'; '.join(changes)}")
 
 
 def say_longer_samples(config: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Public names of MindFormers that stand in another module from one version to the next, and one setting's place."""
+"""Public names of MindFormers whose module depends on the version, and one setting whose place does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _in_section() -> bool:
 
 
 def load_path(config: Any) -> str:
-    """What a job loads, file or folder; "" for nothing. `config`: of the trainer, once its rules have been checked."""
+    """What a job loads, file or folder; "" for nothing. `config`: the trainer's, after its rules have been checked."""
     return (config.checkpoint.load_path if _in_section() else config.load_checkpoint) or ""
 
 

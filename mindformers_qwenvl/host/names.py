@@ -1,4 +1,4 @@
-"""Work-arounds of faults of MindFormers in finding classes and YAMLs by their names."""
+"""Work-arounds for faults of MindFormers in finding classes and YAMLs by their names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["accept_old_auto_register", "find_config_by_name"]
 
 
 def accept_old_auto_register(names: Collection[str]) -> None:
-    """Take `auto_register: qwenvl_model.QwenVL` in an old YAML for the registered class of that name.
+    """Let `auto_register: qwenvl_model.QwenVL` in an old YAML mean the registered class of that name.
 
     Host: mindformers/tools/register/register.py, MindFormerRegister.auto_register. It raises OSError without
     REGISTER_PATH even when the class is registered. A file of that name in REGISTER_PATH still takes precedence, and

@@ -1,4 +1,4 @@
-"""Work-arounds of faults of MindFormers' `PreTrainedModel`."""
+"""Work-arounds for faults of MindFormers' `PreTrainedModel`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class OwnGenerationConfig:
     that was read from a generation_config.json or set by the user.
 
     Host: mindformers/generation/text_generator.py, GenerationMixin.generate. Without an argument `generation_config` it
-    makes one from the network's configuration, and reads `self.generation_config` only with `use_legacy: False`; nor
-    does PreTrainedModel.from_pretrained read the file. Seen in 1.7-2.1. Can go when the stock `generate()` stops where
-    `network.generation_config.max_new_tokens` says.
+    makes one from the network's configuration, and reads `self.generation_config` only with `use_legacy: False`.
+    PreTrainedModel.from_pretrained does not read the file, either. Seen in 1.7-2.1. Can go when the stock `generate()`
+    stops after `network.generation_config.max_new_tokens` tokens.
     """
 
     def generate(
@@ -30,7 +30,7 @@ class OwnGenerationConfig:
         seed: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As the host's; keywords take precedence over `generation_config`, and that over the model's own.
+        """As the host's. Keywords take precedence over `generation_config`, and that over the model's own settings.
 
         With `chat_format: chatml` in its own settings, a model also stops at <|im_end|> and <|im_start|>, as in `chat`.
         """
@@ -53,11 +53,11 @@ class OwnGenerationConfig:
 
 
 class SaveParameters:
-    """A first base class for networks: `save_pretrained(directory, save_json=True)` saves the weights.
+    """A base class for networks, before the host's: `save_pretrained(directory, save_json=True)` saves the weights.
 
-    The key/value cache is left out, and the generation_config.json that the network came with is written too.
+    The key/value cache is left out. The generation_config.json that the network came with is written, too.
 
-    Host: mindformers/models/modeling_utils.py, PreTrainedModel.save_pretrained_experimental_mode. It hands bare tensors
+    Host: mindformers/models/modeling_utils.py, PreTrainedModel.save_pretrained_experimental_mode. It gives bare tensors
     to mindspore.save_checkpoint, which takes only Parameters in a dict and raises UnboundLocalError. Seen in 1.9-2.1 on
     MindSpore 2.9 and 2.10. Can go when the stock model saves without `state_dict=`.
     """
@@ -72,11 +72,11 @@ class SaveParameters:
 
 
 class FreeBlocks:
-    """A base class for networks: an answer that ends in an error leaves no block of the key/value cache taken.
+    """A base class for networks: an answer that ends in an error frees its blocks of the key/value cache.
 
-    Host: mindformers/generation/text_generator.py, GenerationMixin.generate, which frees the blocks of an answer at its
-    regular end only: after a few errors, or answers broken off by Ctrl-C, none are left. Seen in 1.7-2.1. Can go when
-    the stock `generate()` frees them in a `finally`.
+    Host: mindformers/generation/text_generator.py, GenerationMixin.generate, which frees the blocks of an answer only
+    at its regular end: after a few errors, or answers interrupted by Ctrl-C, none are left. Seen in 1.7-2.1. Can go
+    when the stock `generate()` frees them in a `finally`.
     """
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -89,11 +89,11 @@ class FreeBlocks:
 
 
 class PhasePerShape:
-    """A base class for networks: `generate()` runs the graph that was compiled for the shape at hand.
+    """A base class for networks: `generate()` runs the graph that was compiled for the current shape.
 
-    Host: mindformers/generation/text_generator.py, GenerationMixin, which calls a graph of prefill or decoding by the
-    name of its phase alone, whatever the shape (mindspore/nn/cell.py, Cell._predict): with another batch size an
-    operator fails. Seen in 1.7-2.1. Can go when `_set_network_phase` need not be called for each shape.
+    Host: mindformers/generation/text_generator.py, GenerationMixin, which finds a graph for prefill or decoding only by
+    the name of its phase, whatever the shape (mindspore/nn/cell.py, Cell._predict): with another batch size an operator
+    fails. Seen in 1.7-2.1. Can go when `_set_network_phase` need not be called for each shape.
     """
 
     def set_phase_of_shape(self, rows: int, columns: int) -> None:
@@ -102,10 +102,11 @@ class PhasePerShape:
 
 
 class PhaseToldOnce:
-    """A base class for networks: a call tells the cells within of its phase only when the phase has changed.
+    """A base class for networks: a call sets the phase of the cells inside only when the phase has changed.
 
-    Host: mindspore/nn/cell.py, Cell.compile_phase, which every call of a compiled network sets, in all its cells: some
-    2,000 in Qwen-VL, for each token of an answer. Seen in MindSpore 2.7-2.10. Can go when the stock setter is cheap.
+    Host: mindspore/nn/cell.py, Cell.compile_phase: every call of a compiled network sets it in all cells, which are
+    some 2,000 in Qwen-VL, for each token of an answer. Seen in MindSpore 2.7-2.10. Can go when the stock setter is
+    cheap.
     """
 
     @property

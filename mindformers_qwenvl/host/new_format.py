@@ -1,4 +1,4 @@
-"""A work-around of MindFormers' newer checkpoints (section `checkpoint:`) in data parallel."""
+"""A work-around for MindFormers' newer checkpoints (section `checkpoint:`) in data parallel."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mindformers_qwenvl.host.work_around import NotNeeded
 
 __all__ = ["save_new_format_as_one_process"]
 
-SIZES = ("get_real_group_size", "get_group_size")  # 1.8 and later; 1.7, whose module has the second alone
+SIZES = ("get_real_group_size", "get_group_size")  # 1.8 and later; 1.7, whose module has only the second
 SHARDED = ("get_all_sharded_tensor", "get_all_sharded_tensor_on_rank0")  # 1.8 and 1.9; 2.1. 1.7 has neither
 
 
 def save_new_format_as_one_process() -> None:
     """Let processes in data parallel save and load with the section `checkpoint:`.
 
-    The host wants to save and load how weights are sharded, and in data parallel they are not:
+    The host needs to know how weights are sharded, but in data parallel they are not:
     mindformers/checkpoint/sharded_tensor.py, get_all_sharded_tensor (RuntimeError at the first checkpoint) and
-    get_cur_sharded_tensor (TypeError). Here the first process saves as one process does, and all load as one process
-    does. Seen in 1.8-2.1. Can go when two processes save with that section and `parallel_mode: 0`.
+    get_cur_sharded_tensor (TypeError). Here the first process saves as a single process would, and all load as a single
+    process would. Seen in 1.8-2.1. Can go when two processes save with that section and `parallel_mode: 0`.
     """
     try:
         from mindformers.checkpoint import checkpoint

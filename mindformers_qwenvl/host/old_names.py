@@ -14,7 +14,7 @@ __all__ = ["FP32StateAdamWeightDecay", "ObsMonitor"]
 class FP32StateAdamWeightDecay(AdamW):
     """MindFormers' AdamW, whose moments are float32 too, with the arguments of old YAMLs.
 
-    Unlike the old class, AdamW corrects the bias of the first steps' moments.
+    Unlike the old class, AdamW corrects the bias of the moments in the first steps.
     """
 
     def __init__(self, params, learning_rate=1e-3, beta1=0.9, beta2=0.999, eps=1e-6, weight_decay=0.0, **kwargs):
@@ -23,7 +23,7 @@ class FP32StateAdamWeightDecay(AdamW):
 
 
 class ObsMonitor(Callback):
-    """Does nothing: the upload to object storage is gone, but old YAMLs still name it."""
+    """Does nothing. MindFormers no longer uploads to object storage, but old YAMLs still name this callback."""
 
     def __init__(self, **kwargs: Any):
         super().__init__()
@@ -31,4 +31,4 @@ class ObsMonitor(Callback):
 
 
 def _gone(section: str, name: str, instead: str) -> None:
-    logger.warning("%s: type: %s is gone from MindFormers since 1.6; %s.", section, name, instead)
+    logger.warning("%s: type: %s was removed from MindFormers in 1.6; %s.", section, name, instead)

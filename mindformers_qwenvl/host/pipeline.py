@@ -1,4 +1,4 @@
-"""Work-arounds of faults of MindFormers' pipelines."""
+"""Work-arounds for faults of MindFormers' pipelines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mindformers_qwenvl.weights.finite import checked
 
 __all__ = ["ProcessorPipeline"]
 
-# Arguments of the host's Pipeline and of post-processing, beside those of `generate()`, and what its trainer hands on.
+# Arguments besides those of `generate()`: of the host's Pipeline, of post-processing, and those its trainer passes.
 OF_PIPELINE = (
     *("batch_size", "skip_special_tokens", "processor", "audio_processor", "feature_extractor"),
     *("is_full_config", "save_file"),
@@ -34,24 +34,24 @@ def check_processor(network: Any, processor: Any) -> None:
 
 
 class ProcessorPipeline(MultiModalToTextPipeline):
-    """The stock pipeline, which finds its processor: that of the network's directory, or one made of the parts that
-    `pipeline()` hands it.
+    """The stock pipeline, but it finds its processor: that of the network's directory, or one made from the parts that
+    `pipeline()` passes.
 
     Host: mindformers/pipeline/pipeline.py builds tokenizer and image processor and passes them on, but
-    mindformers/pipeline/multi_modal_to_text_generation_pipeline.py wants a processor and raises ValueError. Seen in
+    mindformers/pipeline/multi_modal_to_text_generation_pipeline.py needs a processor and raises ValueError. Seen in
     1.6-2.1. Can go when `pipeline("multi_modal_to_text_generation", model=...)` needs no `processor=`.
 
     The same file drops what a call says about the answer, as in `pipe(queries, max_new_tokens=8)`; here that reaches
-    `generate()`, as it does in text_generation_pipeline.py. And mindformers/pipeline/base_pipeline.py saves a YAML,
-    which `pipeline(task, directory)` does not read, and no processor; here config.json and all else that is read are
-    saved. Seen in 1.7-2.1. Can go when the stock pipeline does so.
+    `generate()`, as it does in text_generation_pipeline.py. And mindformers/pipeline/base_pipeline.py saves no
+    processor, but a YAML, which `pipeline(task, directory)` does not read; here config.json and all other files that it
+    reads are saved. Seen in 1.7-2.1. Can go when the stock pipeline does so.
     """
 
     def __init__(self, model: Any, processor: Any = None, tokenizer: Any = None, image_processor: Any = None, **kwargs):
         network = getattr(model, "predict_network", model)
         if isinstance(network, AdapterSwitch):
             self._warn_of_nan(network)
-            network.load_configured_adapters()  # after the weights, of which some adapters replace a part
+            network.load_configured_adapters()  # after the weights, since some adapters replace a part of them
         if processor is None:
             processor = self._processor_of(network, tokenizer, image_processor)
         if processor is not None:
@@ -61,8 +61,8 @@ class ProcessorPipeline(MultiModalToTextPipeline):
 
     @staticmethod
     def _warn_of_nan(network: Any) -> None:
-        """Of weights that the host has loaded by itself, as run_mode predict does. Off a CPU, gigabytes would have to
-        come back from the device."""
+        """Warn of NaN in weights that the host has loaded on its own, as run_mode predict does. Only on a CPU:
+        elsewhere gigabytes would have to be copied back from the device."""
         if not network.__dict__.get("not_finite") and weights_at_hand():
             network.not_finite = checked(network).sentence()
             if network.not_finite:
@@ -85,7 +85,7 @@ class ProcessorPipeline(MultiModalToTextPipeline):
         check_names(parameters, "pipeline()", OF_PIPELINE)
         about_the_answer = {name: value for name, value in parameters.items() if name not in OF_PIPELINE}
         if about_the_answer.get("num_return_sequences") not in (None, 1):
-            raise ValueError("pipeline(): num_return_sequences is not supported, a pipeline gives one answer each")
+            raise ValueError("pipeline(): num_return_sequences must be 1, as a pipeline gives one answer to each query")
         if "skip_special_tokens" in parameters:
             after["skip_special_tokens"] = parameters["skip_special_tokens"]
         return before, about_the_answer, after

@@ -1,4 +1,4 @@
-"""A work-around of checkpoints whose files have a part of the parameters each (`remove_redundancy: True`)."""
+"""A work-around for checkpoints whose files each have a part of the parameters (`remove_redundancy: True`)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["load_parts_in_data_parallel"]
 def load_parts_in_data_parallel() -> None:
     """Let a training in data parallel resume from files saved with `remove_redundancy: True`.
 
-    Such files have each parameter once. Host: mindspore/train/serialization.py, load_param_into_net, fetches the others
-    from their processes, but only for a compiled network, and MindFormers compiles none in data parallel; nor would it
-    accept `global_step`, which each file has. Here they are fetched; if the number of processes is another, all files
-    are read. Seen in MindSpore 2.7-2.10. Can go when `resume_training: True, remove_redundancy: True` works with
-    `parallel_mode: 0`.
+    Together such files have each parameter once. Host: mindspore/train/serialization.py, load_param_into_net, fetches
+    missing parameters from other processes, but only for a compiled network, and MindFormers compiles none in data
+    parallel; nor would it accept `global_step`, which each file has. Here they are fetched; if the number of processes
+    has changed, all files are read. Seen in MindSpore 2.7-2.10. Can go when `resume_training: True,
+    remove_redundancy: True` works with `parallel_mode: 0`.
     """
     replacements = Replacements()
     replacements.add(load_checkpoint_utils, "load_safetensors_checkpoint", _loading_all_parts)
@@ -52,9 +52,9 @@ def _fetching_parts(stock: Callable) -> Callable:
             missing = sorted(set(net.parameters_dict()) - set(parameter_dict))
             if missing:
                 raise ValueError(
-                    "load_checkpoint: its files have a part of the parameters each (remove_redundancy: True), and "
+                    "load_checkpoint: each of its files has a part of the parameters (remove_redundancy: True), and "
                     f"{len(missing)} of {len(net.parameters_dict())} are in none of them: {', '.join(missing[:3])} ... "
-                    "The files of all processes that saved them are needed"
+                    "The files of all processes that saved the checkpoint are needed"
                 )
             remove_redundancy = False
         return stock(net, parameter_dict, strict_load, remove_redundancy, *args, **kwargs)
@@ -63,7 +63,7 @@ def _fetching_parts(stock: Callable) -> Callable:
 
 
 def _fetch(network: Any, loaded: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of `network` that this process has not `loaded`, but another one has."""
+    """The parameters of `network` that this process has not `loaded` but another process has."""
     parameters = sorted(network.parameters_dict().items())
     mine = ms.Tensor([name in loaded for name, _ in parameters], ms.int32)
     owners = ops.AllGather()(mine).asnumpy().reshape(-1, len(parameters))

@@ -1,4 +1,4 @@
-"""Functions of the host replaced, all that a work-around needs or none. Plain Python."""
+"""Replaces functions of the host: all that a work-around needs, or none. Plain Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MARK = "_replaces_in_mindformers"
 
 
 def stock_of(found: Any) -> Any:
-    """What the host had where `found` is now; None if that is the host's own."""
+    """What the host had in the place of `found`; None if `found` is the host's own."""
     return vars(getattr(found, "__func__", found)).get(MARK) if hasattr(found, "__dict__") else None
 
 
@@ -45,7 +45,7 @@ class Replacements:
         self._planned.append((owner, name, classmethod(new) if is_class_method else new))
 
     def add_wherever_imported(self, owner: ModuleType, name: str, replacement: Callable[[Any], Any]) -> None:
-        """As `add`, also in each module of the host that has imported `owner.name` by `from ... import`."""
+        """As `add`, and also in each module of the host that has imported `owner.name` by `from ... import`."""
         stock, before = getattr(owner, name, None), len(self._planned)
         self.add(owner, name, replacement)
         for _, _, new in self._planned[before:]:

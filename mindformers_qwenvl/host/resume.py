@@ -1,4 +1,4 @@
-"""A work-around of trainings that cannot be resumed with another number of processes."""
+"""A work-around for trainings that cannot be resumed with another number of processes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def resume_in_any_number_of_processes() -> None:
     """Let a training of one process, or of several in data parallel, be resumed in any number of processes.
 
     Each process saves the whole state, so any file will do for all of them. Host: mindformers/tools/resume_ckpt.py and
-    mindformers/trainer/utils.py, load_resume_context_from_checkpoint, have each process read the file of its own rank;
+    mindformers/trainer/utils.py, load_resume_context_from_checkpoint, let each process read the file of its own rank;
     that file is missing when resuming with more processes (FileNotFoundError in those, while the others wait). And
-    mindformers/utils/load_checkpoint_utils.py, _get_checkpoint_mode, takes a folder `rank_0` of safetensors files,
-    which one process saves to as well, for that of several, and refuses it without `use_parallel`. Here the file is
-    chosen before anything is built. Seen in 1.7-2.1. Can go when the stock Trainer resumes from `output/checkpoint` of
-    two processes in four, and from that of one, in safetensors, without `use_parallel`.
+    mindformers/utils/load_checkpoint_utils.py, _get_checkpoint_mode, takes a folder `rank_0` of safetensors files for
+    that of several processes, although a single one saves there, too, and refuses it without `use_parallel`. Here the
+    file is chosen before anything is built. Seen in 1.7-2.1. Can go when the stock Trainer resumes in four processes
+    from the `output/checkpoint` of two, and, in safetensors and without `use_parallel`, from that of one.
     """
     replacements = Replacements()
     replacements.add(Trainer, "_check_config_rules", _choosing_a_file)
@@ -74,10 +74,10 @@ def _taking_a_chosen_file(stock: Callable) -> Callable:
 
 
 def choose_file(config: Any) -> None:
-    """If `load_checkpoint` is a folder with rank_0 ...: one file for all, unless each process has a part of its own.
+    """If `load_checkpoint` is a folder with rank_0, ...: choose one file for all, unless each process has its own part.
 
-    The host would look for one name in the folders of all ranks, which is not there once the number of processes has
-    changed in an output_dir: the number after the rank then differs from folder to folder.
+    The host would look for the same file name in the folders of all ranks. Once the number of processes has changed in
+    an output_dir, there is none: the number after the rank then differs from folder to folder.
     """
     folder = Path(load_path(config))
     processes = get_real_group_size()

@@ -1,4 +1,4 @@
-"""Which file of a training to resume from, by what its folders `rank_0`, `rank_1`, ... hold."""
+"""Which file of a training to resume from, according to its folders `rank_0`, `rank_1`, ...."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["is_part", "latest", "named_alike", "parts_beside"]
 
 
 def is_part(file: Path) -> bool:
-    """Whether it was saved with `remove_redundancy: True` by several processes."""
+    """Whether the file was saved with `remove_redundancy: True` by several processes."""
     if file.suffix != ".safetensors":
         return False
     with safe_open(file, framework="np") as opened:
@@ -27,16 +27,16 @@ def is_part(file: Path) -> bool:
 
 
 def latest(folder: Path, suffix: str, named: str | None, found: str) -> Path:
-    """The file to resume from, or one of the step of the file `named`.
+    """The file to resume from: the latest, or one of the same step as the file `named`.
 
-    It is the last one of rank 0, which every run has: the folders of other ranks may be of an earlier run with more
-    processes. If files have a part of the parameters each, it is the last step that all ranks have saved.
+    The latest is the last one of rank 0, which every run has: the folders of other ranks may be of an earlier run with
+    more processes. If each file has a part of the parameters, it is of the last step that all ranks have saved.
 
     Args:
         folder: with `rank_*` folders.
         suffix: of the files, `.ckpt` or `.safetensors`.
         named: a file's name, of any rank; None: the last step.
-        found: the beginning of an error: what is in the folder.
+        found: what is in the folder, as the beginning of an error message.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -50,13 +50,13 @@ def latest(folder: Path, suffix: str, named: str | None, found: str) -> Path:
         same = [file for files in saved.values() for file in files if file.is_same_step(wanted)]
         if not same:
             raise FileNotFoundError(f"{found}, but no file {named} of any rank")
-        # A run of the same number need not be the same run in another rank: the file itself takes precedence.
+        # The same run number need not mean the same run in another rank: the file itself takes precedence.
         return max(same, key=lambda file: (file.path.name == named, file.run == wanted.run)).path
     complete = {rank: _complete(files) for rank, files in saved.items()}
     complete = {rank: files for rank, files in complete.items() if files}
     if not complete:
         unnamed = [file.path for files in saved.values() for file in files if not file.order]
-        if unnamed:  # the host takes these by their time
+        if unnamed:  # the host orders these by their time
             return max(unnamed, key=lambda file: file.stat().st_mtime)
         raise FileNotFoundError(f"{found}, but no *{suffix} in them; see load_ckpt_format")
     last = {rank: files[-1] for rank, files in complete.items()}
@@ -73,12 +73,12 @@ def latest(folder: Path, suffix: str, named: str | None, found: str) -> Path:
 
 
 def named_alike(saved: Iterable[Sequence[SavedFile]]) -> bool:
-    """Whether each rank has the same runs, whose number is in the names."""
+    """Whether each rank has files of the same runs, by the run numbers in their names."""
     return len({frozenset((file.run, file.kind[1:]) for file in files) for files in saved}) == 1
 
 
 def parts_beside(part: Path) -> list[Path]:
-    """`part` and the file of the same step of each other rank; of several in one folder the last."""
+    """`part`, and the file of the same step of each other rank; if a folder has several, the last one."""
     chosen = SavedFile.of(part)
     parts = []
     for folder in rank_folders(part.parents[1]).values():
@@ -88,7 +88,7 @@ def parts_beside(part: Path) -> list[Path]:
 
 
 def _complete(files: Sequence[SavedFile]) -> list[SavedFile]:
-    """The files that have a step in their names, but for those after the host's note, which may be half written."""
+    """The files that have a step in their names, except those after the host's note, which may be half written."""
     if not files:
         return []
     noted = last_noted(files[0].path.parent)

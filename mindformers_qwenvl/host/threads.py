@@ -1,4 +1,4 @@
-"""A work-around of samples that get mixed up when a dataset maps with several threads."""
+"""A work-around for samples that get mixed up when a dataset maps with several threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ThreadRecord", "separate_threads"]
 
 
 class ThreadRecord(DataRecord):
-    """A record whose contents each thread has to itself."""
+    """A record with separate contents for each thread."""
 
     def __init__(self) -> None:
         self._by_thread: dict[int, dict[str, Any]] = {}
@@ -32,10 +32,10 @@ class ThreadRecord(DataRecord):
 def separate_threads() -> None:
     """Let each thread of `dataset.map` fill a record of its own.
 
-    Host: mindformers/models/multi_modal/base_multi_modal_processor.py, BaseXModalToTextTransform. One record, emptied
-    for each sample, serves all threads, so with `num_parallel_workers` above 1 and `python_multiprocessing: False` a
-    sample gets columns of another one, or ends in an error. Seen in 1.7-2.1. Can go when the transform makes a record
-    for each call.
+    Host: mindformers/models/multi_modal/base_multi_modal_processor.py, BaseXModalToTextTransform. All threads share one
+    record, which is emptied for each sample, so with `num_parallel_workers` above 1 and
+    `python_multiprocessing: False` a sample gets columns of another one, or ends in an error. Seen in 1.7-2.1. Can go
+    when the transform makes a record for each call.
     """
     replacements = Replacements()
     replacements.add(base_multi_modal_processor, "DataRecord", lambda stock: ThreadRecord)

@@ -1,4 +1,4 @@
-"""Work-arounds of faults of MindFormers' trainer."""
+"""Work-arounds for faults of MindFormers' trainer."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ __all__ = ["FullConfigTrainer"]
 
 
 class FullConfigTrainer(MultiModalToTextGenerationTrainer):
-    """The stock trainer, which uses a YAML unchanged in prediction too.
+    """The stock trainer, but it uses a YAML unchanged in prediction, too.
 
     Host: mindformers/trainer/multi_modal_to_text_generation/multi_modal_to_text_generation.py, `predict`. Unlike
     `train` and the text trainer's `predict`, it drops `is_full_config` and merges the user's YAML into the default one
-    of the task table, whose settings leak into it. (Without our entry in that table there is no default.) Seen in
-    1.7-2.1. Can go when `predict` passes `is_full_config` on.
+    of the task table, so that settings of the default take effect. (Without our entry in that table there is no
+    default.) Seen in 1.7-2.1. Can go when `predict` passes `is_full_config` on.
 
     `predict` also builds the YAML's `processor` in place, and predict_process (mindformers/trainer/base_trainer.py)
     then tries to build its image_processor again, from the object: AttributeError. Here it is built from a copy. Seen
     in 1.7-2.1. Can go when stock `build_processor` may be called twice on one section.
 
-    predict_process also looks for `top_k` in the outer model section only, and otherwise hands the pipeline top_k=1,
-    with which `do_sample: True` is greedy. Here it is that of the language model. Seen in 1.7-2.1. Can go when
-    predict_process does not hand on a `top_k` that nobody has set.
+    predict_process also looks for `top_k` only in the outer model section, and otherwise passes top_k=1 to the
+    pipeline, with which `do_sample: True` is greedy. Here it is that of the language model. Seen in 1.7-2.1. Can go
+    when predict_process does not pass a `top_k` that nobody has set.
 
     And _check_grad_accumulation_steps (mindformers/trainer/base_trainer.py) sets `gradient_accumulation_steps` to 1
-    where it cannot accumulate, and trains on. Here that is an error. Seen in 1.7-2.1. Can go when the host raises.
+    if it cannot accumulate, and training goes on. Here that is an error. Seen in 1.7-2.1. Can go when the host raises.
 
     With `sink_mode: True`, training_process multiplies the epochs by their steps, so that each sinks `sink_size` steps.
-    MindSpore sinks nothing on a CPU, and runs that many whole epochs. Here sink_mode is off there. Seen in 1.7-2.1. Can
-    go when the stock Trainer takes `epochs` epochs on a CPU with `sink_mode: True`.
+    MindSpore sinks nothing on a CPU, and runs that many whole epochs. Here sink_mode is switched off on a CPU. Seen in
+    1.7-2.1. Can go when the stock Trainer runs `epochs` epochs on a CPU with `sink_mode: True`.
 
     A file is read as `load_ckpt_format` says (mindformers/utils/load_checkpoint_utils.py), whatever its name ends with.
     Here the name decides. Seen in 1.7-2.1. Can go when the host loads a .ckpt file with `load_ckpt_format:
@@ -69,14 +69,14 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         prepare_adapters(config)
         runner = config.get("runner_config")
         if runner and runner.get("sink_mode") and not sinks_data():
-            logger.warning("runner_config.sink_mode: True: a CPU sinks nothing, so sink_mode is off.")
+            logger.warning("runner_config.sink_mode: True has no effect on a CPU, which has no data queue: it is off.")
             runner.sink_mode = False
         return config
 
     def set_train_dataset(self, dataset: Any) -> None:
         if dataset is not None and not dataset.get_dataset_size():  # MindSpore says so after the network is built
             raise ValueError(
-                "train_dataset: its samples make no batch: there are fewer than "
+                "train_dataset: its samples do not fill one batch: there are fewer than "
                 f"runner_config.batch_size={self.config.runner_config.batch_size}, or none at all. Set a smaller "
                 "runner_config.batch_size, or give more samples"
             )
@@ -88,11 +88,11 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
             # With sink_mode, MindFormers has multiplied both; `origin_epochs` are those of the YAML.
             raise ValueError(
                 f"resume_training: the checkpoint is at the end of runner_config.epochs={runner.origin_epochs}, so "
-                "nothing is left to train; set more epochs to go on"
+                "nothing is left to train; set more epochs to continue"
             )
         if not network.trainable_params():  # MindSpore says: parameters must not be empty
             raise ValueError(
-                "model_config: all parameters are frozen, so that nothing would be trained; set one of freeze_vision, "
+                "model_config: all parameters are frozen, so nothing would be trained; set one of freeze_vision, "
                 "freeze_resampler and freeze_llm to False"
             )
         return super().create_optimizer_scheduler(network, *args, **kwargs)
@@ -105,7 +105,7 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
             sharded=is_sharded(),
             pipeline_stages=self.get_pipeline_stages(),
             gradient_accumulation_steps=steps or 1,
-            # Of a value that is not a number of parts the cell complains.
+            # A value that is not a number of parts is reported by the cell.
             accumulation_steps=parts if is_whole(parts, 1) else 1,
             batch_size=runner.batch_size if is_whole(runner.batch_size, 1) else None,
         )
@@ -120,15 +120,15 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
 
 
 def check_vocabularies(config: Any) -> None:
-    """Raise ValueError if a tokenizer that this run uses has the vocabulary of another model than `model.model_config`.
-    Of a vocabulary that is not there the tokenizer complains."""
+    """Raise ValueError if the vocabulary of a tokenizer that this run uses does not belong to `model.model_config`. A
+    missing vocabulary is reported by the tokenizer."""
     model = (config.get("model") or {}).get("model_config")
     if not isinstance(model, dict) or model.get("type") != "QwenVLConfig":
         return
     training = config.get("run_mode") in ("train", "finetune")
     for name in ("train_dataset",) if training else ("processor",):
         section = config.get(name)
-        tokenizer = section.get("tokenizer") if isinstance(section, dict) else None  # what has been built is no section
+        tokenizer = section.get("tokenizer") if isinstance(section, dict) else None  # not if it is built already
         if isinstance(tokenizer, dict) and tokenizer.get("type") == "QwenVLTokenizer":
             try:
                 vocabulary = find_vocabulary(tokenizer.get("vocab_file"))
@@ -143,7 +143,7 @@ def _take_format_of_file(config: MindFormerConfig) -> None:
     for path in (config.get("load_checkpoint"), (config.get("checkpoint") or {}).get("load_path")):
         ending = Path(path).suffix.removeprefix(".") if path and isinstance(path, str) else ""
         if ending in ("ckpt", "safetensors") and config.get("load_ckpt_format") != ending:
-            logger.info("load_checkpoint is a file .%s, so load_ckpt_format is %s.", ending, ending)
+            logger.info("load_checkpoint is a .%s file, so load_ckpt_format is %s.", ending, ending)
             config.load_ckpt_format = ending
 
 

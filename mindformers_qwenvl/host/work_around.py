@@ -1,4 +1,4 @@
-"""A row of the index of work-arounds, and what becomes of it on the MindFormers at hand. Plain Python."""
+"""A row of the index of work-arounds, and what becomes of it on the installed MindFormers. Plain Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGE = __name__.partition(".")[0]
 
 
 class NotAvailable(Exception):
-    """MindFormers has no place to put a work-around; the message says what is missing."""
+    """MindFormers lacks something that a work-around needs; the message says what."""
 
 
 class NotNeeded(Exception):
@@ -24,7 +24,7 @@ class NotNeeded(Exception):
 
 
 class Kind(Enum):
-    """How a work-around gets into effect."""
+    """How a work-around takes effect."""
 
     PATCH = "replaces functions of the host"  # `where` is called at registration
     CLASS = "is registered with the host"  # `where` is a class, or a method of one, that YAMLs name
@@ -42,16 +42,16 @@ class WorkAround:
     host: Sequence[str]  # files of the host
     reason: str
     seen: str  # versions of MindFormers, "1.7-2.1"
-    tests: Sequence[str]  # show the fault of the host and fail when it has been mended: then this can go
-    # What it replaces, overrides or uses in the host, "module:Class.name"; "a|b": the one or the other, by version.
+    tests: Sequence[str]  # they show the fault of the host and fail when it has been fixed: then this can go
+    # What it replaces, overrides or uses in the host, "module:Class.name"; "a|b": one or the other, by version.
     touches: Sequence[str] = ()
 
     def load(self) -> Any:
-        """The object `where`."""
+        """The object that `where` names."""
         return _find(f"{PACKAGE}.{self.where}")
 
     def missing(self) -> str:
-        """What it touches and the host does not have, "" if all is there."""
+        """What it touches but the host does not have; "" if nothing is missing."""
         return ", ".join(
             touched.replace("|", " or ") for touched in self.touches if not any(map(_exists, touched.split("|")))
         )
@@ -71,7 +71,7 @@ class State:
 
 
 def install(work_around: WorkAround, *arguments: Any) -> State:
-    """Put a work-around into effect, as far as that is left to do; it fails alone, in words."""
+    """Install a work-around. If that fails, the state says why, and nothing else is affected."""
     try:
         if missing := work_around.missing():
             raise NotAvailable(f"there is no {missing}")

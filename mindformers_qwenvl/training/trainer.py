@@ -81,8 +81,8 @@ class QwenVLTrainer(FullConfigTrainer):
             if "got 0" not in str(error):  # the error of `take`: there is no whole batch
                 raise
             raise ValueError(
-                f"eval_dataset has fewer samples than a batch (batch_size={self.config.eval_dataset.batch_size}): set a "
-                "smaller runner_config.batch_size, or hold out more samples"
+                f"eval_dataset has fewer samples than a batch (batch_size={self.config.eval_dataset.batch_size}): set "
+                "a smaller runner_config.batch_size, or hold out more samples"
             ) from error
         if not dataset.get_dataset_size():
             raise ValueError("eval_dataset: there are no samples")

@@ -285,7 +285,7 @@ def test_accumulation_steps_must_divide_the_batch():
 
 def test_nothing_learns():
     frozen = [f"model.model_config.freeze_{part}=True" for part in ("vision", "resampler", "llm")]
-    with pytest.raises(SettingsError, match="nothing would learn"):
+    with pytest.raises(SettingsError, match="nothing is trained"):
         read_job(STAGE_3, frozen)
 
 

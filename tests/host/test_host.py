@@ -197,7 +197,7 @@ def test_names_of_old_yamls_say_what_takes_their_place(registered, caplog, monke
     (monitor,) = build_callback([{"type": "ObsMonitor", "upload_frequence": 1}])
     monitor.step_end(None)
     log = caplog.text
-    assert "FP32StateAdamWeightDecay is gone from MindFormers since 1.6; AdamW with betas: [0.9, 0.95]" in log
+    assert "FP32StateAdamWeightDecay was removed from MindFormers in 1.6; AdamW with betas: [0.9, 0.95]" in log
     assert "ObsMonitor is gone" in log
 
 
@@ -277,7 +277,7 @@ def test_a_dataset_without_a_batch_is_an_error(registered):
     trainer = registered.get_cls("trainer", "MultiModalToTextGenerationTrainer")("qwenvl")
     trainer.config = MindFormerConfig(runner_config={"batch_size": 4})
     three, four = (NumpySlicesDataset(np.zeros((3, 2))).batch(rows, drop_remainder=True) for rows in (3, 4))
-    with pytest.raises(ValueError, match=r"make no batch: there are fewer than runner_config\.batch_size=4.*Set"):
+    with pytest.raises(ValueError, match=r"not fill one batch: there are fewer than runner_config\.batch_size=4.*Set"):
         trainer.set_train_dataset(four)
     trainer.set_train_dataset(three)
     assert trainer.get_train_data_size() == 1

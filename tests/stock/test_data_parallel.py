@@ -256,7 +256,7 @@ def test_parts_without_those_of_another_process_are_an_error(samples, tmp_path):
     more = {"load_checkpoint": str(two.folder / SAVED), "resume_training": True}
     with Job(tmp_path / "refused", {**settings(samples, 1, form="safetensors"), **more}, workers=1) as job:
         assert job.end() != 0
-    assert "The files of all processes that saved them are needed" in job.printed()
+    assert "The files of all processes that saved the checkpoint are needed" in job.printed()
 
 
 # ---- the host's newer section `checkpoint:`
