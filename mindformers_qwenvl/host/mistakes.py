@@ -23,7 +23,7 @@ INSTEAD = {
     "predict_length": "give model.model_config.max_decode_length",
     "image_path": "give --predict_data with --modal_type image",
     "prompt": "give --predict_data with --modal_type text",
-    "seq_length": "give model.model_config.seq_length, and train_dataset.modal_to_text_transform.max_length in training",
+    "seq_length": "give model.model_config.seq_length; to train, also train_dataset.modal_to_text_transform.max_length",
     "use_past": "give model.model_config.use_past",
     "image_size": "set image_size wherever it is in the YAML: of the vision model and of the data",
     "optimizer_parallel": "give parallel.enable_parallel_optimizer",
