@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 __all__ = ["Interrupts", "held_back", "unwound_by_sigterm"]
 
-GRACE = 3.0  # seconds in which Python may react; after that, C++ must be computing, and the process is ended
+GRACE = 3.0  # seconds for Python to react; after that the process is ended: it is probably computing in C++
 POLLED = 0.2  # seconds
 
 SIGINT = {signal.SIGINT}

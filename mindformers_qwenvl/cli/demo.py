@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--serve",
         action="store_true",
-        help="then serve the model with a chat page; a model that is already there is kept (extra [serve])",
+        help="then serve the model with a chat page; a model already in --workdir is used as it is (extra [serve])",
     )
     parser.add_argument("--port", type=int, default=8000, help="with --serve: port of the page (default: %(default)s)")
     parser.set_defaults(usage=parser.error)

@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     size = parser.add_argument_group("size and limits")
     size.add_argument("--rows", type=int, default=8, metavar="N", help="answers written at once (default: %(default)s)")
-    size.add_argument("--queue", type=int, default=128, metavar="N", help="answers waiting (default: %(default)s)")
+    size.add_argument("--queue", type=int, default=128, metavar="N", help="answers that wait (default: %(default)s)")
     size.add_argument(
         "--max-length", type=int, metavar="N", help="tokens of prompt and answer (default: seq_length of the model)"
     )

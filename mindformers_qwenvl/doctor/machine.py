@@ -45,7 +45,7 @@ def machine() -> Iterator[Finding]:
         yield Finding(section, "CANN", state, f"CANN {cann or 'not found'}, driver {driver or 'not found'}")
     free, total = _memory()
     if free is None:
-        yield Finding(section, "memory", NOT_CHECKED, "this system has no /proc/meminfo to read it from")
+        yield Finding(section, "memory", NOT_CHECKED, "it cannot be read from /proc/meminfo")
     else:
         state = OK if free >= LITTLE_MEMORY else WARNING
         yield Finding(section, "memory", state, f"{free / GB:.1f} of {total / GB:.1f} GB free", {"free": free})
@@ -119,7 +119,7 @@ def optional() -> Iterator[Finding]:
         missing = [name for name, version in packages.items() if version is None]
         there = ", ".join(f"{name} {version}" for name, version in packages.items() if version is not None)
         if missing:
-            detail = f"{', '.join(missing)} missing: pip install {' '.join(missing)}"
+            detail = f"without {', '.join(missing)}: pip install {' '.join(missing)}"
             yield Finding(section, f"extra {extra}", WARNING, detail)
         else:
             yield Finding(section, f"extra {extra}", OK, there)

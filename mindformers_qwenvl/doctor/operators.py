@@ -174,7 +174,7 @@ def compare(fused: dict[str, np.ndarray], plain: dict[str, np.ndarray], dtype: s
         operator, _, part = name.partition(": ")
         title = f"{operator} {part}, {dtype}"
         if name not in fused:
-            yield Finding(SECTION, title, FAILED, "there is no result of the device")
+            yield Finding(SECTION, title, FAILED, "the device returned no result")
             continue
         found = fused[name]
         if found.shape != reference.shape or not np.isfinite(found).all():

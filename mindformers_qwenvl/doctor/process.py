@@ -23,7 +23,7 @@ print("\\n" + {result!r} + json.dumps(found), flush=True)
 
 
 class Broken(RuntimeError):
-    """The process ended without a result; the message is the last line that it wrote."""
+    """The process ended without a result; the message has the last line that it wrote."""
 
 
 def call(module: str, function: str, *, seconds: float = 600, **arguments: Any) -> Any:

@@ -22,7 +22,7 @@ def look_through(path: Path) -> list[Finding]:
         return [Finding(SECTION, str(path), FAILED, str(error))]
     found = [Finding(SECTION, *_split(sentence)) for sentence in unknown_keys(content)]
     if not found:
-        found = [Finding(SECTION, str(path), OK, "every key is known")]
+        found = [Finding(SECTION, str(path), OK, "no unknown or misspelt key was found")]
     if installed("mindformers") is None:
         found.append(Finding(SECTION, "MindFormers' keys", NOT_CHECKED, WITHOUT_HOST))
     return found

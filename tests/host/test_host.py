@@ -198,7 +198,7 @@ def test_names_of_old_yamls_say_what_takes_their_place(registered, caplog, monke
     monitor.step_end(None)
     log = caplog.text
     assert "FP32StateAdamWeightDecay was removed from MindFormers in 1.6; AdamW with betas: [0.9, 0.95]" in log
-    assert "ObsMonitor is gone" in log
+    assert "ObsMonitor was removed" in log
 
 
 def test_save_parameters(registered, tmp_path):
