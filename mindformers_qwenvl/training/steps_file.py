@@ -121,7 +121,7 @@ def _row(path: Path, number: int, header: list[str], line: str) -> Row:
     except (ValueError, TypeError, OverflowError):  # the last: a step that is infinite
         raise ValueError(
             f"{path}, line {number}: expected {len(header)} numbers, and a whole one for `step`, got {line[:80]!r}; "
-            "correct the line or delete it"
+            "fix the line or delete it"
         ) from None
     return {**row, "step": step}
 

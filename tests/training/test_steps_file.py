@@ -117,7 +117,7 @@ def test_after_a_kill_all_rows_are_there(tmp_path):
 def test_a_damaged_line_is_an_error(tmp_path, text, line):
     path = tmp_path / "rank_0.csv"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"rank_0.csv, line {line}: expected 2 numbers, .* got '.*'; correct") as error:
+    with pytest.raises(ValueError, match=rf"rank_0.csv, line {line}: expected 2 numbers, .* got '.*'; fix") as error:
         read_steps(path)
     assert "\n" not in str(error.value)
 
