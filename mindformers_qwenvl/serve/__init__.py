@@ -6,7 +6,6 @@
 | `asked` | a checked request; plain Python |
 | `errors` | errors in OpenAI's shape; plain Python |
 | `prompts` | messages to a prompt, pictures to pixels |
-| `text` | tokens to text as they come: stop strings, whole characters; plain Python |
 | `choose` | the next token of a row |
 | `jobs` | what the engine receives, and what it sends back |
 | `engine` | the thread that owns the network: rows join and leave its batch between tokens |

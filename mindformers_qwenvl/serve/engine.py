@@ -16,7 +16,7 @@ from mindformers_qwenvl.serve.choose import Chooser, Likely, likely
 from mindformers_qwenvl.serve.errors import ApiError, broken, overloaded, stopping
 from mindformers_qwenvl.serve.jobs import Job, Piece
 from mindformers_qwenvl.serve.metrics import Metrics
-from mindformers_qwenvl.serve.text import TextStream
+from mindformers_qwenvl.text.stream import TextStream
 
 __all__ = ["Engine"]
 

@@ -6,5 +6,6 @@
 - `rows`: the types, `Encoded` for a piece and `Row` for a whole row.
 - `layout`: conversations to rows (ChatML, labels).
 - `columns`: rows to the arrays of a batch.
+- `stream`: generated ids to text as they come: whole characters, stop strings.
 - `reply`: generated ids to the text of an answer.
 """

@@ -12,15 +12,15 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mindformers_qwenvl.text.layout import turn_ends
 from mindformers_qwenvl.text.list_format import restore_image_paths
 from mindformers_qwenvl.text.rows import Row
+from mindformers_qwenvl.text.stream import TextStream, readable
 
-__all__ = ["ReplyDecoder", "answer_text", "chat_reply", "readable", "row_text"]
+__all__ = ["ReplyDecoder", "answer_text", "chat_reply", "row_text"]
 
 
 def chat_reply(tokenizer: Any, ids: Iterable[int], errors: str = "replace") -> str:
@@ -81,13 +81,6 @@ def _first(ids: Sequence[int], wanted: Iterable[int]) -> int | None:
     return next((position for position, i in enumerate(ids) if i in wanted), None)
 
 
-def readable(tokenizer: Any, ids: Iterable[int]) -> list[int]:
-    """The ids of an answer that have a text. A network can also write image tags, which mean nothing in an answer, and
-    its head has rows beyond the vocabulary."""
-    images = (tokenizer.img_start_id, tokenizer.img_end_id, tokenizer.img_pad_id)
-    return [i for i in ids if 0 <= i <= tokenizer.img_pad_id and i not in images]  # the last id of the vocabulary
-
-
 def _decode(tokenizer: Any, ids: list[int], skip_special_tokens: bool) -> str:
     """Text of ids with whole images among them; image tags that do not close are left out."""
     try:
@@ -104,33 +97,21 @@ class ReplyDecoder:
     """
 
     def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
         self.text = ""
-        self._vocabulary = getattr(tokenizer, "vocabulary", tokenizer)
+        self._stream = TextStream(tokenizer)
         self._ends = turn_ends(tokenizer)
-        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
-        self._all = ""  # with white space at both ends
         self._last: int | None = None
         self._ended = False
 
     def add(self, token: int) -> str:
         """The text so far, `token` being the newest."""
-        self._write()
+        self._ended = self._ended or self._last in self._ends
+        if self._last is not None and not self._ended:  # certain, now that another one follows it
+            self.text += self._stream.add(self._last)
         self._last = int(token)
         return self.text
 
     def end(self) -> str:
         """The whole text, once no token follows."""
-        self._all += self._bytes.decode(b"", final=True)
-        self.text = self._all.strip()
+        self.text += self._stream.end()
         return self.text
-
-    def _write(self) -> None:
-        """Add the token that is certain now that another one follows it."""
-        self._ended = self._ended or self._last in self._ends
-        if self._last is None or self._ended:
-            return
-        for index in readable(self.tokenizer, [self._last]):
-            token = self._vocabulary.token(index)
-            self._all += self._bytes.decode(token.encode() if isinstance(token, str) else token)
-        self.text = self._all.strip()

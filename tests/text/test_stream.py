@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mindformers_qwenvl.serve.text import TextStream
+from mindformers_qwenvl.text.stream import TextStream
 from mindformers_qwenvl.text.vocabulary import Vocabulary
 from tests.support.golden import golden_set
 
