@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mindformers_qwenvl.grounding import Box, to_text
+from mindformers_qwenvl.text.tags import picture_text
 
 __all__ = [
     "COLOURS",
@@ -114,7 +115,7 @@ def write_dataset(
         question = ask(shape, topic)
         image = folder / f"{index:05d}.png"
         paint(shape, rng).save(image)
-        value = f"Picture 1: <img>{folder.name}/{image.name}</img>\n{question.text}"
+        value = picture_text(1, f"{folder.name}/{image.name}") + question.text
         turns = [{"from": "user", "value": value}, {"from": "assistant", "value": question.answer}]
         record = {"id": f"{folder.name}_{index}", "image": str(image), "drawn": asdict(shape), **asdict(question)}
         records.append({**record, "conversations": turns})

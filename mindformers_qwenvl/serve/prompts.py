@@ -21,6 +21,7 @@ from mindformers_qwenvl.serve.asked import Asked, Part, Turn
 from mindformers_qwenvl.serve.errors import ApiError, bad_request, too_long
 from mindformers_qwenvl.serve.jobs import Picture
 from mindformers_qwenvl.text.rows import Row
+from mindformers_qwenvl.text.tags import picture_text
 
 __all__ = ["Prompts"]
 
@@ -83,7 +84,7 @@ class Prompts:
     def _as_text(self, turn: Turn, pictures: dict[str, Part]) -> str:
         """The text of a message, with tags for its pictures, which are numbered over the whole conversation (as the
         original's web_demo_mm.py does)."""
-        tags, text = self.tokenizer.tags, ""
+        text = ""
         for part in turn.parts:
             if text and not text[-1].isspace():
                 text += "\n"
@@ -92,7 +93,7 @@ class Prompts:
             else:
                 name = f"picture-{len(pictures) + 1}"
                 pictures[name] = part
-                text += f"Picture {len(pictures)}: {tags.image_start}{name}{tags.image_end}\n"
+                text += picture_text(len(pictures), name, self.tokenizer.tags)
         return text
 
     def _row(self, where: str, query: str, history: Any, system: str, chat_format: str) -> Row:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mindformers_qwenvl.text.limits import normalised
-from mindformers_qwenvl.text.tags import Tags, box_text, ref_text, tag_pairs
+from mindformers_qwenvl.text.tags import Tags, box_text, picture_text, ref_text, tag_pairs
 from mindformers_qwenvl.text.vocabulary import ENDOFTEXT, TEXT_SPECIALS
 
 __all__ = ["from_list_format", "restore_image_paths", "to_list_format"]
@@ -26,15 +26,13 @@ def from_list_format(elements: Sequence[dict[str, Any]], tags: Tags | None = Non
     Raises:
         ValueError: an element has another form; the message names it.
     """
-    tags = tags or Tags()
     text, pictures = [], 0
     for number, element in enumerate(elements):
         if not isinstance(element, dict) or not element.keys() & {"image", "text", "box"}:
             raise ValueError(f"element {number}: expected a dict with the key image, text or box, got {element!r}")
         if "image" in element:
             pictures += 1
-            path = _text(element, "image", number)
-            text.append(f"Picture {pictures}: {tags.image_start}{path}{tags.image_end}\n")
+            text.append(picture_text(pictures, _text(element, "image", number), tags))
         elif "text" in element:
             text.append(_text(element, "text", number))
         else:

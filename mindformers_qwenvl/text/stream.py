@@ -10,8 +10,8 @@ __all__ = ["TextStream", "readable"]
 
 
 def readable(tokenizer: Any, ids: Iterable[int]) -> list[int]:
-    """The ids of an answer that have a text. A network can also write image tags, which no answer means, and its head
-    has rows beyond the vocabulary."""
+    """The ids of an answer that have a text. A network can also write image tags, which mean nothing in an answer, and
+    its head has rows beyond the vocabulary."""
     images = (tokenizer.img_start_id, tokenizer.img_end_id, tokenizer.img_pad_id)
     return [i for i in ids if 0 <= i <= tokenizer.img_pad_id and i not in images]  # the last id of the vocabulary
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
-__all__ = ["TagPair", "Tags", "box_text", "quad_text", "ref_text", "tag_pairs"]
+__all__ = ["TagPair", "Tags", "box_text", "picture_text", "quad_text", "ref_text", "tag_pairs"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,12 @@ def tag_pairs(text: str, tags: Tags | None = None, *, across_starts: bool = Fals
             stop = end + len(end_tag)
             yield TagPair(kind, text[begin.end() : end], begin.start(), stop)
             begin = starts.search(text, stop)
+
+
+def picture_text(number: int, path: str, tags: Tags | None = None) -> str:
+    """`Picture N: <img>path</img>` and a newline; pictures are numbered from 1."""
+    tags = tags or DEFAULT
+    return f"Picture {number}: {tags.image_start}{path}{tags.image_end}\n"
 
 
 def ref_text(label: str, tags: Tags | None = None) -> str:

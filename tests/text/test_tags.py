@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mindformers_qwenvl.text.tags import TagPair, Tags, box_text, quad_text, ref_text, tag_pairs
+from mindformers_qwenvl.text.tags import TagPair, Tags, box_text, picture_text, quad_text, ref_text, tag_pairs
 
 
 def pairs(text, **options):
@@ -40,7 +40,9 @@ def test_pairs_that_overlap_or_do_not_close(text, alone, across):
 
 
 def test_other_spellings():
-    tags = Tags(box_start="[[", box_end="]]", ref_start="{", ref_end="}")
+    tags = Tags(box_start="[[", box_end="]]", ref_start="{", ref_end="}", image_start="«", image_end="»")
+    assert picture_text(2, "a b.png", tags) == "Picture 2: «a b.png»\n"
+    assert picture_text(2, "a b.png") == "Picture 2: <img>a b.png</img>\n"
     text = ref_text("a.*", tags) + box_text((1, 2, 3, 4), tags)
     assert text == "{a.*}[[(1,2),(3,4)]]"
     assert pairs(text, tags=tags) == [("ref", "a.*"), ("box", "(1,2),(3,4)")]

@@ -10,7 +10,7 @@ from mindformers_qwenvl.checks import is_number
 from mindformers_qwenvl.datasets.convert.picture_finder import PictureFinder
 from mindformers_qwenvl.datasets.convert.tally import ConversionReport, UnusableError
 from mindformers_qwenvl.grounding.boxes import GRID, Box
-from mindformers_qwenvl.text.tags import box_text, ref_text
+from mindformers_qwenvl.text.tags import box_text, picture_text, ref_text
 
 __all__ = ["BOX_FORMATS", "BoxReader", "Labelled", "expressions"]
 
@@ -131,7 +131,7 @@ class BoxReader:
         for (label, is_kind), ours in found.items():
             question = (self.prompt or (EVERY if is_kind else ONE)).replace("{label}", label)
             if not turns:
-                question = f"Picture 1: <img>{path}</img>\n{question}"
+                question = picture_text(1, path) + question
             answer = ref_text(label) + "".join(box_text(box.coordinates) for box in ours)
             turns += [{"from": self.roles[0], "value": question}, {"from": self.roles[1], "value": answer}]
         sample = {} if number is None else {"id": number if isinstance(number, str) else str(number)}

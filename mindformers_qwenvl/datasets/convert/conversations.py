@@ -15,6 +15,7 @@ from mindformers_qwenvl.datasets.convert.foreign import (
 )
 from mindformers_qwenvl.datasets.convert.picture_finder import PictureFinder
 from mindformers_qwenvl.datasets.convert.tally import ConversionReport, UnusableError
+from mindformers_qwenvl.text.tags import picture_text
 
 __all__ = ["ConversationReader"]
 
@@ -126,12 +127,12 @@ class ConversationReader:
             first = next((turn for turn in turns if turn["from"] == self.user), None)
             if first is None:
                 raise UnusableError("malformed record", "it has pictures, but neither <image> nor a question")
-            first["value"] = "".join(map(_tag, range(1, len(paths) + 1), paths)) + first["value"]
+            first["value"] = "".join(map(picture_text, range(1, len(paths) + 1), paths)) + first["value"]
             self.report.notes["samples without <image>: pictures put before the first question"] += 1
             return len(paths)
         if len(paths) > 1 and places != len(paths):
             raise UnusableError("places of pictures", f"{len(paths)} pictures for {places} <image>")
-        tags = [_tag(number, path) for number, path in enumerate(paths, 1)]
+        tags = [picture_text(number, path) for number, path in enumerate(paths, 1)]
         waiting = iter(tags if len(tags) > 1 else tags * places)
         for turn in turns:
             if "<image>" in turn["value"]:
@@ -183,10 +184,6 @@ class ConversationReader:
         if len(paths) == 1 and all(is_number(length, above=0) for length in size):
             return size
         return self.pictures.size(paths[number])
-
-
-def _tag(number: int, path: str) -> str:
-    return f"Picture {number}: <img>{path}</img>\n"
 
 
 def _names(value: Any) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mindformers_qwenvl.datasets.convert.tally import ConversionReport, UnusableError
+from mindformers_qwenvl.text.tags import picture_text
 
 __all__ = ["OBJECT_PLACES", "check_kind", "check_places", "drop_unused_keys", "numbered_places", "plain_places"]
 
@@ -124,7 +125,7 @@ def numbered_places(turns: Sequence[dict[str, Any]], paths: Sequence[str]) -> bo
         if number in seen:
             return f"Picture {number + 1}"
         seen.add(number)
-        return f"Picture {number + 1}: <img>{paths[number]}</img>\n"
+        return picture_text(number + 1, paths[number])
 
     pattern = re.compile(rf"(?:{NUMBERED.pattern})\n?", re.IGNORECASE)  # a line break belongs to the tag
     for turn in turns:
