@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.files import lock_file, locked, replacing
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "journal_lines"]
 
 BEGINNING = b'{"id": '  # of every line
 
@@ -47,16 +48,13 @@ class Journal:
 
     def _answers(self) -> dict[str, bytes]:
         """Lines with an answer, by id."""
-        *lines, torn = self.path.read_bytes().split(b"\n")
         kept: dict[str, bytes] = {}
-        for number, line in enumerate(lines, 1):
-            record = _record(line)
-            if record is None:
-                self._refuse(number, line)
-            if "answer" in record:
-                kept[str(record["id"])] = line + b"\n"
-        if not (torn.startswith(BEGINNING) or BEGINNING.startswith(torn)):
-            self._refuse(len(lines) + 1, torn)
+        for number, (line, record) in enumerate(journal_lines(self.path), 1):
+            torn = not line.endswith(b"\n") and (line.startswith(BEGINNING) or BEGINNING.startswith(line))
+            if record is None and not torn:
+                self._refuse(number, line.removesuffix(b"\n"))
+            if record is not None and "answer" in record:
+                kept[str(record["id"])] = line
         return kept
 
     def _refuse(self, number: int, line: bytes) -> None:
@@ -85,6 +83,16 @@ class Journal:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def journal_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """The lines of a journal, each with its record; None for what is not a record, such as a torn last line.
+
+    A line without its line break is torn, even if it is complete JSON. Another process may be writing the file.
+    """
+    with path.open("rb") as file:
+        for line in file:
+            yield line, _record(line) if line.endswith(b"\n") else None
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mindformers_qwenvl.chat.batches import Prepared, answer_questions, one_line
-from mindformers_qwenvl.chat.journal import Journal
+from mindformers_qwenvl.chat.journal import Journal, journal_lines
 from mindformers_qwenvl.chat.likelihood import option_tokens
 from mindformers_qwenvl.chat.questions import Question, batches_by_size
 from mindformers_qwenvl.evaluate.prompts import Asking, ask, option_texts
@@ -144,15 +142,12 @@ class Share:
 
 
 def read_records(output: Path) -> dict[str, dict[str, Any]]:
-    """The records of all journals of a folder, by id; an answer takes precedence over an error. Torn lines are left
-    out, as in the journal."""
+    """The records of all journals of a folder, by id; an answer takes precedence over an error."""
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(output.glob("answers*.jsonl")):
-        for line in path.read_bytes().split(b"\n"):
-            with suppress(ValueError, TypeError, KeyError, RecursionError):
-                record = json.loads(line)
-                if "answer" in record or str(record["id"]) not in records:
-                    records[str(record["id"])] = record
+        for _, record in journal_lines(path):
+            if record is not None and ("answer" in record or str(record["id"]) not in records):
+                records[str(record["id"])] = record
     return records
 
 

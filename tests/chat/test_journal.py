@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mindformers_qwenvl.chat.journal import Journal
+from mindformers_qwenvl.chat.journal import Journal, journal_lines
 
 ANSWER = {"id": "a", "answer": "Yes."}
 
@@ -20,6 +20,7 @@ ANSWER = {"id": "a", "answer": "Yes."}
 def test_a_torn_last_line_is_dropped_wherever_it_was_torn(kept):
     line = json.dumps({"id": "b", "answer": "No."}).encode()
     Path("out.jsonl").write_bytes(json.dumps(ANSWER).encode() + b"\n" + line[:kept])
+    assert [record for _, record in journal_lines(Path("out.jsonl"))] == [ANSWER, None][: 1 + bool(kept)]
     with Journal("out.jsonl") as journal:
         assert journal.answered == {"a"}
     assert Path("out.jsonl").read_text() == json.dumps(ANSWER) + "\n"

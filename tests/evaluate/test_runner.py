@@ -229,6 +229,7 @@ def test_shares_are_of_all_samples_each_once(tmp_path):
 def test_records_of_all_journals(tmp_path):
     (tmp_path / "answers.jsonl").write_text('{"id": 1, "answer": "a"}\n{"id": 2, "error": "x"}\n', encoding="utf-8")
     (tmp_path / "answers.rank_0.jsonl").write_text('{"id": 1, "error": "y"}\n{"id": 2, "answer": "b"}\n{"id": 3, "ans')
+    (tmp_path / "answers.rank_1.jsonl").write_text('{"id": 4}\n[]\n{"id": 5, "answer": "without its line break"}')
     assert read_records(tmp_path) == {"1": {"id": 1, "answer": "a"}, "2": {"id": 2, "answer": "b"}}
 
 
