@@ -7,6 +7,7 @@ from typing import Any
 from mindspore import nn
 
 from mindformers_qwenvl.generation.settings import generation_config_of, save_generation_config, settings_for
+from mindformers_qwenvl.generation.stopping import stop_ids
 
 __all__ = ["FreeBlocks", "OwnGenerationConfig", "PhasePerShape", "PhaseToldOnce", "SaveParameters"]
 
@@ -37,9 +38,7 @@ class OwnGenerationConfig:
         if generation_config is None and not self.generation_config._from_model_config:
             generation_config = settings_for(self)
             if getattr(self.generation_config, "chat_format", None) == "chatml":
-                known = generation_config.eos_token_id
-                turns = getattr(self.config, "turn_ids", ())
-                generation_config.eos_token_id = [*known, *(i for i in turns if i not in known)]
+                generation_config.eos_token_id = stop_ids(generation_config, getattr(self.config, "turn_ids", ()))
             if "max_length" in kwargs:  # otherwise max_new_tokens would take precedence
                 generation_config.max_new_tokens = None
         return super().generate(input_ids, generation_config, logits_processor, streamer, seed, **kwargs)
