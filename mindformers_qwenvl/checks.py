@@ -1,7 +1,7 @@
 """Checks of numbers that people write in YAMLs, commands and calls. Plain Python.
 
 A bool is an int in Python, so `batch_size: True` would pass as 1; NaN passes many range checks. Both are refused here.
-`is_whole` and `is_number` return a bool; the others raise an error that names the argument, the range and the value.
+`is_whole`, `is_number` and `is_id` return a bool; the others raise an error that names the argument, the range and the value.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = [
     "UnknownNameError",
     "arguments_of",
     "byte_count",
+    "is_id",
     "is_number",
     "is_whole",
     "nearest",
@@ -109,6 +110,11 @@ def is_number(
         and (above is None or value > above)
         and (below is None or value < below)
     )
+
+
+def is_id(value: Any) -> bool:
+    """Whether `value` may be the id of a question: a text or a whole number (not bool)."""
+    return isinstance(value, str) or is_whole(value)
 
 
 def whole(

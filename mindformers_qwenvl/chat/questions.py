@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mindformers_qwenvl.checks import is_id
 from mindformers_qwenvl.files import read_text
 from mindformers_qwenvl.generation.prompt import Query
 
@@ -76,7 +77,7 @@ def _question(line: str, number: int) -> Question | BadQuestion:
     if not isinstance(record, dict):
         return BadQuestion(number, f"line {number}: expected a JSON object, got {line.strip()[:80]}")
     identity = record.get("id", number)
-    if isinstance(identity, bool) or not isinstance(identity, str | int):
+    if not is_id(identity):
         return BadQuestion(number, f"line {number}: id must be a text or a whole number, got {identity!r}")
     try:
         return Question(identity, _query(record), _history(record), _text(record, "system"))

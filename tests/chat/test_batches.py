@@ -56,6 +56,7 @@ def test_every_form_of_a_question():
         ("{", "line 1 is not JSON"),
         ("1", "expected a JSON object, got 1"),
         ({"id": [1], "text": "x"}, "id must be a text or a whole number"),
+        ({"id": True, "text": "x"}, "id must be a text or a whole number, got True"),
         ({"id": "x"}, "expected either query, or text"),
         ({"id": "x", "text": "t", "query": "t"}, "expected either query, or text"),
         ({"id": "x", "imgs": "a", "text": "t"}, "unknown keys imgs"),

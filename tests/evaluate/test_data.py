@@ -148,6 +148,7 @@ def test_a_picture_is_never_outside_of_its_folder(tmp_path):
         ),
         ("scienceqa_img", "a.json", {"1": {"split": "train"}}, "no problems of the split 'test'"),
         ("vqa", "a.jsonl", [{"image": "1.jpg", "question": "?", "id": 1}] * 2, "two records have the id 1"),
+        ("vqa", "a.jsonl", [{"image": "1.jpg", "question": "?", "id": True}], "id must be a text or a whole number"),
     ],
 )
 def test_clear_errors(task, name, content, message, tmp_path):

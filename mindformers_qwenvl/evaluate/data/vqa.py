@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.checks import is_id
 from mindformers_qwenvl.evaluate.data.source import DataError, Folder, load, text_list, value
 from mindformers_qwenvl.evaluate.samples import Sample
 
@@ -80,7 +81,7 @@ def _row(row: Mapping[str, Any], number: int, where: str, folder: Folder) -> Sam
         known = next((name for name in ("question_id", "questionId", "id") if name in row), None)
         identity = row[known] if known else number
         keys = {"question_id": identity, "questionId": identity, "image": Path(str(image)).name}
-    if not isinstance(identity, str | int):
+    if not is_id(identity):
         raise DataError(f"{where}: the id must be a text or a whole number, got {identity!r}")
     return Sample(identity, (folder.find(str(image)),), question, answers=answers, keys=keys)
 
