@@ -1,7 +1,7 @@
 """Checks of numbers that people write in YAMLs, commands and calls. Plain Python.
 
 A bool is an int in Python, so `batch_size: True` would pass as 1; NaN passes many range checks. Both are refused here.
-`is_whole`, `is_number` and `is_id` return a bool; the others raise an error that names the argument, the range and the value.
+`is_whole`, `is_number` and `is_id` return a bool; the others raise an error that names argument, range and value.
 """
 
 from __future__ import annotations

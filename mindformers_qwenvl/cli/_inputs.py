@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.adapters.settings import CONFIG_FILE
-from mindformers_qwenvl.config.original import is_original, read_json
+from mindformers_qwenvl.config.original import is_original, read_object
 from mindformers_qwenvl.pictures.images import start_image
 from mindformers_qwenvl.pictures.sources import decode_data_uri, is_data_uri, is_web_address
 from mindformers_qwenvl.text.vocabulary_file import FILE_NAME, check_file
@@ -53,7 +53,7 @@ def check_model_folder(model: Path, *adapters: Path) -> None:
         if not any(model.glob("*.yaml")):
             raise FileNotFoundError(f"--model {model}: there is no config.json in this folder")
         return
-    settings = read_json(config)
+    settings = read_object(config)
     visual = settings.get("visual")
     if not is_original(settings) and settings.get("model_type") != "qwenvl":
         raise ValueError(

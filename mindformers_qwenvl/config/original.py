@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl import files
 from mindformers_qwenvl.config.sizes import VisionSettings
+from mindformers_qwenvl.files import read_json
 from mindformers_qwenvl.text.vocabulary_file import IMAGE_START_OFFSET
 
-__all__ = ["ADAPTER", "is_original", "is_original_directory", "our_settings", "read_json", "read_original"]
+__all__ = ["ADAPTER", "is_original", "is_original_directory", "our_settings", "read_object", "read_original"]
 
 ADAPTER = "adapter_config.json"  # of an adapter in peft's format
 
@@ -27,7 +27,7 @@ def is_original(settings: Any) -> bool:
 def is_original_directory(directory: Any) -> bool:
     """Whether `directory` is a path that holds the config.json of an original Qwen-VL. Never raises."""
     try:
-        return is_original(read_json(Path(directory, "config.json")))
+        return is_original(read_object(Path(directory, "config.json")))
     except (OSError, ValueError, TypeError):
         return False
 
@@ -53,7 +53,7 @@ def read_original(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{path} does not exist; the original config.json is needed: it says which shapes the weights must have"
         )
-    settings = read_json(path)
+    settings = read_object(path)
     if not is_original(settings):
         raise ValueError(
             f"{path} is not the config.json of an original Qwen-VL, which has model_type qwen and a section `visual`"
@@ -61,14 +61,14 @@ def read_original(path: str | os.PathLike[str]) -> dict[str, Any]:
     return settings
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """The object in the JSON file `path`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not JSON, or not an object.
     """
-    content = files.read_json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content

@@ -16,7 +16,7 @@ from mindformers_qwenvl.checks import arguments_of
 from mindformers_qwenvl.config.folder import followed_settings
 from mindformers_qwenvl.config.keys import HUB, OUTER, refuse_unknown_keys, without_hub
 from mindformers_qwenvl.config.language import QwenConfig
-from mindformers_qwenvl.config.original import is_original, our_settings, read_json
+from mindformers_qwenvl.config.original import is_original, our_settings, read_object
 from mindformers_qwenvl.config.parallel import as_parallel_config
 from mindformers_qwenvl.config.sizes import (
     LANGUAGE_MODEL,
@@ -209,7 +209,7 @@ class QwenVLConfig(PretrainedConfig):
             path = path / "config.json" if (path / "config.json").exists() else yamls[0]
         if path.suffix != ".json":
             return super().from_pretrained(str(path), **kwargs)
-        settings = read_json(path)
+        settings = read_object(path)
         settings.pop("_name_or_path", None)  # its folder when it was written
         if is_original(settings):
             settings = our_settings(settings)

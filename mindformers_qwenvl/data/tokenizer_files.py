@@ -9,7 +9,7 @@ from typing import Any
 
 from mindformers_qwenvl.checks import is_whole
 from mindformers_qwenvl.config.keys import HUB
-from mindformers_qwenvl.config.original import read_json
+from mindformers_qwenvl.config.original import read_object
 from mindformers_qwenvl.data.model_folder import own_vocabulary, tokenizer_section
 from mindformers_qwenvl.files import replacing
 from mindformers_qwenvl.text.vocabulary import SLOT_NAMES
@@ -91,10 +91,10 @@ def _arguments_of_folder(folder: Path, given: Mapping[str, Any], known: Collecti
         FileNotFoundError: the folder has no qwen.tiktoken, and no `vocab_file` is given.
         ValueError: tokenizer_config.json, config.json or a YAML cannot be read.
     """
-    config = {**_read_json(folder / "tokenizer_config.json"), **tokenizer_section(folder)}
+    config = {**_object_if_there(folder / "tokenizer_config.json"), **tokenizer_section(folder)}
     if given.keys() & set(SLOT_NAMES):
         config = {name: value for name, value in config.items() if name not in SLOT_NAMES}
-    elif not config.keys() & set(SLOT_NAMES) and (slots := _slots_of_model(_read_json(folder / "config.json"))):
+    elif not config.keys() & set(SLOT_NAMES) and (slots := _slots_of_model(_object_if_there(folder / "config.json"))):
         config["image_slots"] = slots
     config = {name: value for name, value in config.items() if name in known}  # JSON of other programs has more
     named = config.pop("vocab_file", None)
@@ -114,8 +114,8 @@ def _slots_of_model(config: dict[str, Any]) -> int | None:
     return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _object_if_there(path: Path) -> dict[str, Any]:
     try:
-        return read_json(path)
+        return read_object(path)
     except FileNotFoundError:
         return {}

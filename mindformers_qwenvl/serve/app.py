@@ -22,7 +22,7 @@ from mindformers_qwenvl.serve.guard import Guard, printable_path
 from mindformers_qwenvl.serve.jobs import Job, Piece
 from mindformers_qwenvl.serve.page_files import page_routes
 from mindformers_qwenvl.serve.replies import Reply, event, model_list
-from mindformers_qwenvl.serve.schema import chat_request, completion_request, read_json
+from mindformers_qwenvl.serve.schema import chat_request, completion_request, json_body
 from mindformers_qwenvl.serve.service import Service
 
 __all__ = ["make_app"]
@@ -54,7 +54,7 @@ async def _answer(request: Request, parse: Any) -> Response:
 
         body = await _body(request, service)
         try:
-            asked = parse(read_json(body))
+            asked = parse(json_body(body))
             pool = service.fetching if asked.fetches else service.pool
             jobs, reply = await loop.run_in_executor(pool, service.jobs, asked, arrived, send)
         finally:
@@ -229,7 +229,7 @@ async def _picture(request: Request) -> Response:
     try:
         body = await _body(request, service)
         service.reading -= len(body)
-        address = read_json(body).get("url")
+        address = json_body(body).get("url")
         loop = asyncio.get_running_loop()
         data, kind = await loop.run_in_executor(service.fetching, service.prompts.download, address, "url")
     finally:

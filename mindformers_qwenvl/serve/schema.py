@@ -10,7 +10,7 @@ from mindformers_qwenvl.checks import is_number, is_whole
 from mindformers_qwenvl.serve.asked import Asked, Part, Turn
 from mindformers_qwenvl.serve.errors import bad_request
 
-__all__ = ["chat_request", "completion_request", "read_json"]
+__all__ = ["chat_request", "completion_request", "json_body"]
 
 MOST_ANSWERS = 16
 MOST_STOPS = 16
@@ -51,7 +51,7 @@ REFUSED = {
 WHY = dict.fromkeys(("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"), "tools")
 
 
-def read_json(body: bytes) -> dict[str, Any]:
+def json_body(body: bytes) -> dict[str, Any]:
     """The JSON object in a request's body.
 
     Raises:

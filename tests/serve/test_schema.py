@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mindformers_qwenvl.serve.errors import ApiError
-from mindformers_qwenvl.serve.schema import chat_request, completion_request, read_json
+from mindformers_qwenvl.serve.schema import chat_request, completion_request, json_body
 
 HELLO = {"role": "user", "content": "Hello"}
 CAT = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
@@ -146,5 +146,5 @@ def test_raw_completions(fields, param):
 )
 def test_bodies_that_are_not_json_objects(body):
     with pytest.raises(ApiError) as caught:
-        read_json(body)
+        json_body(body)
     assert caught.value.status == 400 and "body" in caught.value.message
