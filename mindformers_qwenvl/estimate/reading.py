@@ -29,8 +29,9 @@ from mindformers_qwenvl.estimate.job import Job, Parallel, Recompute
 from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, memory_size, read_yaml, refuse_unknown
 from mindformers_qwenvl.estimate.weights import config_of, is_target
 from mindformers_qwenvl.host.accumulation import check_accumulation
-from mindformers_qwenvl.weights.parts import rate_factors
-from mindformers_qwenvl.weights.shapes import original_shapes
+from mindformers_qwenvl.weights.names import to_original
+from mindformers_qwenvl.weights.parts import PARTS, part_of, rate_factors, trained_parts
+from mindformers_qwenvl.weights.shapes import our_shapes
 
 __all__ = ["read_job"]
 
@@ -70,17 +71,16 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     fused = context.choice("device_target", "Ascend", ["Ascend", "CPU"]) == "Ascend"
     float32 = vision.param_init_type == llm.param_init_type == "float32"
     adapter = _adapter(model)
-    frozen = {name: model.switch(f"freeze_{name}") for name in ("vision", "resampler", "llm")}
+    frozen = {part: model.switch(f"freeze_{part}") for part in PARTS}
     if adapter is not None:  # only the adapter and what modules_to_save names are trained
-        frozen = {name: not _is_touched(adapter, name, vision, llm) for name in frozen}
+        touched = _touched_parts(adapter, vision, llm)
+        frozen = {part: part not in touched for part in PARTS}
     job = Job(
         name=path.stem,
         predict=predict,
         vision=vision,
         llm=llm,
-        freeze_vision=frozen["vision"],
-        freeze_resampler=frozen["resampler"],
-        freeze_llm=frozen["llm"],
+        **{f"freeze_{part}": frozen[part] for part in PARTS},
         adapter=adapter,
         parallel=parallel,
         recompute=_recompute(top.section("recompute_config"), parallel.pipeline_stage),
@@ -112,15 +112,14 @@ def _adapter(model: Section) -> AdapterSettings | None:
         raise SettingsError(f"{model.where}.{error}") from None
 
 
-def _is_touched(adapter: AdapterSettings, part: str, vision: VisionSettings, llm: LanguageSettings) -> bool:
-    """Whether anything in the part is trained: an adapter in it, or a weight that modules_to_save names."""
-    starts = {
-        "vision": ("transformer.visual.transformer.", "transformer.visual.conv1", "transformer.visual.ln_"),
-        "resampler": ("transformer.visual.attn_pool.",),
-        "llm": ("transformer.h.", "transformer.wte.", "transformer.ln_f.", "lm_head."),
+def _touched_parts(adapter: AdapterSettings, vision: VisionSettings, llm: LanguageSettings) -> set[str]:
+    """The parts in which anything is trained: an adapter in it, or a weight that modules_to_save names."""
+    names = {name: to_original(name).name for name in our_shapes(config_of(vision, llm))}
+    return {
+        part_of(name)
+        for name, original in names.items()
+        if is_target(original, adapter) or is_saved(original, adapter.modules_to_save)
     }
-    names = [name for name in original_shapes(config_of(vision, llm)) if name.startswith(starts[part])]
-    return any(is_target(name, adapter) or is_saved(name, adapter.modules_to_save) for name in names)
 
 
 def _part(
@@ -263,7 +262,7 @@ def _check(job: Job, path: Path) -> None:
 
 
 def _check_training(job: Job, path: Path) -> None:
-    if job.freeze_vision and job.freeze_resampler and job.freeze_llm and job.adapter is None:
+    if not trained_parts(job) and job.adapter is None:
         raise SettingsError(f"{path}: freeze_vision, freeze_resampler and freeze_llm are all True: nothing is trained")
     try:
         check_accumulation(

@@ -12,7 +12,7 @@ from mindformers_qwenvl.config.sizes import LanguageSettings, VisionSettings
 from mindformers_qwenvl.estimate.job import Job, Parallel
 from mindformers_qwenvl.estimate.section import DTYPE_BYTES
 from mindformers_qwenvl.weights.names import to_original
-from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, Place, is_norm, place_of
+from mindformers_qwenvl.weights.parts import LANGUAGE, Place, is_norm, place_of, trained_parts
 from mindformers_qwenvl.weights.shapes import our_shapes
 from mindformers_qwenvl.weights.sharding import model_parallel_axis, optimizer_parallel_shares
 
@@ -113,7 +113,7 @@ def _learns(job: Job, name: str, place: Place) -> bool:
         return False
     if job.adapter is not None:
         return is_saved(to_original(name).name, job.adapter.modules_to_save)
-    return not {VISION: job.freeze_vision, RESAMPLER: job.freeze_resampler, LANGUAGE: job.freeze_llm}[place.part]
+    return place.part in trained_parts(job)
 
 
 def _weight(job: Job, name: str, shape: tuple[int, ...], place: Place, of_adapter: bool = False) -> Weight:

@@ -33,7 +33,7 @@ from mindformers_qwenvl.weights import hooks
 from mindformers_qwenvl.weights.finite import FiniteCheck, checked
 from mindformers_qwenvl.weights.in_tree import refuse_in_tree
 from mindformers_qwenvl.weights.load import load_original
-from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, part_of
+from mindformers_qwenvl.weights.parts import part_of, trained_parts
 from mindformers_qwenvl.weights.shapes import original_shapes
 
 __all__ = ["QwenVL"]
@@ -82,9 +82,9 @@ class QwenVL(AdapterSwitch, Answering, QwenPreTrainedModel):
         if config.pet_config:
             freeze_base(self, from_pet_config(config.pet_config))
             return
-        frozen = {VISION: config.freeze_vision, RESAMPLER: config.freeze_resampler, LANGUAGE: config.freeze_llm}
+        trained = trained_parts(config)
         for parameter in self.trainable_params():
-            if frozen[part_of(parameter.name)]:
+            if part_of(parameter.name) not in trained:
                 parameter.requires_grad = False
 
     def construct(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, trained_parts
+
 __all__ = ["step_flops"]
 
 # The gradient with respect to each factor of a product takes as many operations as the product.
@@ -24,14 +26,10 @@ def step_flops(config: Any, rows: int, length: int, images: int) -> float:
         images: pictures of the batch, all samples together.
     """
     llm, vision = config.llm, config.vision
-    learns = {
-        "llm": not config.freeze_llm,
-        "vision": not config.freeze_vision,
-        "resampler": not config.freeze_resampler,
-    }
-    llm_times = FORWARD + any(learns.values()) * INPUTS + learns["llm"] * WEIGHTS
-    resampler_times = FORWARD + (learns["vision"] or learns["resampler"]) * INPUTS + learns["resampler"] * WEIGHTS
-    vision_times = FORWARD + learns["vision"] * (INPUTS + WEIGHTS)
+    trained = trained_parts(config)
+    llm_times = FORWARD + bool(trained) * INPUTS + (LANGUAGE in trained) * WEIGHTS
+    resampler_times = FORWARD + bool(trained & {VISION, RESAMPLER}) * INPUTS + (RESAMPLER in trained) * WEIGHTS
+    vision_times = FORWARD + (VISION in trained) * (INPUTS + WEIGHTS)
     return float(
         rows * length * llm_times * _per_token(llm, length)
         + images * (resampler_times * _resampler(vision) + vision_times * _tower(vision))

@@ -7,13 +7,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mindformers_qwenvl.checks import number
 
-__all__ = ["LANGUAGE", "RESAMPLER", "VISION", "Place", "is_norm", "is_rms_norm", "part_of", "place_of", "rate_factors"]
+__all__ = [
+    "LANGUAGE",
+    "PARTS",
+    "RESAMPLER",
+    "VISION",
+    "Place",
+    "is_norm",
+    "is_rms_norm",
+    "part_of",
+    "place_of",
+    "rate_factors",
+    "trained_parts",
+]
 
 VISION, RESAMPLER, LANGUAGE = "vision", "resampler", "llm"
+PARTS = (VISION, RESAMPLER, LANGUAGE)  # each has a switch freeze_PART
 
 
 class Place(NamedTuple):
@@ -63,6 +76,11 @@ def part_of(name: str) -> str:
     if place is None:
         raise ValueError(f"{name!r} is not a parameter of Qwen-VL")
     return place.part
+
+
+def trained_parts(settings: Any) -> set[str]:
+    """The parts whose `freeze_PART`, an attribute of `settings`, is off. Adapters (`pet_config`) do not count."""
+    return {part for part in PARTS if not getattr(settings, f"freeze_{part}")}
 
 
 def is_rms_norm(name: str) -> bool:

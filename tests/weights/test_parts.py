@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from mindformers_qwenvl.weights.parts import (
     part_of,
     place_of,
     rate_factors,
+    trained_parts,
 )
 from mindformers_qwenvl.weights.shapes import our_shapes
 from mindformers_qwenvl.weights.sharding import model_parallel_axis, optimizer_parallel_shares
@@ -62,6 +64,20 @@ def test_a_name_of_another_model_has_none(name):
     assert place_of(name) is None
     with pytest.raises(ValueError, match="is not a parameter of Qwen-VL"):
         part_of(name)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "trained"),
+    [
+        ((), {VISION, RESAMPLER, LANGUAGE}),
+        (("freeze_vision",), {RESAMPLER, LANGUAGE}),
+        (("freeze_resampler", "freeze_llm"), {VISION}),
+        (("freeze_vision", "freeze_resampler", "freeze_llm"), set()),
+    ],
+)
+def test_a_part_is_trained_unless_its_switch_says_otherwise(frozen, trained):
+    settings = dict.fromkeys(("freeze_vision", "freeze_resampler", "freeze_llm"), False) | dict.fromkeys(frozen, True)
+    assert trained_parts(SimpleNamespace(**settings)) == trained
 
 
 def test_norms():
