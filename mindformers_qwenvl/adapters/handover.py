@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.config.original import original_settings
 from mindformers_qwenvl.files import read_json
 from mindformers_qwenvl.text.vocabulary_file import (
     IMAGE_START_OFFSET,
@@ -17,77 +18,7 @@ from mindformers_qwenvl.text.vocabulary_file import (
     find_vocabulary,
 )
 
-__all__ = ["TrainedModel", "complete", "original_settings", "write_companions"]
-
-MLP_DIGITS = 10_000
-
-
-def original_settings(config: Any) -> dict[str, Any]:
-    """The original's config.json for a `QwenVLConfig`: the inverse of `config.original.our_settings`.
-
-    Raises:
-        ValueError: no mlp_ratio, as the original's config.json has it, gives the width of the vision tower's MLP.
-    """
-    vision, llm = config.vision, config.llm
-    dtype = str(llm.param_init_type).rpartition(".")[2].lower()
-    ratio = _ratio(vision.intermediate_size, vision.hidden_size)
-    return {
-        "_name_or_path": "./",
-        "architectures": ["QWenLMHeadModel"],
-        "attn_dropout_prob": 0.0,
-        "auto_map": {
-            "AutoConfig": "configuration_qwen.QWenConfig",
-            "AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel",
-        },
-        "bf16": False,
-        "emb_dropout_prob": 0.0,
-        "fp16": False,
-        "fp32": False,
-        "hidden_size": llm.hidden_size,
-        "initializer_range": llm.initializer_range,
-        "intermediate_size": 2 * llm.intermediate_size,
-        "kv_channels": llm.kv_channels,
-        "layer_norm_epsilon": llm.rms_norm_eps,
-        "max_position_embeddings": max(llm.seq_length, llm.train_seq_length),
-        "model_type": "qwen",
-        "no_bias": True,
-        "num_attention_heads": llm.num_heads,
-        "num_hidden_layers": llm.num_layers,
-        "onnx_safe": None,
-        "rotary_emb_base": llm.rotary_emb_base,
-        "rotary_pct": llm.rotary_pct,
-        "scale_attn_weights": True,
-        "seq_length": llm.train_seq_length,
-        "tie_word_embeddings": False,
-        "tokenizer_type": "QWenTokenizer",
-        "torch_dtype": dtype if dtype in ("float32", "float16", "bfloat16") else "float32",
-        "transformers_version": "4.31.0",
-        "use_cache": True,
-        "use_dynamic_ntk": llm.use_dynamic_ntk,
-        "use_flash_attn": False,
-        "use_logn_attn": llm.use_logn_attn,
-        "visual": {
-            "heads": vision.num_attention_heads,
-            "image_size": vision.image_size,
-            "image_start_id": config.image_start_id,
-            "layers": vision.num_hidden_layers,
-            "mlp_ratio": ratio,
-            "n_queries": config.num_queries,
-            "output_dim": vision.output_dim,
-            "patch_size": vision.patch_size,
-            "width": vision.hidden_size,
-        },
-        "vocab_size": llm.vocab_size,
-    }
-
-
-def _ratio(wide: int, width: int) -> float:
-    """The ratio for which int(width * ratio) is `wide`, with as few digits as possible."""
-    for digits in (1, 10, 100, 1000, MLP_DIGITS, MLP_DIGITS**2):
-        ratio = -(-wide * digits // width) / digits
-        if int(width * ratio) == wide:
-            return ratio
-    raise ValueError(f"vision tower: no mlp_ratio turns hidden_size={width} into intermediate_size={wide}")
+__all__ = ["TrainedModel", "complete", "write_companions"]
 
 
 class TrainedModel:
@@ -154,7 +85,7 @@ def _facts(yaml: Mapping[str, Any]) -> dict[str, str]:
 
 def write_companions(model: TrainedModel, folder: Path) -> None:
     """config.json, generation_config.json, tokenizer_config.json and the vocabulary, into `folder`."""
-    (folder / "config.json").write_text(json.dumps(model.config, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(model.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     shutil.copyfile(model.vocabulary, folder / "qwen.tiktoken")
     complete(folder)
 

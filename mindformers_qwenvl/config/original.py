@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ from mindformers_qwenvl.config.sizes import VisionSettings
 from mindformers_qwenvl.files import read_json
 from mindformers_qwenvl.text.vocabulary_file import IMAGE_START_OFFSET
 
-__all__ = ["ADAPTER", "is_original", "is_original_directory", "our_settings", "read_object", "read_original"]
+__all__ = [
+    "ADAPTER",
+    "is_original",
+    "is_original_directory",
+    "original_settings",
+    "original_sizes",
+    "our_settings",
+    "read_object",
+    "read_original",
+]
 
 ADAPTER = "adapter_config.json"  # of an adapter in peft's format
 
@@ -131,3 +141,86 @@ def _our_settings(original: Mapping[str, Any], visual: Mapping[str, Any]) -> dic
         "num_queries": queries,
         "image_start_id": visual["image_start_id"],
     }
+
+
+def original_sizes(vision: Any, llm: Any) -> dict[str, Any]:
+    """The sizes of both parts as the original's config.json names them: all that weights/shapes.py reads.
+
+    Args:
+        vision, llm: with the attributes of `VisionSettings` and `LanguageSettings`.
+    """
+    return {
+        "hidden_size": llm.hidden_size,
+        "intermediate_size": 2 * llm.intermediate_size,
+        "kv_channels": llm.kv_channels,
+        "num_attention_heads": llm.num_heads,
+        "num_hidden_layers": llm.num_layers,
+        "vocab_size": llm.vocab_size,
+        "visual": {
+            "layers": vision.num_hidden_layers,
+            "mlp_ratio": Fraction(vision.intermediate_size, vision.hidden_size),
+            "n_queries": vision.num_queries,
+            "output_dim": vision.output_dim,
+            "patch_size": vision.patch_size,
+            "width": vision.hidden_size,
+        },
+    }
+
+
+def original_settings(config: Any) -> dict[str, Any]:
+    """The original's config.json for a `QwenVLConfig`: `our_settings` turned round.
+
+    Raises:
+        ValueError: the width of the vision tower's MLP is not one that the original can have, a ratio of its width.
+    """
+    vision, llm = config.vision, config.llm
+    dtype = str(llm.param_init_type).rpartition(".")[2].lower()
+    sizes = original_sizes(vision, llm)
+    return {
+        **sizes,
+        "_name_or_path": "./",
+        "architectures": ["QWenLMHeadModel"],
+        "attn_dropout_prob": 0.0,
+        "auto_map": {
+            "AutoConfig": "configuration_qwen.QWenConfig",
+            "AutoModelForCausalLM": "modeling_qwen.QWenLMHeadModel",
+        },
+        "bf16": False,
+        "emb_dropout_prob": 0.0,
+        "fp16": False,
+        "fp32": False,
+        "initializer_range": llm.initializer_range,
+        "layer_norm_epsilon": llm.rms_norm_eps,
+        "max_position_embeddings": max(llm.seq_length, llm.train_seq_length),
+        "model_type": "qwen",
+        "no_bias": True,
+        "onnx_safe": None,
+        "rotary_emb_base": llm.rotary_emb_base,
+        "rotary_pct": llm.rotary_pct,
+        "scale_attn_weights": True,
+        "seq_length": llm.train_seq_length,
+        "tie_word_embeddings": False,
+        "tokenizer_type": "QWenTokenizer",
+        "torch_dtype": dtype if dtype in ("float32", "float16", "bfloat16") else "float32",
+        "transformers_version": "4.31.0",
+        "use_cache": True,
+        "use_dynamic_ntk": llm.use_dynamic_ntk,
+        "use_flash_attn": False,
+        "use_logn_attn": llm.use_logn_attn,
+        "visual": {
+            **sizes["visual"],
+            "heads": vision.num_attention_heads,
+            "image_size": vision.image_size,
+            "image_start_id": config.image_start_id,
+            "mlp_ratio": _ratio(vision.intermediate_size, vision.hidden_size),
+        },
+    }
+
+
+def _ratio(wide: int, width: int) -> float:
+    """The ratio of which int(width * ratio) is `wide`, with as few digits as that takes."""
+    for digits in (1, 10, 100, 1000, 10**4, 10**8):
+        ratio = -(-wide * digits // width) / digits
+        if int(width * ratio) == wide:
+            return ratio
+    raise ValueError(f"no mlp_ratio makes {wide} of a width of {width}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.adapters.settings import AdapterSettings, from_pet_config, is_saved
+from mindformers_qwenvl.config.original import original_sizes
 from mindformers_qwenvl.config.sizes import (
     BOTH_PARTS,
     LANGUAGE_MODEL,
@@ -27,7 +28,7 @@ from mindformers_qwenvl.config.sizes import (
 )
 from mindformers_qwenvl.estimate.job import Job, Parallel, Recompute
 from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, memory_size, read_yaml, refuse_unknown
-from mindformers_qwenvl.estimate.weights import config_of, is_target
+from mindformers_qwenvl.estimate.weights import is_target
 from mindformers_qwenvl.host.accumulation import check_accumulation
 from mindformers_qwenvl.weights.names import to_original
 from mindformers_qwenvl.weights.parts import PARTS, part_of, rate_factors, trained_parts
@@ -114,7 +115,7 @@ def _adapter(model: Section) -> AdapterSettings | None:
 
 def _touched_parts(adapter: AdapterSettings, vision: VisionSettings, llm: LanguageSettings) -> set[str]:
     """The parts in which anything is trained: an adapter in it, or a weight that modules_to_save names."""
-    names = {name: to_original(name).name for name in our_shapes(config_of(vision, llm))}
+    names = {name: to_original(name).name for name in our_shapes(original_sizes(vision, llm))}
     return {
         part_of(name)
         for name, original in names.items()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 from mindformers_qwenvl.adapters.settings import AdapterSettings, is_saved, matches
-from mindformers_qwenvl.config.sizes import LanguageSettings, VisionSettings
+from mindformers_qwenvl.config.original import original_sizes
 from mindformers_qwenvl.estimate.job import Job, Parallel
 from mindformers_qwenvl.estimate.section import DTYPE_BYTES
 from mindformers_qwenvl.weights.names import to_original
@@ -16,7 +15,7 @@ from mindformers_qwenvl.weights.parts import LANGUAGE, Place, is_norm, place_of,
 from mindformers_qwenvl.weights.shapes import our_shapes
 from mindformers_qwenvl.weights.sharding import model_parallel_axis, optimizer_parallel_shares
 
-__all__ = ["Weight", "config_of", "is_target", "original_config", "weights_of"]
+__all__ = ["Weight", "is_target", "weights_of"]
 
 # Tensors of the original whose layers may have an adapter.
 _LAYERS = ("c_attn.weight", "c_proj.weight", "w1.weight", "w2.weight", "lm_head.weight", "in_proj.weight")
@@ -57,34 +56,9 @@ class Weight:
         return self.whole * self.compute_item if changes else 0
 
 
-def original_config(job: Job) -> dict:
-    """The sizes under the names of the original's config.json, for weights/shapes.py."""
-    return config_of(job.vision, job.llm)
-
-
-def config_of(vision: VisionSettings, llm: LanguageSettings) -> dict:
-    """As `original_config`, from the sizes of both parts."""
-    return {
-        "hidden_size": llm.hidden_size,
-        "vocab_size": llm.vocab_size,
-        "kv_channels": llm.kv_channels,
-        "num_attention_heads": llm.num_heads,
-        "intermediate_size": 2 * llm.intermediate_size,
-        "num_hidden_layers": llm.num_layers,
-        "visual": {
-            "width": vision.hidden_size,
-            "output_dim": vision.output_dim,
-            "patch_size": vision.patch_size,
-            "layers": vision.num_hidden_layers,
-            "mlp_ratio": Fraction(vision.intermediate_size, vision.hidden_size),
-            "n_queries": vision.num_queries,
-        },
-    }
-
-
 def weights_of(job: Job) -> Iterator[Weight]:
     """All parameters, without optimizer states and the cache of prediction."""
-    for name, shape in our_shapes(original_config(job)).items():
+    for name, shape in our_shapes(original_sizes(job.vision, job.llm)).items():
         yield _weight(job, name, shape, place_of(name))
         if job.adapter is not None:
             yield from _factors(job, name, shape)

@@ -10,12 +10,12 @@ from mindformers import pet
 from mindformers.tools.register import MindFormerConfig
 from mindformers.tools.register.config import DictConfig
 
-from mindformers_qwenvl.adapters.handover import original_settings
 from mindformers_qwenvl.adapters.reader import Adapter
 from mindformers_qwenvl.adapters.settings import AdapterSettings, as_pet_config
 from mindformers_qwenvl.adapters.switch import AdapterSwitch, named, room_for
 from mindformers_qwenvl.config import QwenVLConfig
-from mindformers_qwenvl.host.replacements import Replacements
+from mindformers_qwenvl.config.original import original_sizes
+from mindformers_qwenvl.host.replacing import Replacements
 from mindformers_qwenvl.weights.shapes import original_shapes
 
 __all__ = ["prepare_adapters", "use_own_adapters"]
@@ -62,7 +62,8 @@ def prepare_adapters(config: MindFormerConfig) -> None:
         if not Path(path).exists():
             raise FileNotFoundError(f"adapter: {path} does not exist; expected the directory of an adapter")
     if adapters and not model.get("pet_config"):
-        shapes = original_shapes(original_settings(QwenVLConfig(**_without_type(model))))
+        built = QwenVLConfig(**_without_type(model))
+        shapes = original_shapes(original_sizes(built.vision, built.llm))
         model.pet_config = DictConfig(**(_of(*adapters.values(), shapes) if training else room_for(adapters, shapes)))
     if not training:
         model.adapter = adapters or None

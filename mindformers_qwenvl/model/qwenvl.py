@@ -12,14 +12,13 @@ from mindspore import Tensor, nn
 from mindspore import ops as P
 from mindspore.nn.utils import no_init_parameters
 
-from mindformers_qwenvl.adapters.handover import original_settings
 from mindformers_qwenvl.adapters.network import freeze_base
 from mindformers_qwenvl.adapters.settings import CONFIG_FILE, from_pet_config
 from mindformers_qwenvl.adapters.switch import AdapterSwitch, named, room_for
 from mindformers_qwenvl.checks import arguments_of, refuse_unknown
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.config.keys import HINTS, without_hub
-from mindformers_qwenvl.config.original import is_original_directory
+from mindformers_qwenvl.config.original import is_original_directory, original_sizes
 from mindformers_qwenvl.generation.settings import generation_config_of
 from mindformers_qwenvl.generation.slots import check_covered, find_slots, opened_columns
 from mindformers_qwenvl.model.answering import Answering
@@ -220,7 +219,7 @@ class QwenVL(AdapterSwitch, Answering, QwenPreTrainedModel):
         if adapter is not None:
             config.adapter = named(adapter)
             if not config.pet_config:
-                room = room_for(adapter, original_shapes(original_settings(config)))
+                room = room_for(adapter, original_shapes(original_sizes(config.vision, config.llm)))
                 config.make_room({**room, "param_init_type": str(config.compute_dtype).lower()})
         if not is_original_directory(directory):
             # Not the original's config.json, but the one of `save_pretrained(directory, save_json=True)`.

@@ -6,11 +6,20 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from mindformers_qwenvl.config.original import is_original, is_original_directory, our_settings, read_original
-from tests.support.golden import golden_set
+from mindformers_qwenvl.config.original import (
+    is_original,
+    is_original_directory,
+    original_settings,
+    original_sizes,
+    our_settings,
+    read_original,
+)
+from mindformers_qwenvl.weights.shapes import original_shapes
+from tests.support.golden import SETS, golden_set
 
 ORIGINAL = golden_set("a56").config
 
@@ -66,6 +75,16 @@ def test_our_settings():
     )
     assert vision["hidden_size"] == ORIGINAL["visual"]["width"]
     assert vision["num_queries"] == settings["num_queries"] == ORIGINAL["visual"]["n_queries"]
+
+
+@pytest.mark.parametrize("name", [*SETS, "qwen-vl-9.6b"])
+def test_to_our_keys_and_back(name):
+    original = golden_set(name).config
+    settings = our_settings(original)
+    vision, llm = (SimpleNamespace(**settings[part]["model_config"]) for part in ("vision_model", "llm_model"))
+    assert original_shapes(original_sizes(vision, llm)) == original_shapes(original)
+    config = SimpleNamespace(vision=vision, llm=llm, image_start_id=settings["image_start_id"])
+    assert our_settings(json.loads(json.dumps(original_settings(config)))) == settings
 
 
 @pytest.mark.parametrize(
