@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     """0: it fits; 1: it does not fit; 2: the YAML or an option is malformed."""
     from mindformers_qwenvl.config.yaml_keys import warnings_of
     from mindformers_qwenvl.estimate import estimate, read_job
-    from mindformers_qwenvl.estimate.section import memory_size
     from mindformers_qwenvl.estimate.table import render
+    from mindformers_qwenvl.estimate.units import memory_size
     from mindformers_qwenvl.recipes import RecipeError, find, read
 
     try:

@@ -168,10 +168,10 @@ def original_sizes(vision: Any, llm: Any) -> dict[str, Any]:
 
 
 def original_settings(config: Any) -> dict[str, Any]:
-    """The original's config.json for a `QwenVLConfig`: `our_settings` turned round.
+    """The original's config.json for a `QwenVLConfig`: the inverse of `our_settings`.
 
     Raises:
-        ValueError: the width of the vision tower's MLP is not one that the original can have, a ratio of its width.
+        ValueError: no mlp_ratio, as the original's config.json has it, gives the width of the vision tower's MLP.
     """
     vision, llm = config.vision, config.llm
     dtype = str(llm.param_init_type).rpartition(".")[2].lower()
@@ -218,9 +218,10 @@ def original_settings(config: Any) -> dict[str, Any]:
 
 
 def _ratio(wide: int, width: int) -> float:
-    """The ratio of which int(width * ratio) is `wide`, with as few digits as that takes."""
+    """The ratio for which int(width * ratio) is `wide`, with as few digits as possible."""
     for digits in (1, 10, 100, 1000, 10**4, 10**8):
-        ratio = -(-wide * digits // width) / digits
-        if int(width * ratio) == wide:
-            return ratio
-    raise ValueError(f"no mlp_ratio makes {wide} of a width of {width}")
+        least = -(-wide * digits // width)
+        for ratio in (least / digits, (least + 1) / digits):  # the first may fall short of `wide` by its rounding
+            if int(width * ratio) == wide:
+                return ratio
+    raise ValueError(f"vision tower: no mlp_ratio turns hidden_size={width} into intermediate_size={wide}")

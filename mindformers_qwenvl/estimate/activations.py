@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from mindformers_qwenvl.adapters.settings import matches
 from mindformers_qwenvl.config.sizes import RESAMPLER_HEAD_DIM
 from mindformers_qwenvl.estimate.job import Job
-from mindformers_qwenvl.estimate.section import DTYPE_BYTES
+from mindformers_qwenvl.estimate.units import DTYPE_BYTES
 
 __all__ = ["Layer", "head_and_loss", "inputs", "language_layer", "resampler", "vision_layer"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from mindformers_qwenvl.estimate import activations
 from mindformers_qwenvl.estimate.job import Job
-from mindformers_qwenvl.estimate.section import DTYPE_BYTES
 from mindformers_qwenvl.estimate.stage_weights import Stages
+from mindformers_qwenvl.estimate.units import DTYPE_BYTES
 from mindformers_qwenvl.estimate.weights import Weight, weights_of
 from mindformers_qwenvl.weights.parts import LANGUAGE, VISION
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl.adapters.settings import AdapterSettings, from_pet_config, is_saved
+from mindformers_qwenvl.checks import nearest
 from mindformers_qwenvl.config.original import original_sizes
 from mindformers_qwenvl.config.sizes import (
     BOTH_PARTS,
@@ -27,9 +28,11 @@ from mindformers_qwenvl.config.sizes import (
     vit_mlp_width,
 )
 from mindformers_qwenvl.estimate.job import Job, Parallel, Recompute
-from mindformers_qwenvl.estimate.section import GB, Section, SettingsError, memory_size, read_yaml, refuse_unknown
+from mindformers_qwenvl.estimate.units import DTYPE_BYTES, GB, memory_size
 from mindformers_qwenvl.estimate.weights import is_target
 from mindformers_qwenvl.host.accumulation import check_accumulation
+from mindformers_qwenvl.recipes import key_of
+from mindformers_qwenvl.recipes.section import Section, SettingsError, read_yaml
 from mindformers_qwenvl.weights.names import to_original
 from mindformers_qwenvl.weights.parts import PARTS, part_of, rate_factors, trained_parts
 from mindformers_qwenvl.weights.shapes import our_shapes
@@ -98,7 +101,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
         if context.has("max_device_memory")
         else None,
     )
-    refuse_unknown(top, changes)
+    _check_changes(top, changes)
     _check(job, path)
     return job
 
@@ -138,7 +141,7 @@ def _part(
         if field.name == "offset":
             values["offset"] = section.get("offset", 0)
         elif field.name.endswith(("_dtype", "_type")):
-            values[field.name] = given.dtype(field.name, field.default)
+            values[field.name] = given.choice(field.name, field.default, DTYPE_BYTES)
         elif isinstance(field.default, bool):
             values[field.name] = given.switch(field.name, field.default)
         else:
@@ -241,6 +244,30 @@ def _stages(model: Section, stages: int, layers: int) -> tuple[int, ...] | None:
     with _named(model.where):
         check_layers_per_stage(given, stages, layers)
     return tuple(given)
+
+
+def _check_changes(top: Section, changes: Sequence[str]) -> None:
+    """To be called when all has been read. A change of another key changes no number, and is likely misspelt.
+
+    Raises:
+        SettingsError: a change is of a key that the YAML does not have and that the estimate did not ask for.
+    """
+    own = set(map(key_of, changes))
+    for key, change in zip(map(key_of, changes), changes, strict=True):
+        if top.name_of(key) not in top.known:
+            known = {*_keys(top.content), *(name.removeprefix(top.name_of("")) for name in top.known)} - own
+            raise SettingsError(
+                f"--set {change}: {key} is neither a key of {top.where} nor one that the estimate depends on; check "
+                f"its spelling and its sections{nearest(key, known)}"
+            )
+
+
+def _keys(content: Mapping[str, Any]) -> Iterator[str]:
+    """All keys of a YAML, as `--set` writes them."""
+    for key, value in content.items():
+        yield str(key)
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{inner}" for inner in _keys(value))
 
 
 def _check(job: Job, path: Path) -> None:

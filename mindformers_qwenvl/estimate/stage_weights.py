@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mindformers_qwenvl.config.sizes import check_order, stages_by_offset
 from mindformers_qwenvl.estimate.job import Job
-from mindformers_qwenvl.estimate.section import SettingsError
 from mindformers_qwenvl.estimate.weights import Weight
+from mindformers_qwenvl.recipes.section import SettingsError
 from mindformers_qwenvl.weights.parts import LANGUAGE, VISION
 
 __all__ = ["Stages"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mindformers_qwenvl.estimate.memory import Estimate
-from mindformers_qwenvl.estimate.section import GB
+from mindformers_qwenvl.estimate.units import GB
 
 __all__ = ["render"]
 

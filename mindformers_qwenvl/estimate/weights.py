@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mindformers_qwenvl.adapters.settings import AdapterSettings, is_saved, matches
 from mindformers_qwenvl.config.original import original_sizes
 from mindformers_qwenvl.estimate.job import Job, Parallel
-from mindformers_qwenvl.estimate.section import DTYPE_BYTES
+from mindformers_qwenvl.estimate.units import DTYPE_BYTES
 from mindformers_qwenvl.weights.names import to_original
 from mindformers_qwenvl.weights.parts import LANGUAGE, Place, is_norm, place_of, trained_parts
 from mindformers_qwenvl.weights.shapes import our_shapes

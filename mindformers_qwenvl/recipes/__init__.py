@@ -1,7 +1,7 @@
 """The YAMLs for `run_mindformer.py`: where they are, and how MindFormers reads them.
 
 `read(path, changes)` gives the values that MindFormers would see, as plain dicts and lists. It follows `base_config:`
-and needs neither MindFormers nor MindSpore.
+and needs neither MindFormers nor MindSpore. `section` reads single keys of them, by type.
 """
 
 from __future__ import annotations

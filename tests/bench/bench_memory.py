@@ -25,7 +25,7 @@ import tempfile
 from pathlib import Path
 
 from mindformers_qwenvl.estimate import Card, Estimate, activations, estimate, read_job
-from mindformers_qwenvl.estimate.section import read_yaml
+from mindformers_qwenvl.recipes.section import read_yaml
 from mindformers_qwenvl.registration import yaml_dir
 from tests.bench.host import prepare
 

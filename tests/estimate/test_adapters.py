@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mindformers_qwenvl.estimate import estimate, read_job
-from mindformers_qwenvl.estimate.section import SettingsError
 from mindformers_qwenvl.estimate.weights import weights_of
+from mindformers_qwenvl.recipes.section import SettingsError
 from mindformers_qwenvl.registration import yaml_dir
 
 PET = "model.model_config.pet_config"

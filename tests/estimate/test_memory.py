@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from mindformers_qwenvl.estimate import activations, estimate, read_job
-from mindformers_qwenvl.estimate.section import GB, SettingsError
+from mindformers_qwenvl.estimate.units import GB
 from mindformers_qwenvl.recipes import RecipeError, yaml_dir
+from mindformers_qwenvl.recipes.section import SettingsError
 
 STAGE_2, STAGE_3 = (yaml_dir() / f"finetune_qwenvl_9.6b{end}.yaml" for end in ("_stage2", ""))
 ALONE = ["use_parallel=False"]

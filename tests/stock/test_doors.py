@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from mindformers_qwenvl.cli import main
-from mindformers_qwenvl.estimate.section import read_yaml
+from mindformers_qwenvl.recipes.section import read_yaml
 from mindformers_qwenvl.registration import yaml_dir
 from mindformers_qwenvl.text.vocabulary import Vocabulary
 from tests.support.golden import golden_set

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mindformers_qwenvl.estimate import estimate, read_job
-from mindformers_qwenvl.estimate.section import GB
+from mindformers_qwenvl.estimate.units import GB
 from mindformers_qwenvl.recipes import find
 from mindformers_qwenvl.registration import register
 from tests.support.graphs import release

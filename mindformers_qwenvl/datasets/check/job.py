@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mindformers_qwenvl import recipes
-from mindformers_qwenvl.checks import whole
 from mindformers_qwenvl.pictures.policy import ImagePolicy
+from mindformers_qwenvl.recipes.section import Section, SettingsError, read_yaml
 from mindformers_qwenvl.text.layout import SYSTEM_MESSAGE
 from mindformers_qwenvl.text.tags import Tags
 from mindformers_qwenvl.text.vocabulary import SLOT_NAMES
@@ -82,86 +81,57 @@ def read_settings(
         ValueError: it is not a YAML, has no such section, or a value is of the wrong type or out of range; the message
             names file and key.
     """
-    path = recipes.find(path)
-    document = recipes.read(path)
-    dataset = _section(path, document, "train_dataset")
-    loader = _section(path, dataset, "data_loader", "train_dataset")
-    transform = _section(path, dataset, "modal_to_text_transform", "train_dataset")
-    template = _section(path, transform, "model_transform_template", "train_dataset.modal_to_text_transform")
-    tokenizer = dataset.get("tokenizer") or {}
-    if not isinstance(tokenizer, Mapping):
-        raise ValueError(
-            f"{path}: train_dataset.tokenizer must be a section like {{vocab_file: ...}}, got {tokenizer!r}"
-        )
-    if template.get("type") != TEMPLATE:
-        raise ValueError(f"{path}: model_transform_template is of type {template.get('type')!r}, not {TEMPLATE}")
-    layout = {key: _text(path, key, template.get(key, default)) for key, default in LAYOUT.items()}
-    layout["max_length"] = whole(f"{path}: modal_to_text_transform.max_length", transform.get("max_length"))
-    given = [template.get("num_queries"), *(tokenizer.get(name) for name in SLOT_NAMES)]
-    slots = next((value for value in given if value is not None), 256)
-    folders = (_text(path, "dataset_dir", part.get("dataset_dir") or "") for part in (loader, template))
-    root, confined = _root(*folders, dataset_dir)
+    top = read_yaml(recipes.find(path))
+    if not top.has("train_dataset"):
+        raise top.error("train_dataset", "a section, as YAMLs for fine-tuning have it (see `mindformers-qwenvl yaml`),")
+    dataset = top.section("train_dataset")
+    loader = dataset.section("data_loader", required=True)
+    transform = dataset.section("modal_to_text_transform", required=True)
+    template = transform.section("model_transform_template", required=True)
+    # The template takes no null where it has a default.
+    template = Section({**LAYOUT, "modal_content_padding_size": 1, **template.content}, template.where)
+    template.choice("type", None, [TEMPLATE])
+    tokenizer = dataset.section("tokenizer")
+    layout = {key: template.text(key) for key in LAYOUT}
+    layout["max_length"] = transform.number("max_length")
+    places = [(template, "num_queries"), *((tokenizer, name) for name in SLOT_NAMES)]
+    slots = next((section.number(name) for section, name in places if section.has(name)), 256)
+    root, confined = _root(loader.text("dataset_dir", ""), template.text("dataset_dir", ""), dataset_dir)
     policy = template.get("image_policy")
     ImagePolicy.of(policy)  # raises if it is not a section
     tags = [f"{f.name}_tag" for f in fields(Tags)]
-    spelled = {tag.removesuffix("_tag"): _text(path, tag, tokenizer[tag]) for tag in tags if tag in tokenizer}
-    model = _model(document)
-    _same_queries(path, slots, model.get("num_queries"))
+    model = top.section("model").section("model_config")
+    if (queries := model.get("num_queries", slots)) != slots:
+        raise SettingsError(
+            f"{top.where}: num_queries is {slots} for the data, {queries!r} in model.model_config; they must be the same"
+        )
+    full_batches = dataset.get("drop_remainder") is True
     return Settings(
         layout=layout,
-        max_images=whole(f"{path}: modal_content_padding_size", template.get("modal_content_padding_size", 1)),
-        vocab_file=vocab_file or _text(path, "vocab_file", tokenizer.get("vocab_file") or ""),
-        image_slots=whole(f"{path}: num_queries", slots),
-        tags=Tags(**spelled),
-        allowed_special=_allowed(path, tokenizer.get("allowed_special", "all")),
+        max_images=template.number("modal_content_padding_size"),
+        vocab_file=vocab_file or tokenizer.text("vocab_file", ""),
+        image_slots=slots,
+        tags=Tags(**{tag.removesuffix("_tag"): tokenizer.text(tag) for tag in tags if tag in tokenizer.content}),
+        allowed_special=_allowed(tokenizer),
         root=root,
         policy=ImagePolicy.of(policy if confined else {**(policy or {}), "allow_outside": True}),
-        exif_rotation=bool(template.get("exif_rotation", False)),
-        keys={key: _text(path, key, loader[key]) for key in KEYS if loader.get(key)},
-        num_samples=None
-        if loader.get("split")  # then it counts within a part, and both parts are checked
-        else whole(f"{path}: data_loader.num_samples", loader.get("num_samples"), optional=True),
-        least_samples=_least(path, document, dataset),
-        model_vocabulary=_of(_of(model, "llm_model"), "model_config").get("vocab_size"),
+        exif_rotation=bool(template.get("exif_rotation")),
+        keys={key: loader.text(key) for key in KEYS if loader.get(key)},
+        # With `split` it counts within a part, and both parts are checked.
+        num_samples=loader.number("num_samples") if loader.has("num_samples") and not loader.get("split") else None,
+        least_samples=top.section("runner_config").number("batch_size", 1) if full_batches else 1,
+        model_vocabulary=model.section("llm_model").section("model_config").get("vocab_size"),
         image_start_id=model.get("image_start_id", PUBLISHED_IMAGE_START if model.get("type") else None),
     )
 
 
-def _of(parent: Any, key: str) -> Mapping[str, Any]:
-    section = parent.get(key) if isinstance(parent, Mapping) else None
-    return section if isinstance(section, Mapping) else {}
-
-
-def _model(document: Any) -> Mapping[str, Any]:
-    return _of(_of(document, "model"), "model_config")
-
-
-def _same_queries(path: Path, slots: Any, queries: Any) -> None:
-    if queries is not None and slots != queries:
-        raise ValueError(
-            f"{path}: num_queries is {slots!r} for the data, {queries!r} in model.model_config; they must be the same"
-        )
-
-
-def _least(path: Path, document: Any, dataset: Mapping[str, Any]) -> int:
-    batch_size = _of(document, "runner_config").get("batch_size")
-    if batch_size is None or dataset.get("drop_remainder") is not True:
-        return 1
-    return whole(f"{path}: runner_config.batch_size", batch_size)
-
-
-def _allowed(path: Path, value: Any) -> str | tuple[str, ...]:
+def _allowed(tokenizer: Section) -> str | tuple[str, ...]:
+    value = tokenizer.get("allowed_special", "all")
     if isinstance(value, list) and all(isinstance(token, str) for token in value):
         return tuple(value)
-    if value is None or isinstance(value, str):
+    if isinstance(value, str):
         return value or "all"
-    raise ValueError(f"{path}: allowed_special must be 'all', 'image', 'none' or a list of tokens, got {value!r}")
-
-
-def _text(path: Path, name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{path}: {name} must be a string, got {value!r}; put it in quotes or leave the key out")
-    return value
+    raise tokenizer.error("allowed_special", "'all', 'image', 'none' or a list of tokens")
 
 
 def _root(of_loader: str | None, of_template: str | None, given: str | None) -> tuple[str | None, bool]:
@@ -174,13 +144,3 @@ def _root(of_loader: str | None, of_template: str | None, given: str | None) -> 
     if not Path(root).is_dir():
         raise FileNotFoundError(f"dataset_dir {root}: no such folder")
     return root, True
-
-
-def _section(path: Path, parent: Any, key: str, place: str = "") -> Mapping[str, Any]:
-    section = parent.get(key) if isinstance(parent, Mapping) else None
-    if not isinstance(section, Mapping):
-        name = f"{place}.{key}" if place else key
-        raise ValueError(
-            f"{path}: there is no section {name}; YAMLs for fine-tuning have one (see `mindformers-qwenvl yaml`)"
-        )
-    return section

@@ -9,6 +9,8 @@ from mindformers_qwenvl.datasets.check.job import read_settings
 from mindformers_qwenvl.text.tags import Tags
 from tests.support.check_samples import VOCABULARY, checked, only, talk, write_yaml
 
+STRING = r"a string \(in quotes, or leave the key out\)"
+
 
 def test_settings_are_those_of_the_template(tmp_path):
     """Defaults and given values, against the classes that training makes of the YAML."""
@@ -79,16 +81,25 @@ def test_folders_of_pictures(folder):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda d: d.pop("train_dataset"), "there is no section train_dataset;"),
-        (lambda d: d["train_dataset"].pop("data_loader"), r"no section train_dataset\.data_loader"),
+        (
+            lambda d: d.pop("train_dataset"),
+            r"train_dataset: a section, as YAMLs for fine-tuning .* `mindformers-qwenvl yaml`.* there is none",
+        ),
+        (
+            lambda d: d["train_dataset"].pop("data_loader"),
+            r"train_dataset\.data_loader: a section with keys is expected, there is none",
+        ),
         (
             lambda d: d["train_dataset"]["modal_to_text_transform"].pop("model_transform_template"),
-            r"no section train_dataset\.modal_to_text_transform\.model_transform_template",
+            r"train_dataset\.modal_to_text_transform\.model_transform_template: a section .* there is none",
         ),
-        (lambda d: d["train_dataset"]["modal_to_text_transform"].pop("max_length"), "max_length must be a whole"),
+        (
+            lambda d: d["train_dataset"]["modal_to_text_transform"].pop("max_length"),
+            r"transform\.max_length: a whole number of 1 or more is expected",
+        ),
         (
             lambda d: d["train_dataset"]["modal_to_text_transform"]["model_transform_template"].update(type="Other"),
-            "of type 'Other'",
+            r"template\.type: one of QwenVLContentTransformTemplate is expected, got 'Other'",
         ),
     ],
 )
@@ -132,20 +143,21 @@ def test_the_yamls_of_the_package_are_read():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"system_message": None}, "system_message must be a string, got None"),
-        ({"user_prompt": 7}, "user_prompt must be a string, got 7"),
+        ({"system_message": None}, rf"system_message: {STRING} is expected, got None"),
+        ({"modal_content_padding_size": None}, "modal_content_padding_size: a whole number of 1 or more is expected"),
+        ({"user_prompt": 7}, rf"user_prompt: {STRING} is expected, got 7"),
         ({"image_policy": 5}, "image_policy: expected a section"),
         ({"image_policy": "x"}, "image_policy: expected a section"),
-        ({"dataset_dir": 5}, "dataset_dir must be a string, got 5"),
-        ({"loader": {"dataset_dir": 5}}, "dataset_dir must be a string, got 5"),
-        ({"loader": {"from_keyword": ["a"]}}, "from_keyword must be a string"),
+        ({"dataset_dir": 5}, rf"dataset_dir: {STRING} is expected, got 5"),
+        ({"loader": {"dataset_dir": 5}}, rf"dataset_dir: {STRING} is expected, got 5"),
+        ({"loader": {"from_keyword": ["a"]}}, rf"data_loader\.from_keyword: {STRING} is expected"),
         *(
-            ({"loader": {"num_samples": value}}, r"data_loader\.num_samples must be a whole number of 1 or more")
+            ({"loader": {"num_samples": value}}, r"data_loader\.num_samples: a whole number of 1 or more is expected")
             for value in (0, -1, 1.5, "abc")
         ),
-        ({"tokenizer": {"vocab_file": 5}}, "vocab_file must be a string, got 5"),
-        ({"tokenizer": {"allowed_special": 5}}, "allowed_special must be 'all'.* got 5"),
-        ({"tokenizer": {"image_start_tag": 5}}, "image_start_tag must be a string, got 5"),
+        ({"tokenizer": {"vocab_file": 5}}, rf"vocab_file: {STRING} is expected, got 5"),
+        ({"tokenizer": {"allowed_special": 5}}, r"tokenizer\.allowed_special: 'all'.* is expected, got 5"),
+        ({"tokenizer": {"image_start_tag": 5}}, rf"image_start_tag: {STRING} is expected, got 5"),
     ],
 )
 def test_values_that_are_refused_are_named(tmp_path, options, reason):
@@ -156,7 +168,10 @@ def test_values_that_are_refused_are_named(tmp_path, options, reason):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda d: d["train_dataset"].update(tokenizer="x"), r"tokenizer must be a section .* got 'x'"),
+        (
+            lambda d: d["train_dataset"].update(tokenizer="x"),
+            r"train_dataset\.tokenizer: a section with keys is expected, got 'x'",
+        ),
         (
             lambda d: d.update(model={"model_config": {"num_queries": 9}}),
             r"num_queries is 16 for the data, 9 in model\.model_config",
