@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.checks import is_number
+from mindformers_qwenvl.checks import is_number, is_whole
 from mindformers_qwenvl.config.original import ADAPTER as CONFIG_FILE
 from mindformers_qwenvl.files import read_json
 
@@ -269,9 +269,9 @@ def _shown(value: object) -> str:
 
 
 def _rank(value: Any, key: str) -> int:
-    if type(value) is not int or not 1 <= value <= MOST_RANK:
+    if not is_whole(value, 1, MOST_RANK):
         raise ValueError(f"{key} is {_shown(value)}, expected a whole number from 1 to {MOST_RANK}")
-    return value
+    return int(value)
 
 
 def _alpha(value: Any, key: str) -> float:
@@ -281,7 +281,7 @@ def _alpha(value: Any, key: str) -> float:
 
 
 def _dropout(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+    if not is_number(value, 0, below=1):
         raise ValueError(f"lora_dropout is {_shown(value)}, expected a number from 0 to below 1")
     return float(value)
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from mindformers_qwenvl.checks import is_number
 from mindformers_qwenvl.datasets.annotations import AnnotationFile
 from mindformers_qwenvl.files import Inputs, check_output, replacing
 from mindformers_qwenvl.text.tags import tag_pairs
@@ -70,7 +71,7 @@ def held_out_records(file: AnnotationFile, share: float, seed: int = 0) -> set[i
     Raises:
         ValueError: the share is out of range, or one of the parts would be empty.
     """
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+    if not is_number(share, above=0, below=1):
         raise ValueError(f"the share to hold out must be above 0 and below 1, got {share!r}")
     groups = _groups(file)
     chosen = _chosen(groups, share * len(file), seed)
