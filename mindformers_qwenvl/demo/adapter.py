@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mindformers_qwenvl.adapters.convert import Merging
 from mindformers_qwenvl.adapters.handover import TrainedModel, write_companions
 from mindformers_qwenvl.demo import demonstration as demo
 from mindformers_qwenvl.demo import pictures, shapes
 from mindformers_qwenvl.demo.score import Score, mark, score
+from mindformers_qwenvl.recipes.yaml_file import dump, read_file
 from mindformers_qwenvl.weights.convert.convert import convert
 
 __all__ = ["AdapterScores", "checkpoints", "run"]
@@ -126,8 +125,7 @@ def checkpoints(workdir: Path) -> list[Path]:
 
 def _with(file: Path, **values: Any) -> Path:
     """Set these keys at the top of the YAML, in place."""
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    file.write_text(yaml.safe_dump({**content, **values}, sort_keys=False), encoding="utf-8")
+    file.write_text(dump({**read_file(file), **values}), encoding="utf-8")
     return file
 
 

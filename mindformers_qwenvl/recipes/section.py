@@ -31,7 +31,7 @@ def read_yaml(path: Path, changes: Sequence[str] = ()) -> Section:
 
 
 class Section:
-    """A section of a YAML. A missing key, or a null, has the default.
+    """A section of a YAML. A missing key, or null, gives the default.
 
     `known`: names of all keys asked for so far, shared by the sections of a YAML.
     """
