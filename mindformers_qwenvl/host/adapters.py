@@ -15,7 +15,7 @@ from mindformers_qwenvl.adapters.settings import AdapterSettings, as_pet_config
 from mindformers_qwenvl.adapters.switch import AdapterSwitch, named, room_for
 from mindformers_qwenvl.config import QwenVLConfig
 from mindformers_qwenvl.config.original import original_sizes
-from mindformers_qwenvl.host.replacing import Replacements
+from mindformers_qwenvl.host.replacements import Replacements
 from mindformers_qwenvl.weights.shapes import original_shapes
 
 __all__ = ["prepare_adapters", "use_own_adapters"]

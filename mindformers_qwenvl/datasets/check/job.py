@@ -103,7 +103,8 @@ def read_settings(
     model = top.section("model").section("model_config")
     if (queries := model.get("num_queries", slots)) != slots:
         raise SettingsError(
-            f"{top.where}: num_queries is {slots} for the data, {queries!r} in model.model_config; they must be the same"
+            f"{top.where}: num_queries is {slots} for the data, {queries!r} in model.model_config; "
+            "they must be the same"
         )
     full_batches = dataset.get("drop_remainder") is True
     return Settings(
