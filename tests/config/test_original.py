@@ -18,6 +18,7 @@ from mindformers_qwenvl.config.original import (
     our_settings,
     read_original,
 )
+from mindformers_qwenvl.config.sizes import LanguageSettings, VisionSettings
 from mindformers_qwenvl.weights.shapes import original_shapes
 from tests.support.golden import SETS, golden_set
 
@@ -109,3 +110,14 @@ def test_mindformers_is_not_imported():
         "assert not {'mindspore', 'mindformers', 'torch'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+@pytest.mark.parametrize(("wide", "width"), [(8192, 1664), (464, 400), (96, 64), (315, 64)])
+def test_the_ratio_of_the_mlp_gives_its_width(wide, width):
+    """464 / 400: 1.16 times 400 is 463.99..., in floating point."""
+    vision, llm = SimpleNamespace(**vars(VisionSettings(hidden_size=width, intermediate_size=wide))), LanguageSettings()
+    llm = SimpleNamespace(**vars(llm), initializer_range=0.02, rms_norm_eps=1e-6, train_seq_length=2048)
+    vars(llm).update(rotary_emb_base=10000.0, rotary_pct=1.0, use_dynamic_ntk=True, use_logn_attn=True)
+    config = SimpleNamespace(vision=vision, llm=llm, image_start_id=151857, num_queries=256)
+    visual = original_settings(config)["visual"]
+    assert int(visual["width"] * visual["mlp_ratio"]) == wide
