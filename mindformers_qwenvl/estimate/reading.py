@@ -8,9 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mindformers_qwenvl.adapters.settings import AdapterSettings, from_pet_config, is_saved
+from mindformers_qwenvl.adapters.settings import AdapterSettings, from_pet_config
+from mindformers_qwenvl.adapters.targets import touched_parts
 from mindformers_qwenvl.checks import nearest
-from mindformers_qwenvl.config.original import original_sizes
 from mindformers_qwenvl.config.sizes import (
     BOTH_PARTS,
     LANGUAGE_MODEL,
@@ -29,13 +29,10 @@ from mindformers_qwenvl.config.sizes import (
 )
 from mindformers_qwenvl.estimate.job import Job, Parallel, Recompute
 from mindformers_qwenvl.estimate.units import DTYPE_BYTES, GB, memory_size
-from mindformers_qwenvl.estimate.weights import is_target
 from mindformers_qwenvl.host.accumulation import check_accumulation
 from mindformers_qwenvl.recipes import key_of
 from mindformers_qwenvl.recipes.section import Section, SettingsError, read_yaml
-from mindformers_qwenvl.weights.names import to_original
-from mindformers_qwenvl.weights.parts import PARTS, part_of, rate_factors, trained_parts
-from mindformers_qwenvl.weights.shapes import our_shapes
+from mindformers_qwenvl.weights.parts import PARTS, rate_factors, trained_parts
 
 __all__ = ["read_job"]
 
@@ -77,7 +74,7 @@ def read_job(path: Path, changes: Sequence[str] = ()) -> Job:
     adapter = _adapter(model)
     frozen = {part: model.switch(f"freeze_{part}") for part in PARTS}
     if adapter is not None:  # only the adapter and what modules_to_save names are trained
-        touched = _touched_parts(adapter, vision, llm)
+        touched = touched_parts(adapter, vision, llm)
         frozen = {part: part not in touched for part in PARTS}
     job = Job(
         name=path.stem,
@@ -114,16 +111,6 @@ def _adapter(model: Section) -> AdapterSettings | None:
         return from_pet_config({key: section.get(key) for key in section.content})
     except ValueError as error:
         raise SettingsError(f"{model.where}.{error}") from None
-
-
-def _touched_parts(adapter: AdapterSettings, vision: VisionSettings, llm: LanguageSettings) -> set[str]:
-    """The parts in which anything is trained: an adapter in it, or a weight that modules_to_save names."""
-    names = {name: to_original(name).name for name in our_shapes(original_sizes(vision, llm))}
-    return {
-        part_of(name)
-        for name, original in names.items()
-        if is_target(original, adapter) or is_saved(original, adapter.modules_to_save)
-    }
 
 
 def _part(

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mindformers_qwenvl.adapters.settings import AdapterSettings, is_saved, matches
+from mindformers_qwenvl.adapters.settings import is_saved
+from mindformers_qwenvl.adapters.targets import is_target
 from mindformers_qwenvl.config.original import original_sizes
 from mindformers_qwenvl.estimate.job import Job, Parallel
 from mindformers_qwenvl.estimate.units import DTYPE_BYTES
@@ -15,11 +16,7 @@ from mindformers_qwenvl.weights.parts import LANGUAGE, Place, is_norm, place_of,
 from mindformers_qwenvl.weights.shapes import our_shapes
 from mindformers_qwenvl.weights.sharding import model_parallel_axis, optimizer_parallel_shares
 
-__all__ = ["Weight", "is_target", "weights_of"]
-
-# Tensors of the original whose layers may have an adapter.
-_LAYERS = ("c_attn.weight", "c_proj.weight", "w1.weight", "w2.weight", "lm_head.weight", "in_proj.weight")
-_LAYERS += ("out_proj.weight", "c_fc.weight", "kv_proj.weight")
+__all__ = ["Weight", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -74,12 +71,6 @@ def _factors(job: Job, name: str, shape: tuple[int, ...]) -> Iterator[Weight]:
     if part.index == 0:
         yield _weight(job, f"{owner}.lora_a.weight", (rank, shape[1]), place_of(name), of_adapter=True)
     yield _weight(job, f"{layer}.lora_b.weight", (shape[0], rank), place_of(name), of_adapter=True)
-
-
-def is_target(tensor: str, adapter: AdapterSettings) -> bool:
-    """Whether the adapter has factors for the original's `tensor`, the weight of a layer."""
-    module = tensor.removesuffix(".weight")
-    return tensor.endswith(_LAYERS) and matches(module, adapter.targets)
 
 
 def _learns(job: Job, name: str, place: Place) -> bool:

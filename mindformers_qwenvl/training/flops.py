@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mindformers_qwenvl.adapters.settings import from_pet_config
+from mindformers_qwenvl.adapters.targets import touched_parts
 from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, trained_parts
 
 __all__ = ["step_flops"]
@@ -17,7 +19,9 @@ def step_flops(config: Any, rows: int, length: int, images: int) -> float:
 
     Matrix products are counted, forward and backward, over all positions (attention is not halved for its mask). Frozen
     parts need no gradients of their weights, and no gradients at all if nothing below them is trained. Activations that
-    are computed twice (recompute) count once: this is for the MFU, not for the hardware's utilisation.
+    are computed twice (recompute) count once: this is for the MFU, not for the hardware's utilisation. With an adapter
+    (`pet_config`) the network's own weights are frozen; the products of its low-rank factors, and gradients of whole
+    modules beside it, are not counted.
 
     Args:
         config: a `QwenVLConfig`.
@@ -26,10 +30,12 @@ def step_flops(config: Any, rows: int, length: int, images: int) -> float:
         images: pictures of the batch, all samples together.
     """
     llm, vision = config.llm, config.vision
-    trained = trained_parts(config)
-    llm_times = FORWARD + bool(trained) * INPUTS + (LANGUAGE in trained) * WEIGHTS
-    resampler_times = FORWARD + bool(trained & {VISION, RESAMPLER}) * INPUTS + (RESAMPLER in trained) * WEIGHTS
-    vision_times = FORWARD + (VISION in trained) * (INPUTS + WEIGHTS)
+    touched = trained = trained_parts(config)  # by gradients at all, and by those of weights
+    if config.pet_config:
+        touched, trained = touched_parts(from_pet_config(config.pet_config), vision, llm), set()
+    llm_times = FORWARD + bool(touched) * INPUTS + (LANGUAGE in trained) * WEIGHTS
+    resampler_times = FORWARD + bool(touched & {VISION, RESAMPLER}) * INPUTS + (RESAMPLER in trained) * WEIGHTS
+    vision_times = FORWARD + (VISION in touched) * INPUTS + (VISION in trained) * WEIGHTS
     return float(
         rows * length * llm_times * _per_token(llm, length)
         + images * (resampler_times * _resampler(vision) + vision_times * _tower(vision))

@@ -14,6 +14,8 @@ def config_of(name: str, **frozen: bool) -> SimpleNamespace:
     original = golden_set(name).config
     visual = original["visual"]
     llm = SimpleNamespace(
+        kv_channels=original["kv_channels"],
+        num_heads=original["num_attention_heads"],
         hidden_size=original["hidden_size"],
         intermediate_size=original["intermediate_size"] // 2,
         num_layers=original["num_hidden_layers"],
@@ -29,7 +31,7 @@ def config_of(name: str, **frozen: bool) -> SimpleNamespace:
         output_dim=visual["output_dim"],
     )
     flags = {"freeze_llm": False, "freeze_vision": False, "freeze_resampler": False, **frozen}
-    return SimpleNamespace(llm=llm, vision=vision, **flags)
+    return SimpleNamespace(llm=llm, vision=vision, pet_config=None, **flags)
 
 
 def matrices(name: str, chosen) -> int:
@@ -84,3 +86,14 @@ def test_published_size():
     config = config_of("qwen-vl-9.6b")
     assert step_flops(config, 1, 1, 0) == pytest.approx(6 * 7.1e9, rel=0.01)
     assert config.vision.num_patches == 1024
+
+
+def test_an_adapter_has_no_gradients_of_whole_matrices():
+    """In the language model: gradients go through it, and not below. In the vision tower: through everything."""
+    config = config_of("a56")
+    text, pictures = (step_flops(config, *batch) for batch in ((2, 40, 0), (0, 40, 3)))
+    config.pet_config = {"pet_type": "lora"}
+    assert step_flops(config, 2, 40, 0) == text * 2 / 3
+    assert step_flops(config, 0, 40, 3) == pytest.approx(pictures / 3)
+    config.pet_config = {"pet_type": "lora", "target_modules": ["c_fc"]}
+    assert step_flops(config, 0, 40, 3) == pytest.approx(pictures * 2 / 3)
