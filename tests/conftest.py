@@ -55,6 +55,22 @@ def _scratch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def own_logs(tmp_path, monkeypatch):
+    """MindFormers has a logger for each folder of logs: a command quietens that of this test alone."""
+    monkeypatch.setenv("LOCAL_DEFAULT_PATH", str(tmp_path / "logs"))
+    monkeypatch.setenv("GLOG_v", "3")
+
+
+@pytest.fixture(scope="module")
+def released():
+    """What the module has compiled is given back at its end."""
+    from tests.support.graphs import release
+
+    yield
+    release()
+
+
 @pytest.fixture(scope="session")
 def checkpoint_dir(tmp_path_factory) -> Callable[..., Path]:
     """`checkpoint_dir("a56")` -> an original HuggingFace directory, drawn once a session; copy it to change it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,19 +16,7 @@ from tests.support.golden import GOLDEN, golden_set
 A56 = golden_set("a56")
 GREEDY = ["--greedy", "--max-new-tokens", "8"]
 
-
-@pytest.fixture(autouse=True)
-def _logs(monkeypatch):
-    monkeypatch.setenv("LOCAL_DEFAULT_PATH", str(Path.cwd() / "logs"))
-    monkeypatch.setenv("GLOG_v", "3")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _released():
-    from tests.support.graphs import release
-
-    yield
-    release()
+pytestmark = pytest.mark.usefixtures("released", "own_logs")
 
 
 @pytest.fixture(scope="module")

@@ -29,15 +29,12 @@ def test_bad_usage(words, usage_error):
 
 
 @pytest.mark.slow
-def test_a_network_that_writes_no_box(checkpoint_dir, capsys, monkeypatch):
-    from tests.support.graphs import release
-
-    monkeypatch.setenv("LOCAL_DEFAULT_PATH", str(Path.cwd() / "logs"))
+@pytest.mark.usefixtures("released", "own_logs")
+def test_a_network_that_writes_no_box(checkpoint_dir, capsys):
     words = ["predict", "--model", str(checkpoint_dir("a56")), "--image", IMAGE, "--ground", "the red shape"]
     assert main([*words, "--draw", "out.png"]) == 1
     assert "no box for 'the red shape'" in capsys.readouterr().err
     assert not Path("out.png").exists()
-    release()
 
 
 def test_the_box_is_printed_and_drawn(checkpoint_dir, capsys, monkeypatch):

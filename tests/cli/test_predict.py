@@ -17,20 +17,7 @@ from tests.support.web import site
 
 GOLDEN = golden_set("a56")
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _released():
-    from tests.support.graphs import release
-
-    yield
-    release()
-
-
-@pytest.fixture(autouse=True)
-def _logs(monkeypatch):
-    """MindFormers has a logger for each folder of logs: the command quietens that of this test alone."""
-    monkeypatch.setenv("LOCAL_DEFAULT_PATH", str(Path.cwd() / "logs"))
-    monkeypatch.setenv("GLOG_v", "3")
+pytestmark = pytest.mark.usefixtures("released", "own_logs")
 
 
 @pytest.mark.slow

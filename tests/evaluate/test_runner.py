@@ -28,11 +28,7 @@ from tests.support.golden import golden_set
 
 IMAGES = golden_set("a56").directory / "images"
 
-
-@pytest.fixture(autouse=True)
-def _logs(monkeypatch):
-    monkeypatch.setenv("LOCAL_DEFAULT_PATH", str(Path.cwd() / "logs"))
-    monkeypatch.setenv("GLOG_v", "3")
+pytestmark = pytest.mark.usefixtures("own_logs")
 
 
 def questions(count, name="data.jsonl"):

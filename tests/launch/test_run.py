@@ -17,6 +17,7 @@ import yaml
 from mindformers_qwenvl.cli import main
 from mindformers_qwenvl.recipes import yaml_dir
 from tests.support import small_runs
+from tests.support.annotation_files import colour_records, write_list
 from tests.support.cluster import free_port
 from tests.support.small_runs import A56, ONE_LAYER, PREDICT, QUERIES, TEMPLATE
 
@@ -27,19 +28,8 @@ SCRIPT = os.environ.get("RUN_MINDFORMER")
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("samples") / "train.json"
-    records = [
-        {
-            "id": f"sample_{number}",
-            "conversations": [
-                {"from": "user", "value": f"Picture 1: <img>{number % 4}.png</img>\nWhat colour, {number}?"},
-                {"from": "assistant", "value": ("red", "green", "blue")[number % 3]},
-            ],
-        }
-        for number in range(12)
-    ]
-    file.write_text(json.dumps(records), encoding="utf-8")
-    return file
+    records = colour_records(4 * ("red", "green", "blue"))
+    return write_list(tmp_path_factory.mktemp("samples") / "train.json", records)
 
 
 def training(samples: Path, **settings) -> dict:

@@ -18,11 +18,8 @@ def _context():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _released():
-    from tests.support.graphs import release
-
-    yield
-    release()
+def _released(released):
+    pass
 
 
 @pytest.fixture(scope="module", params=SETS)

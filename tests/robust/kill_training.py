@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import load_file
 
-from tests.robust.killed import A56, HANGS, Killed
+from tests.robust.killed import HANGS, Killed
+from tests.support.annotation_files import colour_records, write_list
 from tests.support.cluster import Job
 from tests.support.small_runs import ONE_LAYER, training
 
@@ -38,7 +39,8 @@ def train(kills: int, seed: int, workers: int) -> Killed:
     moments = random.Random(f"{seed} training {workers}")
     with tempfile.TemporaryDirectory() as place:
         samples = Path(place) / "samples.json"
-        samples.write_text(json.dumps(_samples()), encoding="utf-8")
+        answers = np.random.default_rng(0).choice(["red", "green", "blue"], 4 * STEPS)
+        write_list(samples, colour_records(map(str, answers)))
         folder = Path(place) / "sound"
         began = time.monotonic()
         with Job(folder, _settings(samples, workers, each=1, keep=99), workers) as job:
@@ -143,17 +145,3 @@ def _last(folder: Path, workers: int) -> list[Saved]:
 def _rows(job: Job) -> list[list[list[str]]]:
     """Step, epoch, loss, learning rate and gradient norm of each step, by rank."""
     return [job.rows(rank) for rank in range(job.workers)]
-
-
-def _samples() -> list[dict]:
-    words = np.random.default_rng(0).choice(["red", "green", "blue"], 4 * STEPS)
-    return [
-        {
-            "id": str(number),
-            "conversations": [
-                {"from": "user", "value": f"Picture 1: <img>{A56.image(number % 4).name}</img>\nWhich colour?"},
-                {"from": "assistant", "value": str(word)},
-            ],
-        }
-        for number, word in enumerate(words)
-    ]

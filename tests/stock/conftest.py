@@ -1,27 +1,29 @@
-"""Samples to train on."""
+"""Samples to train on; MindFormers in graph mode, with the names of this package."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
+
+from tests.support.annotation_files import colour_records, write_list
 
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> Path:
     """14 conversations about the golden pictures; a multiple of the batch size they are not."""
-    file = tmp_path_factory.mktemp("samples") / "train.json"
     colours = ("red", "green", "blue", "grey", "white", "black", "none")
-    conversations = [
-        {
-            "id": f"sample_{number}",
-            "conversations": [
-                {"from": "user", "value": f"Picture 1: <img>{number % 4}.png</img>\nWhat colour, {number}?"},
-                {"from": "assistant", "value": colours[number % len(colours)]},
-            ],
-        }
-        for number in range(14)
-    ]
-    file.write_text(json.dumps(conversations), encoding="utf-8")
-    return file
+    return write_list(tmp_path_factory.mktemp("samples") / "train.json", colour_records(2 * colours))
+
+
+@pytest.fixture(scope="module")
+def graph_mode():
+    import mindspore as ms
+
+    from mindformers_qwenvl.registration import register
+    from tests.support.graphs import release
+
+    register()
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    yield
+    release()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from tests.support.annotation_files import colour_records, write_list
 from tests.support.cluster import Job, finished
 from tests.support.small_runs import training
 
@@ -21,25 +21,14 @@ SAVED = "output/checkpoint"
 SUM_OF_CARDS = {"parallel.gradients_mean": False}
 
 
-def write_samples(file: Path, count: int = 14) -> Path:
-    """Conversations whose answers have different lengths: the cards of a step differ in label tokens."""
-    conversations = [
-        {
-            "id": f"sample_{number}",
-            "conversations": [
-                {"from": "user", "value": f"Picture 1: <img>{number % 4}.png</img>\nWhat colour, {number}?"},
-                {"from": "assistant", "value": ANSWERS[number * number % 5] * (1 + number % 2)},
-            ],
-        }
-        for number in range(count)
-    ]
-    file.write_text(json.dumps(conversations), encoding="utf-8")
-    return file
+def records() -> list[dict]:
+    """Answers of different lengths: the cards of a step differ in label tokens."""
+    return colour_records(ANSWERS[number * number % 5] * (1 + number % 2) for number in range(14))
 
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> Path:
-    return write_samples(tmp_path_factory.mktemp("samples") / "train.json")
+    return write_list(tmp_path_factory.mktemp("samples") / "train.json", records())
 
 
 def settings(samples: Path, workers: int, *, form: str = "ckpt", each: int = 2, once: bool = False, **more) -> dict:
@@ -312,10 +301,9 @@ def test_a_killed_worker_ends_the_job_and_is_named(samples, tmp_path, rank):
 
 @pytest.mark.slow
 def test_a_worker_with_a_broken_sample_ends_the_job_and_names_it(tmp_path):
-    samples = write_samples(tmp_path / "train.json")
-    records = json.loads(samples.read_text())
-    del records[5]["conversations"][1]["value"]
-    samples.write_text(json.dumps(records))
+    broken = records()
+    del broken[5]["conversations"][1]["value"]
+    samples = write_list(tmp_path / "train.json", broken)
     with Job(tmp_path / "run", settings(samples, 2, each=99), node_timeout=60) as job:
         assert job.end() != 0
     printed = job.printed()

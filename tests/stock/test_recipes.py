@@ -12,8 +12,6 @@ import pytest
 from mindformers_qwenvl.estimate import estimate, read_job
 from mindformers_qwenvl.estimate.units import GB
 from mindformers_qwenvl.recipes import find
-from mindformers_qwenvl.registration import register
-from tests.support.graphs import release
 from tests.support.recipes import EARLIER_STAGES, SMALL_LLM, SMALL_VISION, get, read
 
 # cards as data_parallel x model_parallel, precision, pixels, tokens, and the parameters that learn: counted from the
@@ -35,12 +33,7 @@ RECIPES = {
 DEFAULT = ("finetune_qwenvl_9.6b",)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _context():
-    register()
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
-    yield
-    release()
+pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
 def build(name: str, small: bool):

@@ -13,6 +13,7 @@ from mindformers_qwenvl.datasets.annotations import AnnotationFile
 from mindformers_qwenvl.datasets.split import held_out_records
 from mindformers_qwenvl.registration import yaml_dir
 from mindformers_qwenvl.training.steps_file import read_steps
+from tests.support.annotation_files import colour_records
 from tests.support.cluster import finished
 from tests.support.small_runs import A56, ONE_LAYER, PREDICT, run
 from tests.support.small_runs import training as full_training
@@ -26,13 +27,9 @@ def training(samples: Path, **settings) -> dict:
 
 def conversations(count: int, first: int = 0) -> list[dict]:
     """Answers of one to six words, so that a mean over batches is not one over label tokens."""
-    records = []
-    for number in range(first, first + count):
-        asked = f"Picture 1: <img>{number % 4}.png</img>\nWhat colour, {number}?"
-        said = " ".join(WORDS[(number + n) % len(WORDS)] for n in range(1 + number % 6))
-        turns = [{"from": "user", "value": asked}, {"from": "assistant", "value": said}]
-        records.append({"id": f"sample_{number}", "conversations": turns})
-    return records
+    lengths = {number: 1 + number % 6 for number in range(first, first + count)}
+    answers = (" ".join(WORDS[(at + n) % len(WORDS)] for n in range(length)) for at, length in lengths.items())
+    return colour_records(answers, first)
 
 
 @pytest.fixture(scope="module")

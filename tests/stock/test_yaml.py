@@ -71,14 +71,7 @@ PARALLEL = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _context():
-    import mindspore as ms
-
-    from mindformers_qwenvl.registration import register
-
-    register()
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+pytestmark = pytest.mark.usefixtures("graph_mode")
 
 
 def test_which_there_are():
