@@ -107,14 +107,14 @@ def feed(count: int, seed: int, only: str = "") -> Iterator[Found]:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as place:
         chosen = [reader for reader in readers(Path(place)) if only in reader.name]
         for reader in chosen:
-            yield _feed(reader, -(-count // len(chosen)), seed, Path(place) / "work")
+            yield feed_reader(reader, -(-count // len(chosen)), seed, Path(place) / "work")
 
 
 STATE = "<QQQddQ"  # next input, read, refused, longest, began, memory
 
 
-def _feed(reader: Reader, count: int, seed: int, folder: Path) -> Found:
-    """In processes of their own: one that dies or hangs is a fault, and the next goes on behind its input."""
+def feed_reader(reader: Reader, count: int, seed: int, folder: Path) -> Found:
+    """`count` inputs for one reader, in processes of their own: one that dies or hangs is a fault, and the next goes on behind its input."""
     found = Found(reader.name, inputs=count)
     shared = mmap.mmap(-1, struct.calcsize(STATE))
     trace = tempfile.TemporaryFile("w+")  # noqa: SIM115 - of the faults, written by the children

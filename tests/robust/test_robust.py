@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.robust import disk, kills, worst
-from tests.robust.mutated import feed, mutate
+from tests.robust.mutated import feed, feed_reader, mutate
 
 
 def test_mutated_inputs_give_a_result_or_an_error_in_words():
@@ -21,7 +21,6 @@ def test_what_crashes_hangs_or_raises_is_found():
     """The harness itself: each kind of fault is one."""
     import random
 
-    from tests.robust.mutated import _feed
     from tests.robust.readers import Reader
 
     def bad(path: Path) -> None:
@@ -34,7 +33,7 @@ def test_what_crashes_hangs_or_raises_is_found():
             raise ValueError("in words")
 
     reader = Reader("bad", (bytes([0x20]), bytes([0x60]), bytes([0xA0]), bytes([0xE0])), bad)
-    found = _feed(reader, 40, 0, Path("work"))
+    found = feed_reader(reader, 40, 0, Path("work"))
     assert found.read and found.refused and any("KeyError" in fault for fault in found.faults)
     assert any("the process ended with" in fault for fault in found.faults)
     assert found.read + found.refused + len(found.faults) == 40
