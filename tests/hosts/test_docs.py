@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mindformers_qwenvl import versions
-from tests import matrix
+from tests.matrix import __main__ as matrix
 
 tomllib = pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from mindformers_qwenvl import __version__
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "docs" / "hosts.json"
 DOCUMENTS = (ROOT / "docs" / "hosts.md", ROOT / "docs" / "zh" / "hosts.md")
 # Page -> link to the table, in its row of this version.
