@@ -16,7 +16,7 @@ import pytest
 from mindformers_qwenvl.weights.names import to_ours
 from tests.support.golden import golden_set
 
-pytestmark = pytest.mark.slow  # tests/matrix.py runs it on every host
+pytestmark = pytest.mark.slow  # tests/matrix runs it on every host
 
 PROJECT = Path(__file__).parents[2]
 A56 = golden_set("a56")

@@ -1,0 +1,1 @@
+"""The host matrix, behind docs/hosts.md. `python -m tests.matrix --help`."""

@@ -114,7 +114,8 @@ STATE = "<QQQddQ"  # next input, read, refused, longest, began, memory
 
 
 def feed_reader(reader: Reader, count: int, seed: int, folder: Path) -> Found:
-    """`count` inputs for one reader, in processes of their own: one that dies or hangs is a fault, and the next goes on behind its input."""
+    """`count` inputs for `reader`, in processes of their own: one that dies or hangs is a fault, and the next goes on
+    behind its input."""
     found = Found(reader.name, inputs=count)
     shared = mmap.mmap(-1, struct.calcsize(STATE))
     trace = tempfile.TemporaryFile("w+")  # noqa: SIM115 - of the faults, written by the children
