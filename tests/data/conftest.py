@@ -1,10 +1,13 @@
-"""Warnings of the host's logger."""
+"""Warnings of the host's logger; processors over the vocabulary of a56, in MindFormers' register."""
 
 from __future__ import annotations
 
 import logging
 
 import pytest
+
+from tests.support.golden import golden_set
+from tests.support.queries import Q
 
 
 @pytest.fixture
@@ -15,3 +18,32 @@ def warnings_of_host(caplog):
     get_logger().addHandler(caplog.handler)
     yield lambda: [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     get_logger().removeHandler(caplog.handler)
+
+
+@pytest.fixture(scope="module")
+def registered():
+    from mindformers.tools.register import MindFormerModuleType as Kind
+    from mindformers.tools.register import MindFormerRegister
+
+    from mindformers_qwenvl.data import processor, template, tokenizer
+
+    MindFormerRegister.register_cls(tokenizer.QwenVLTokenizer, Kind.TOKENIZER)
+    MindFormerRegister.register_cls(template.QwenVLContentTransformTemplate, Kind.TRANSFORMS)
+    for cls in (processor.QwenVLProcessor, processor.QwenVLImageProcessor):
+        MindFormerRegister.register_cls(cls, Kind.PROCESSOR)
+
+
+@pytest.fixture
+def tokenizer():
+    from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
+
+    return QwenVLTokenizer(golden_set("a56").vocab_file, image_slots=Q)
+
+
+@pytest.fixture
+def make(tokenizer):
+    from mindformers_qwenvl.data.processor import QwenVLImageProcessor, QwenVLProcessor
+
+    return lambda **kwargs: QwenVLProcessor(
+        image_processor=QwenVLImageProcessor(image_size=56), tokenizer=tokenizer, **kwargs
+    )

@@ -15,6 +15,8 @@ from tests.support.layouts import pads_in_images
 from tests.support.pictures import assert_golden_pixels, draw, golden_images
 from tests.support.queries import arrays, golden_query
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 # ---------------------------------------------------------------- images
 
 

@@ -13,6 +13,8 @@ from tests.support.golden import golden_set
 from tests.support.pictures import assert_golden_pixels
 from tests.support.queries import Q, arrays, golden_query
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 VOCAB = str(golden_set("a56").vocab_file)
 OLD = {
     "type": "QwenVLProcessor",
