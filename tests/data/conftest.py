@@ -6,9 +6,6 @@ import logging
 
 import pytest
 
-from tests.support.golden import golden_set
-from tests.support.queries import Q
-
 
 @pytest.fixture
 def warnings_of_host(caplog):
@@ -34,10 +31,8 @@ def registered():
 
 
 @pytest.fixture
-def tokenizer():
-    from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
-
-    return QwenVLTokenizer(golden_set("a56").vocab_file, image_slots=Q)
+def tokenizer(small):
+    return small
 
 
 @pytest.fixture

@@ -10,17 +10,8 @@ from PIL import Image
 
 from mindformers_qwenvl.config.folder import FolderWarning
 from mindformers_qwenvl.pictures.policy import ImagePolicy
-from tests.support.golden import golden_set
 from tests.support.pictures import draw
 from tests.support.web import data_uri, site
-
-
-@pytest.fixture
-def tokenizer():
-    from mindformers_qwenvl.data.tokenizer import QwenVLTokenizer
-
-    return QwenVLTokenizer(golden_set("a56").vocab_file, image_slots=16)
-
 
 LOCAL = {"allow_private": ["127.0.0.1"]}
 

@@ -77,7 +77,7 @@ def summary(folder):
     ],
 )
 def test_from_file_to_score(name, evaluate, tmp_path, capsys):
-    """A form of each reader; the others differ in how the file is read, which test_data.py holds."""
+    """A form of each reader; the others differ in how the file is read, which evaluate/data holds."""
     benchmark = next(one for one in BENCHMARKS if one.name == name)
     path, more = write_benchmark(benchmark, tmp_path)
     words = ["--task", benchmark.task, "--data", path, "--image-dir", "pictures", "--output", "out"]

@@ -11,9 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mindformers_qwenvl.evaluate.data import read_samples
+from mindformers_qwenvl.evaluate.samples import Sample
+from mindformers_qwenvl.evaluate.tasks import find_task
 from tests.support.golden import GOLDEN, golden_set
 
 EVAL = GOLDEN / "eval"
+PNG = golden_set("a56").image(0).read_bytes()
 
 
 def golden_file(name: str) -> Path:
@@ -70,6 +74,27 @@ def write_benchmark(benchmark: Benchmark, folder: Path) -> tuple[Path, dict[str,
     return path, {"annotations": folder / "annotations.json"}
 
 
+def samples_of(name: str, path: Path, **more) -> list[Sample]:
+    """The samples of a file whose pictures are in the folder `pictures` beside it."""
+    task, split = find_task(name)
+    return read_samples(task, path, path.parent / "pictures", split=split, **more).samples
+
+
+def write_picture(folder: Path, name: str) -> None:
+    path = folder / "pictures" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(PNG)
+
+
+def write_rows(folder: Path, name: str, content: Any) -> Path:
+    """`content` as JSON, or JSON Lines if `name` says so; a folder of pictures is beside it."""
+    path = folder / name
+    text = "".join(json.dumps(row) + "\n" for row in content) if name.endswith(".jsonl") else json.dumps(content)
+    path.write_text(text, encoding="utf-8")
+    (folder / "pictures").mkdir(exist_ok=True)
+    return path
+
+
 def _content(benchmark: Benchmark) -> bytes:
     if benchmark.file.endswith(".p"):
         return pickle.dumps(benchmark.content, protocol=2)
@@ -85,7 +110,7 @@ def _people(answer: str) -> list[dict[str, str]]:
 
 
 COCO = "val2014/COCO_val2014_000000000009.jpg"
-PICTURE = base64.b64encode(golden_set("a56").image(0).read_bytes()).decode()
+PICTURE = base64.b64encode(PNG).decode()
 OPTIONS = "<img>1</img>Context: N/A\nQuestion: Which?\nOptions: A. red\nB. blue\nAnswer:"
 BENCHMARKS = (
     Benchmark(
