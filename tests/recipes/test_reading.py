@@ -1,4 +1,4 @@
-"""Reading a YAML and its bases, and changing values. tests/stock/test_yaml.py compares it with MindFormers' reader."""
+"""Reading a YAML and its bases, and changing values. tests/stock/test_yaml_reader.py has MindFormers' reader."""
 
 from __future__ import annotations
 
