@@ -2,6 +2,11 @@
 
 The classes are MindFormers configurations and are imported on first use, so that `config.original`
 needs no MindFormers.
+
+- `qwenvl`, `vision`, `language`: the classes, of the whole network, the vision tower and the language model.
+- `sizes`: published sizes, what must divide what, layers on pipeline stages; `parallel`: `parallel_config`.
+- `original`: the original's directory and its config.json, translated to our keys.
+- `keys`, `folder`, `yaml_keys`: keys that are not arguments, settings of a folder that are not followed, misspelt keys.
 """
 
 from __future__ import annotations

@@ -13,4 +13,9 @@ How an image gets from the JSON to the vision tower:
 5. `model.qwenvl` runs the tower and puts its vectors at `image_context_pos`.
 
 In prediction steps 1 to 4 are `generation.prompt` and `text.columns`, called by `processor` and by `chat`.
+
+- `template`, `sample`, `normalise`: the transforms.
+- `processor`, `image_processor`: what prediction takes.
+- `tokenizer`, `tokenizer_files`: the vocabulary as a MindFormers tokenizer, from a folder and into one.
+- `model_folder`: settings of processor and tokenizer from the files of a model's folder.
 """

@@ -6,4 +6,8 @@ and those of other packages that declare an entry point in the group `mindformer
 
 Environment: MINDFORMERS_PLUGINS (unset: all plugins, empty: none, else names separated by commas) and
 MINDFORMERS_PLUGINS_STRICT=1 (a plugin that fails raises, instead of being left out with a warning).
+
+- `hookspec`: the hook that a plugin implements.
+- `manager`: finds, loads and calls the plugins.
+- `mindformers_qwenvl_boot`: lets `import mindformers` load them.
 """

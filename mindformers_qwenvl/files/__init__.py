@@ -1,4 +1,9 @@
-"""Files and folders: read with a limit, written whole or not at all, locked, private. Plain Python."""
+"""Files and folders: read with a limit, written whole or not at all, locked, private. Plain Python.
+
+- `reading`: whole files of unknown content, and inputs that must not change meanwhile.
+- `writing`: files that are complete or not there at all.
+- `locks`, `folders`: file locks, private folders, the cache folder.
+"""
 
 from mindformers_qwenvl.files.folders import cache_folder, check_private, private_folder
 from mindformers_qwenvl.files.locks import lock_file, locked

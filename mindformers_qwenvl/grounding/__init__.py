@@ -4,6 +4,10 @@ found = parse(answer)                   # <ref>the cat</ref><box>(100,200),(499,
 for box in found.boxes:
     print(box.label, box.to_pixels(*image.size))
 draw(image, found.objects).save("boxes.png")
+
+- `parse`, `boxes`: the text of an answer to `Box` and `Quad`, and these to pixels; and back.
+- `draw`: boxes with their labels on a picture.
+- `labels`, `fonts`: where labels go and how large they are, and a font that has their characters.
 """
 
 from __future__ import annotations

@@ -1,7 +1,12 @@
 """The YAMLs for `run_mindformer.py`: where they are, and how MindFormers reads them.
 
 `read(path, changes)` gives the values that MindFormers would see, as plain dicts and lists. It follows `base_config:`
-and needs neither MindFormers nor MindSpore. `section` reads single keys of them, by type.
+and needs neither MindFormers nor MindSpore.
+
+- `shipped`: the YAMLs that come with this package.
+- `yaml_file`, `base_config`: one file, and the bases that it names.
+- `changes`: changes such as `parallel_config.data_parallel=16`.
+- `section`: single keys of a YAML, read by type.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""From files of benchmarks to samples: official ones, those that the original converted, and conversations."""
+"""From files of benchmarks to samples: official ones, those that the original converted, and conversations.
+
+- `source`: JSON, JSON Lines and tables, and where their pictures are.
+- `captions`, `vqa`, `choices`, `grounding`: captions, questions, multiple choice, expressions with a box.
+- `ai2d`, `mme`: benchmarks that are folders.
+- `conversations`: the form that fine-tuning reads; `answers`: answers that exist already.
+"""
 
 from __future__ import annotations
 

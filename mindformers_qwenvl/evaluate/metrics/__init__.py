@@ -1,6 +1,10 @@
 """Metrics of the original's benchmarks (its folder eval_mm). Plain Python and numpy.
 
 Checked against tests/golden/eval, whose scores were computed by the original's own code.
+
+- `text`, `vqa`: exact match, GQA's clean-up, relaxed accuracy, ANLS; the VQA score.
+- `grounding`: whether the box of an answer covers the right thing.
+- `captions`, `ptb`: CIDEr, BLEU and ROUGE-L, and captions to words.
 """
 
 from mindformers_qwenvl.evaluate.metrics.grounding import GroundingScore, answer_box, grounding_score

@@ -2,6 +2,11 @@
 
 Every cell has the shapes that its docstring gives, on either device, and takes its sharding strategy as `dp`, `mp`. A
 function that returns a cell or None returns None where that cell may not be used.
+
+- `device`: which device it is and what operators it has.
+- `attention`, `rotary`, `norm`, `gelu`, `linear`: of the layers.
+- `loss`, `gradients`, `adamw`: of a train step.
+- `decode`, `cpu`: our own operators for decoding on a CPU.
 """
 
 from __future__ import annotations
