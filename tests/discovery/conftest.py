@@ -28,12 +28,13 @@ def add_plugin(tmp_path) -> Callable[[str, str], Path]:
     """`add_plugin(name, source)` -> a folder for PYTHONPATH with a package of that one module, declared as a plugin."""
     folder = tmp_path / "plugins"
 
-    def add(name: str, source: str, version: str = "1.2") -> Path:
+    def add(name: str, source: str, version: str = "1.2", module: str = "") -> Path:
+        module = module or f"{name}_module"
         info = folder / f"{name}_dist-{version}.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-dist\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[mindformers.plugins]\n{name} = {name}_module\n")
-        (folder / f"{name}_module.py").write_text(source)
+        (info / "entry_points.txt").write_text(f"[mindformers.plugins]\n{name} = {module}\n")
+        (folder / f"{module}.py").write_text(source)
         return folder
 
     return add

@@ -117,7 +117,7 @@ def test_msrun_workers(installed, tmp_path):
 
 def test_broken_plugins_only_warn(installed, tmp_path, add_plugin):
     """They fail at import and in the hook, would end the process, and have errors without a message; one package has a
-    damaged list of entry points, and two plugins have our name."""
+    damaged list of entry points, and two plugins have our name. That of docs/plugins.md is a good one."""
     add_plugin("bad_import", "import no_such_module_at_all\n")
     add_plugin("bad_hook", "def mindformers_register(): raise RuntimeError('out of\\nluck')\n", version="7.7")
     add_plugin("a_exit", "import sys; sys.exit(7)\n")
@@ -127,15 +127,21 @@ def test_broken_plugins_only_warn(installed, tmp_path, add_plugin):
     add_plugin("d_silent", f"{silent}def mindformers_register(): raise Silent\n")
     add_plugin("qwenvl", GOOD.replace("GOOD", "NAMESAKE"))
     folder = add_plugin("z_good", GOOD)
+    page = (PROJECT / "docs/plugins.md").read_text(encoding="utf-8")
+    module, source = re.search(r"```python\n# (\w+)\.py\n(.*?)```", page, re.DOTALL).groups()
+    (declared,) = re.findall(rf'^(\w+) = "{module}"$', page, re.MULTILINE)
+    add_plugin(declared, source, module=module)
     damaged = folder / "damaged_dist-1.dist-info"
     damaged.mkdir()
     (damaged / "METADATA").write_text("Metadata-Version: 2.1\nName: damaged-dist\nVersion: 1\n")
     (damaged / "entry_points.txt").write_text("[mindformers.plugins]\nno equals sign\n")
     # `-W error` for warnings of plugins and of the hook; the host itself warns on import.
     text = "import warnings; import mindformers; warnings.simplefilter('error')" + FOUND
+    text += "print('EXAMPLE', MindFormerRegister.is_exist('callback', 'MyCallback'))"
     done = installed.run(*code(text), cwd=tmp_path, PYTHONPATH=str(folder))
     assert lines(done, "FOUND") == ["FOUND QwenVL"]
     assert lines(done, "GOOD") == ["GOOD called"]
+    assert lines(done, "EXAMPLE") == ["EXAMPLE True"]
     assert lines(done, "NAMESAKE") == ["NAMESAKE called"]
     (bad_import,) = lines(done, "plugin bad_import")
     (bad_hook,) = lines(done, "plugin bad_hook")
