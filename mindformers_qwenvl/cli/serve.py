@@ -25,7 +25,7 @@ addresses:
   GET  /metrics                                 counters for Prometheus
   GET  /                                        with --page: the chat page
 
-SIGTERM or Ctrl-C stops it; answers that are being written may end (--grace). A second Ctrl-C stops it at once.
+SIGTERM or Ctrl-C stops it; answers in progress may finish (--grace). A second Ctrl-C stops it at once.
 
 examples:
   mindformers-qwenvl serve --model Qwen-VL-Chat

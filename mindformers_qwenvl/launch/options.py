@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["OPTIONS", "PICTURES", "RUN_MODES", "Option", "add_options", "input_data", "settings"]
 
 RUN_MODES = ("train", "finetune", "eval", "predict", "predict_with_train_model")
-# Endings of the names that the script takes for pictures or films.
+# Endings of the names that the script takes for pictures or videos.
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
 FILMS = (".mp4", ".avi", ".mkv")
 
