@@ -180,7 +180,7 @@ def score(
     if len(given) != len(prompts):
         raise ValueError(f"images: expected a list for each of the {len(prompts)} prompts, got {len(given)} lists")
     rows = [_row(network, prompt, own, vocabulary, chat_format) for prompt, own in zip(prompts, given, strict=True)]
-    each = [_ids(one, vocabulary) for one in _options(options, len(rows))]
+    each = [_ids(one, vocabulary, number) for number, one in enumerate(_options(options, len(rows)))]
     losses: list[np.ndarray] = []
     for start in range(0, len(rows), batch_size):
         part = slice(start, start + batch_size)
@@ -230,9 +230,9 @@ def _options(options: Any, count: int) -> list[Any]:
     return list(options)
 
 
-def _ids(options: Sequence[str | Sequence[int]], tokenizer: Any) -> list[Sequence[int]]:
+def _ids(options: Sequence[str | Sequence[int]], tokenizer: Any, number: int) -> list[Sequence[int]]:
     if not len(options):
-        raise ValueError("a prompt has no options; give each at least one")
+        raise ValueError(f"options: prompt {number}, counted from 0, has none; give each at least one")
     if tokenizer is None and any(isinstance(option, str) for option in options):
         raise ValueError("options of text need a tokenizer; only options of token ids work without one")
     return [tokenizer.encode_with_images(option).ids if isinstance(option, str) else option for option in options]

@@ -64,7 +64,8 @@ class QwenVLImageProcessor(BaseImageProcessor):
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As the host's, which calls it with the content of a preprocessor_config.json. Its `image_policy` may tighten
-        the default, not loosen it. The caller's arguments take precedence; unknown keywords are an error."""
+        the default, not loosen it. The caller's arguments take precedence; unknown keywords are an error, or
+        are returned with `return_unused_kwargs`."""
         settings = dict(image_processor_dict)
         if settings.get("image_policy"):
             settings["image_policy"] = followed_policy(PREPROCESSOR, settings["image_policy"])

@@ -234,10 +234,10 @@ def _stages(model: Section, stages: int, layers: int) -> tuple[int, ...] | None:
 
 
 def _check_changes(top: Section, changes: Sequence[str]) -> None:
-    """To be called when all has been read. A change of another key changes no number, and is likely misspelt.
+    """Call this when everything has been read. A change of a key that was not read has no effect: it may be misspelt.
 
     Raises:
-        SettingsError: a change is of a key that the YAML does not have and that the estimate did not ask for.
+        SettingsError: a change names a key that the YAML does not have and the estimate did not read.
     """
     own = set(map(key_of, changes))
     for key, change in zip(map(key_of, changes), changes, strict=True):

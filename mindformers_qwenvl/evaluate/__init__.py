@@ -1,6 +1,6 @@
 """Benchmarks: tasks, data, metrics, and the runner that puts them together.
 
-`metrics`, `tasks`, `data` and `scoring` are plain Python and numpy; only `runner` computes with a network.
+`metrics`, `tasks`, `data` and `scoring` are plain Python and numpy; `runner` and `lmms_model` compute with a network.
 
 - `evaluation`: a whole evaluation; `remote`: one whose answers come from a server.
 - `samples`, `prompts`: a sample, and what a network is asked.

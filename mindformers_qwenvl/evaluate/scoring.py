@@ -12,7 +12,7 @@ from typing import Any
 from mindformers_qwenvl.evaluate import metrics
 from mindformers_qwenvl.evaluate.metrics.captions import caption_scores
 from mindformers_qwenvl.evaluate.metrics.ptb import tokenizer_for_captions
-from mindformers_qwenvl.evaluate.samples import LETTERS, Sample
+from mindformers_qwenvl.evaluate.samples import Sample
 from mindformers_qwenvl.evaluate.tasks import Task
 
 __all__ = ["METRICS", "Answered", "Metric", "Scores", "score_answers"]
@@ -294,8 +294,3 @@ METRICS = {
         f"VQA score of questions with {PEOPLE} answers or more, exact match of others", "fraction", _each(_vqa), _mean
     ),
 }
-
-
-def letter(choice: int | None) -> str | None:
-    """ "A" for 0, and so on."""
-    return None if choice is None else LETTERS[choice]

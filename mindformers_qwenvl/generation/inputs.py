@@ -27,9 +27,10 @@ def warn_of_pynative_mode() -> None:
 
 
 def bucket(length: int, longest: int) -> int:
-    """Columns to compute for rows of up to `length` tokens: at most an eighth more, and few different numbers.
+    """Columns to compute for rows of up to `length` tokens: a few more, and few different numbers.
 
-    A graph is compiled for each number of columns, so similar lengths share one: eight numbers per doubling.
+    A graph is compiled for each number of columns, so similar lengths share one: multiples of 32, and from 512 on eight
+    numbers per doubling.
     """
     step = max(32, 1 << max(length.bit_length() - 4, 0))
     return min(-(-length // step) * step, longest)

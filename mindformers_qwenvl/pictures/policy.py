@@ -189,7 +189,7 @@ class ImagePolicy:
         )
 
     def check_path(self, path: Path, root: str | os.PathLike[str] | None, name: str) -> Path:
-        """`path` with its links followed, if it may be read; `root` is the `dataset_dir`, or None or "".
+        """The path to read: `path`, with its links followed if folders are limited. `root`: the `dataset_dir`, if any.
 
         Raises:
             ImageRefusedError: it is outside the allowed folders.

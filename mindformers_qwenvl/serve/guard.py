@@ -65,7 +65,8 @@ class Guard:
             if name.lower() not in limits.hosts:
                 raise ApiError(
                     403,
-                    "the request's Host header is not a name of this server (see its option --server-name)",
+                    f"the request's Host header, {host[:100]!a}, is not a name of this server (see its option "
+                    "--server-name)",
                     "permission_error",
                     code="unknown_host",
                 )

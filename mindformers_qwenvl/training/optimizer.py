@@ -66,7 +66,7 @@ class QwenVLAdamW(AdamW):
             params = decay_rms_norms(params, weight_decay)
         super().__init__(params, learning_rate, betas, eps, weight_decay, swap)
         self.betas = tuple(betas)
-        # Not MindSpore's groups of rates: they make a tensor for each weight, and compiling 9.6B then takes 20 GB.
+        # Not MindSpore's groups of rates: they make a tensor for each weight, and compiling 9.6B then takes 20 GB more.
         names = [parameter.name for parameter in self.parameters]
         factors = rate_factors(names, vision_lr_decay)
         self.factors = tuple(

@@ -123,6 +123,7 @@ def test_arguments_are_used_or_refused(network, tokenizer):
         ({"num_beams": 4}, "num_beams=4 is not supported"),
         ({"eos_token_id": "</s>"}, "eos_token_id must be the id of a token"),
         ({"attention_mask": [[1, 0, 1]]}, "attention_mask must be 0 or 1 for each"),
+        ({"attention_mask": [[2] * length]}, "attention_mask must be 0 or 1 for each of input_ids, got 2"),
         ({"stop_words_ids": [5]}, "stop_words_ids must be a list of lists"),
     ):
         with pytest.raises(ValueError, match=what):

@@ -63,7 +63,7 @@ def test_options_of_several_tokens(network, processor):
         ([], [" A"], {}, "at least one prompt"),
         ("Hello", [" A"], {}, "must be a list"),
         (["Hello"], [" A"], {}, "need a tokenizer"),
-        ([[1, 2]], [[]], {}, "has no options"),
+        ([[1, 2], [1, 2]], [[[3]], []], {}, "prompt 1, counted from 0, has none"),
         ([[1, 2]], [[[]]], {}, "has no tokens"),
         ([[1, 2]], [[[1]], [[2]]], {}, "each of the 1 prompts, got 2 lists"),
         ([[1, 2]], [[[1]]], {"images": [["a.png"]]}, "1 images for a prompt with 0 start"),
