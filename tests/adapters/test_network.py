@@ -113,10 +113,17 @@ def test_gradients(name, which, checkpoint_dir):
     expected, arrays = lora.lora(name), lora.lora_arrays(name)
     network = trained(name, checkpoint_dir(name), which)
     network.load_adapter(lora.adapter_dir(name, which), training=True)
-    network.set_train(name == "a56")  # peft gives an adapter in evaluation mode, where b224's positions are scaled
+    batch = training_batch(golden_set(name), "batch0")
+    if name == "b224":
+        # In training, the original keeps the rotary base of the prompt before, and these numbers were made after a
+        # prompt that is longer than `seq_length`. Ours takes the trained base; here it is told that prompt's length.
+        angles = network.llm_model.transformer.angles.set_train(False)
+        angles.scales = False
+        length = prompt(golden_set(name), lora.PROMPTS[-1]).input_ids.shape[1]
+        batch = (*batch, ms.Tensor([length] * len(batch[0]), ms.int32))
     parameters = network.trainable_params()
     assert sum(parameter.size for parameter in parameters) == expected[f"{which}.trainable"]
-    loss, gradients = ms.value_and_grad(network, None, parameters)(*training_batch(golden_set(name), "batch0"))
+    loss, gradients = ms.value_and_grad(network, None, parameters)(*batch)
     assert loss.asnumpy().item() == pytest.approx(expected[f"{which}.loss_batch0"], rel=1e-5)
     gradients = {p.name: g.asnumpy() for p, g in zip(parameters, gradients, strict=True)}
     found = joined(network, gradients)
