@@ -24,7 +24,7 @@ def _network(**settings: Any) -> Any:
     from mindformers_qwenvl.model.ops import fused_or_plain
 
     ms.set_seed(0)
-    dtype = fused_or_plain("float16", "float32")
+    dtype = fused_or_plain("float16", "float32")  # the fused operators take half floats
     vision = QwenVLVisionConfig(
         hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14
     )

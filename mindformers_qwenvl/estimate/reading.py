@@ -163,7 +163,7 @@ def _vision(model: Section, part: Section, llm: LanguageSettings) -> VisionSetti
 
 @contextmanager
 def _named(where: str) -> Iterator[None]:
-    """Let errors of the checks in sizes.py say where in the YAML the values are."""
+    """Let errors of the checks in config/sizes.py say where in the YAML the values are."""
     try:
         yield
     except ValueError as error:

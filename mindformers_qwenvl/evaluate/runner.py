@@ -142,7 +142,7 @@ class Share:
 
 
 def read_records(output: Path) -> dict[str, dict[str, Any]]:
-    """The records of all journals of a folder, by id; an answer takes precedence over an error."""
+    """The records of all journals of a folder, by id, see `journal_lines`; an answer takes precedence over an error."""
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(output.glob("answers*.jsonl")):
         for _, record in journal_lines(path):

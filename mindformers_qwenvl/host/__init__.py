@@ -159,7 +159,7 @@ WORK_AROUNDS = (
         touches=("mindformers.trainer:MultiModalToTextGenerationTrainer.set_config",),
     ),
     WorkAround(
-        name="a data set without a batch",
+        name="a dataset without a batch",
         kind=Kind.CLASS,
         where="host.trainer:FullConfigTrainer.set_train_dataset",
         host=("mindformers/trainer/base_trainer.py",),
@@ -239,7 +239,7 @@ WORK_AROUNDS = (
         ),
     ),
     WorkAround(
-        name="the last batch of a data set to evaluate",
+        name="the last batch of a dataset to evaluate",
         kind=Kind.INSIDE,
         where="host.loaded_network:every_batch",
         host=("mindformers/dataset/modal_to_text_sft_dataset.py",),
@@ -353,7 +353,7 @@ WORK_AROUNDS = (
         touches=("mindformers.models.multi_modal.base_multi_modal_processor:DataRecord",),
     ),
     WorkAround(
-        name="shards of a data set of equal size",
+        name="shards of a dataset of equal size",
         kind=Kind.INSIDE,
         where="datasets.order:OrderedDataset",
         host=("mindformers/dataset/modal_to_text_sft_dataset.py",),

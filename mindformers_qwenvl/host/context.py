@@ -30,7 +30,7 @@ def device_target() -> str:
 
 
 def sinks_data() -> bool:
-    """Whether a data set can run on the device by itself (`sink_mode`): not on a CPU."""
+    """Whether a dataset can run on the device by itself (`sink_mode`): not on a CPU."""
     return device_target() != "CPU"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from mindformers.tools.logger import logger
 
 from mindformers_qwenvl.checks import is_whole
+from mindformers_qwenvl.config.sizes import LanguageSettings
 from mindformers_qwenvl.config.yaml_keys import known_at_top, unknown_keys
 
 __all__ = ["refuse_on_cpu", "say_longer_samples", "say_unused_flags"]
@@ -93,7 +94,8 @@ def say_longer_samples(config: Mapping[str, Any]) -> None:
     """Log that training samples may be longer than the `seq_length` that the model and `estimate` go by."""
     model = (config.get("model") or {}).get("model_config") or {}
     own = ((model.get("llm_model") or {}).get("model_config") or {}).get("seq_length")
-    most = own if model.get("seq_length") is None else model["seq_length"]
+    given = (model.get("seq_length"), own, LanguageSettings.seq_length)
+    most = next(length for length in given if length is not None)
     longest = ((config.get("train_dataset") or {}).get("modal_to_text_transform") or {}).get("max_length")
     if is_whole(longest) and is_whole(most) and longest > most:
         logger.warning(

@@ -69,7 +69,7 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         prepare_adapters(config)
         runner = config.get("runner_config")
         if runner and runner.get("sink_mode") and not sinks_data():
-            logger.warning("runner_config.sink_mode: True has no effect on a CPU, which has no data queue: it is off.")
+            logger.warning("runner_config.sink_mode is switched off: a CPU has no data queue.")
             runner.sink_mode = False
         return config
 

@@ -238,7 +238,7 @@ def _refuse_format(file: io.BytesIO | Path, name: str, formats: Sequence[str], c
         return  # unreadable, as the caller is about to say
     what = next((what for signature, what in SIGNATURES if re.match(signature, head, re.DOTALL)), None)
     if what == GIT_LFS:
-        raise ImageError(f"image {name}: it is {what}, not the picture: run `git lfs pull` in the clone it comes from")
+        raise ImageError(f"image {name}: it is {what}, not the picture: run `git lfs pull` where it was cloned")
     if what and what not in formats:
         Image.init()
         how = f"convert it, or add {what} to image_policy: {{formats: [...]}}" if what in Image.OPEN else "convert it"

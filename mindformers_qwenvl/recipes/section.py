@@ -24,7 +24,7 @@ def read_yaml(path: Path, changes: Sequence[str] = ()) -> Section:
     Raises:
         OSError, RecipeError: see `recipes.read`.
     """
-    top = Section(read(path, changes), str(path))
+    top = Section(read(path, changes), str(path), inner=False)
     own = read(path) if changes else {}
     top.known.update(top.name_of(key) for key in map(key_of, changes) if has_key(own, key))
     return top
@@ -33,11 +33,12 @@ def read_yaml(path: Path, changes: Sequence[str] = ()) -> Section:
 class Section:
     """A section of a YAML. A missing key, or null, gives the default.
 
-    `known`: names of all keys asked for so far, shared by the sections of a YAML.
+    where: the file, and the path of the section in it. known: names of all keys asked for so far, shared by the
+    sections of a YAML. inner: whether it is a section, not the whole YAML.
     """
 
-    def __init__(self, content: Mapping[str, Any], where: str, known: set[str] | None = None):
-        self.content, self.where = content, where
+    def __init__(self, content: Mapping[str, Any], where: str, known: set[str] | None = None, inner: bool = True):
+        self.content, self.where, self.inner = content, where, inner
         self.known = set() if known is None else known
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -78,7 +79,7 @@ class Section:
     def choice(self, key: str, default: Any, allowed: Sequence[Any] | Mapping[Any, Any]) -> Any:
         value = self.get(key, default)
         if isinstance(value, (list, dict)) or value not in allowed:
-            raise self.error(key, "one of " + ", ".join(str(item) for item in allowed))
+            raise self.error(key, f"{'one of ' * (len(allowed) > 1)}{', '.join(map(str, allowed))}")
         return value
 
     def error(self, key: str, expected: str) -> SettingsError:
@@ -86,4 +87,4 @@ class Section:
         return SettingsError(f"{self.name_of(key)}: {expected} is expected, {found}")
 
     def name_of(self, key: str) -> str:
-        return f"{self.where}{': ' if self.where.endswith(('.yaml', '.yml')) else '.'}{key}"
+        return f"{self.where}{'.' if self.inner else ': '}{key}"

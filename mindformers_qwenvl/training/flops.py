@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from mindformers_qwenvl.adapters.settings import from_pet_config
 from mindformers_qwenvl.adapters.targets import touched_parts
 from mindformers_qwenvl.weights.parts import LANGUAGE, RESAMPLER, VISION, trained_parts
 
-__all__ = ["step_flops"]
+__all__ = ["Gradients", "gradients_of", "step_flops"]
 
 # The gradient with respect to each factor of a product takes as many operations as the product.
 FORWARD, INPUTS, WEIGHTS = 1, 1, 1
 
 
-def step_flops(config: Any, rows: int, length: int, images: int) -> float:
+@dataclass(frozen=True)
+class Gradients:
+    """The parts that gradients go through, and those whose own weights have gradients."""
+
+    through: frozenset[str]
+    of_weights: frozenset[str]
+
+
+def gradients_of(config: Any) -> Gradients:
+    """Of a training with this `QwenVLConfig`. With an adapter (`pet_config`) the network's own weights are frozen."""
+    if not config.pet_config:
+        return Gradients(*[frozenset(trained_parts(config))] * 2)
+    adapter = from_pet_config(config.pet_config)
+    return Gradients(frozenset(touched_parts(adapter, config.vision, config.llm)), frozenset())
+
+
+def step_flops(config: Any, gradients: Gradients, rows: int, length: int, images: int) -> float:
     """Operations of one training step; a multiplication and an addition are two (PaLM paper, appendix B).
 
     Matrix products are counted, forward and backward, over all positions (attention is not halved for its mask). Frozen
     parts need no gradients of their weights, and no gradients at all if nothing below them is trained. Activations that
-    are computed twice (recompute) count once: this is for the MFU, not for the hardware's utilisation. With an adapter
-    (`pet_config`) the network's own weights are frozen; the products of its low-rank factors, and gradients of whole
-    modules beside it, are not counted.
+    are computed twice (recompute) count once: this is for the MFU, not for the hardware's utilisation. Of an adapter,
+    the products of its low-rank factors, and gradients of whole modules beside it, are not counted.
 
     Args:
         config: a `QwenVLConfig`.
+        gradients: those of `gradients_of(config)`.
         rows: samples of the batch.
         length: positions of a sample that the network sees: those of input_ids except the last.
         images: pictures of the batch, all samples together.
     """
     llm, vision = config.llm, config.vision
-    touched = trained = trained_parts(config)  # by gradients at all, and by those of weights
-    if config.pet_config:
-        touched, trained = touched_parts(from_pet_config(config.pet_config), vision, llm), set()
-    llm_times = FORWARD + bool(touched) * INPUTS + (LANGUAGE in trained) * WEIGHTS
-    resampler_times = FORWARD + bool(touched & {VISION, RESAMPLER}) * INPUTS + (RESAMPLER in trained) * WEIGHTS
-    vision_times = FORWARD + (VISION in touched) * INPUTS + (VISION in trained) * WEIGHTS
+    through, weights = gradients.through, gradients.of_weights
+    llm_times = FORWARD + bool(through) * INPUTS + (LANGUAGE in weights) * WEIGHTS
+    resampler_times = FORWARD + bool(through & {VISION, RESAMPLER}) * INPUTS + (RESAMPLER in weights) * WEIGHTS
+    vision_times = FORWARD + (VISION in through) * INPUTS + (VISION in weights) * WEIGHTS
     return float(
         rows * length * llm_times * _per_token(llm, length)
         + images * (resampler_times * _resampler(vision) + vision_times * _tower(vision))

@@ -15,14 +15,14 @@ from mindspore.train.callback import Callback
 
 from mindformers_qwenvl.checks import number, switch, whole
 from mindformers_qwenvl.host.callbacks import loss_parts, steps_before
-from mindformers_qwenvl.host.context import is_data_parallel, is_sharded, pipeline_stages, whole_batches
+from mindformers_qwenvl.host.context import is_data_parallel, parallel_mode, pipeline_stages, whole_batches
 from mindformers_qwenvl.model.qwenvl import QwenVL
-from mindformers_qwenvl.training.flops import step_flops
+from mindformers_qwenvl.training.flops import gradients_of, step_flops
 from mindformers_qwenvl.training.steps_file import StepsFile, rewind_other_ranks, steps_file_name
 
 __all__ = ["QwenVLMonitor", "steps_resumed"]
 
-INPUT_IDS, IMAGES, POSITIONS = 0, 1, 2  # columns of the data set, as `net_input_columns` orders them
+INPUT_IDS, IMAGES, POSITIONS = 0, 1, 2  # columns of the dataset, as `net_input_columns` orders them
 
 
 class QwenVLMonitor(Callback):
@@ -83,6 +83,8 @@ class QwenVLMonitor(Callback):
         self.loss_parts = loss_parts(network)
         self.config = next((cell.config for _, cell in network.cells_and_names() if isinstance(cell, QwenVL)), None)
         self.copies = _copies(self.config)
+        if self.peak is not None and self.config is not None:
+            self.gradients = gradients_of(self.config)
         self.ended = self.began
         # This step has been counted already; with sink_mode it counts as several.
         self.last_step = params.cur_step_num - (params.sink_size if params.dataset_sink_mode else 1)
@@ -145,7 +147,7 @@ class QwenVLMonitor(Callback):
             "images_per_s": self.copies * images / seconds,
         }
         if self.peak is not None and self.config is not None:
-            flops = self.copies * step_flops(self.config, rows, length, slots)
+            flops = self.copies * step_flops(self.config, self.gradients, rows, length, slots)
             rates["mfu"] = flops / (seconds * self.cards * self.peak)
         return rates
 
@@ -184,7 +186,7 @@ def _copies(config: Any) -> int:
     """How many batches of this size are computed at once: in data parallel one on each card, see `dataset_strategy`."""
     if is_data_parallel():
         return get_real_group_size()
-    if not is_sharded() or whole_batches() or config is None:
+    if parallel_mode() == "stand_alone" or whole_batches() or config is None:
         return 1
     return int(config.parallel_config.data_parallel)
 

@@ -1,4 +1,4 @@
-"""What users of run_mindformer.py get wrong: flags that nothing reads, and YAMLs of Ascend on a CPU."""
+"""What users of run_mindformer.py get wrong: flags that nothing reads, and YAMLs for Ascend on a CPU."""
 
 from __future__ import annotations
 
@@ -71,5 +71,9 @@ def test_samples_that_are_longer_than_the_model_is_meant_for(monkeypatch):
     mistakes.say_longer_samples(content)
     content["model"]["model_config"]["seq_length"] = 4096  # takes precedence over the language model's own
     mistakes.say_longer_samples(content)
-    (line,) = heard
+    del content["model"]["model_config"]["seq_length"]
+    content["model"]["model_config"]["llm_model"]["model_config"].pop("seq_length")  # the default is 2048
+    mistakes.say_longer_samples(content)
+    line, again = heard
+    assert line == again
     assert "max_length=4096 is more than seq_length=2048" in line

@@ -27,7 +27,7 @@ def test_the_device_is_asked_in_ops_alone():
             names += [node.attr] if isinstance(node, ast.Attribute) else []
             if any(question in names for question in QUESTIONS):
                 asking.add(name)
-    # `host/context.py` has names for what MindFormers does otherwise on a CPU; doctor reports the device.
+    # `host/context.py` has names for what MindFormers does differently on a CPU; doctor reports the device.
     assert {name for name in asking if not name.startswith("model/ops/")} == {"host/context.py", "doctor/plugin.py"}
     assert "model/ops/attention.py" in asking
 

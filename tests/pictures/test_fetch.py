@@ -1,4 +1,4 @@
-"""data/fetch.py against real servers on loopback, which the policy of a test allows by name. No MindSpore."""
+"""pictures/fetch.py against real servers on loopback, which the policy of a test allows by name. No MindSpore."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes and times that data/fetch.py keeps to, against real servers on loopback. No MindSpore."""
+"""Sizes and times that pictures/fetch.py keeps to, against real servers on loopback. No MindSpore."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mindformers_qwenvl.training.flops import step_flops
+from mindformers_qwenvl.training import flops
 from tests.support.golden import SETS, golden_set, maker
 
 
@@ -32,6 +32,10 @@ def config_of(name: str, **frozen: bool) -> SimpleNamespace:
     )
     flags = {"freeze_llm": False, "freeze_vision": False, "freeze_resampler": False, **frozen}
     return SimpleNamespace(llm=llm, vision=vision, pet_config=None, **flags)
+
+
+def step_flops(config, *batch) -> float:
+    return flops.step_flops(config, flops.gradients_of(config), *batch)
 
 
 def matrices(name: str, chosen) -> int:

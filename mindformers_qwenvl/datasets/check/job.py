@@ -83,7 +83,10 @@ def read_settings(
     """
     top = read_yaml(recipes.find(path))
     if not top.has("train_dataset"):
-        raise top.error("train_dataset", "a section, as YAMLs for fine-tuning have it (see `mindformers-qwenvl yaml`),")
+        raise SettingsError(
+            f"{top.where}: there is no section train_dataset, as YAMLs for fine-tuning have it "
+            "(`mindformers-qwenvl yaml` lists some)"
+        )
     dataset = top.section("train_dataset")
     loader = dataset.section("data_loader", required=True)
     transform = dataset.section("modal_to_text_transform", required=True)

@@ -1,4 +1,4 @@
-"""The device seam: the operators that differ between Ascend (fused) and CPU (plain). Only they ask which device it is.
+"""The device seam: the operators that differ between Ascend (fused) and CPU (plain). They ask which device it is.
 
 Every cell has the shapes that its docstring gives, on either device, and takes its sharding strategy as `dp`, `mp`. A
 function that returns a cell or None returns None where that cell may not be used.
