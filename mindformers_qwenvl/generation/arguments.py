@@ -195,8 +195,8 @@ def _without_left_padding(ids: np.ndarray, mask: Any, pad: int) -> tuple[np.ndar
     mask = mask.reshape(-1, mask.shape[-1]) if mask.ndim else mask
     if mask.shape != ids.shape:
         raise ValueError(f"attention_mask must be 0 or 1 for each of input_ids {ids.shape}; its shape is {mask.shape}")
-    if not np.isin(mask, (0, 1)).all():
-        raise ValueError(f"attention_mask must be 0 or 1 for each of input_ids, got {mask[~np.isin(mask, (0, 1))][0]}")
+    if (wrong := mask[~np.isin(mask, (0, 1))]).size:
+        raise ValueError(f"attention_mask must be 0 or 1 for each of input_ids, got {wrong[0]}")
     rows, left = np.full_like(ids, pad), []
     for row, (tokens, said) in enumerate(zip(ids, mask, strict=True)):
         places = np.flatnonzero(said)

@@ -61,10 +61,11 @@ class FullConfigTrainer(MultiModalToTextGenerationTrainer):
         if path and isinstance(path, str) and config.get("load_ckpt_format") == "safetensors":
             refuse_incomplete(path)
         say_unused_flags(config)
-        if config.get("run_mode") in ("train", "finetune"):
+        training = config.get("run_mode") in ("train", "finetune")
+        if training:
             say_longer_samples(config)
         if lacks_ascend_operators():
-            refuse_on_cpu(config, training=config.get("run_mode") in ("train", "finetune"))
+            refuse_on_cpu(config, training=training)
         check_vocabularies(config)
         prepare_adapters(config)
         runner = config.get("runner_config")

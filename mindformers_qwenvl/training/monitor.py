@@ -83,8 +83,7 @@ class QwenVLMonitor(Callback):
         self.loss_parts = loss_parts(network)
         self.config = next((cell.config for _, cell in network.cells_and_names() if isinstance(cell, QwenVL)), None)
         self.copies = _copies(self.config)
-        if self.peak is not None and self.config is not None:
-            self.gradients = gradients_of(self.config)
+        self.gradients = None if self.peak is None or self.config is None else gradients_of(self.config)
         self.ended = self.began
         # This step has been counted already; with sink_mode it counts as several.
         self.last_step = params.cur_step_num - (params.sink_size if params.dataset_sink_mode else 1)
@@ -146,7 +145,7 @@ class QwenVLMonitor(Callback):
             "tokens_per_s": self.copies * rows * length / seconds,
             "images_per_s": self.copies * images / seconds,
         }
-        if self.peak is not None and self.config is not None:
+        if self.gradients is not None:
             flops = self.copies * step_flops(self.config, self.gradients, rows, length, slots)
             rates["mfu"] = flops / (seconds * self.cards * self.peak)
         return rates
